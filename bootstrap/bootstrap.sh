@@ -1,0 +1,86 @@
+#!/bin/sh
+# Puts the pinned Salt on a machine: the same script for the lab's base box, Vagrant's
+# machines, cloud droplets and bare servers.
+#
+#   bootstrap.sh [--wheels DIR]
+#
+# Run as root on Debian 12/13 or Ubuntu 22.04/24.04. Every package is checked against the
+# hashes in salt.lock. With --wheels the packages come from DIR and no index is asked.
+# A second run does nothing; an interrupted one is started over. No compiler is installed.
+set -eu
+
+here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
+lock=$here/salt.lock
+root=/opt/salt
+
+say() { printf 'bootstrap: %s\n' "$*"; }
+die() { printf 'bootstrap: %s\n' "$*" >&2; exit 1; }
+
+wheels=
+while [ $# -gt 0 ]; do
+    case $1 in
+        --wheels) [ $# -ge 2 ] || die "--wheels needs a folder"; wheels=$2; shift 2 ;;
+        --help|-h) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 0 ;;
+        *) die "unknown argument '$1'; see --help" ;;
+    esac
+done
+[ "$(id -u)" = 0 ] || die "must run as root: try 'sudo $0'"
+[ -r "$lock" ] || die "$lock is missing: run this from a whole checkout"
+
+python=/usr/bin/python3
+if ! "$python" -c 'import venv, ensurepip' 2>/dev/null; then
+    command -v apt-get >/dev/null || die "no python3-venv and no apt-get: not a Debian or Ubuntu machine"
+    say "installing python3-venv (Salt lives in its own virtual environment)"
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -q >/dev/null
+    apt-get install -q -y --no-install-recommends python3 python3-venv ca-certificates >/dev/null
+fi
+
+# The environment is named by all that makes it: lock, interpreter, this script.
+key=$( { cat "$lock" "$0"; "$python" -VV; } | sha256sum | cut -c1-12)
+env=$root-$key
+salt=$(sed -n 's/^salt==\([0-9.]*\).*/\1/p' "$lock")
+
+if [ -e "$env/.complete" ] && [ "$(readlink "$root" 2>/dev/null)" = "$env" ]; then
+    say "Salt $salt is in place"
+    exit 0
+fi
+
+if [ ! -e "$env/.complete" ]; then
+    say "installing Salt $salt with $("$python" -V)"
+    rm -rf "$env"
+    "$python" -m venv "$env"
+    # The index's own settings (proxy, mirror, CA) may come from PIP_* in the environment.
+    pip() { PYTHONDONTWRITEBYTECODE='' "$env/bin/pip" --disable-pip-version-check "$@"; }
+    set -- --quiet --require-hashes --no-deps --no-compile
+    [ -z "$wheels" ] || set -- "$@" --no-index --find-links "$wheels"
+    # Salt is source only. Its build backend comes from the same lock, so nothing unlocked
+    # is fetched for the build: first all the rest, then Salt without build isolation.
+    "$env/bin/python" - "$lock" "$env" <<'PY'
+import re, sys
+lock, env = sys.argv[1:]
+blocks = re.split(r"(?m)^(?=[a-z0-9])", open(lock).read())
+salt = [b for b in blocks if b.startswith("salt==")]
+open(f"{env}/first.lock", "w").writelines(b for b in blocks if b not in salt)
+open(f"{env}/salt.lock", "w").writelines(salt)
+PY
+    pip install "$@" -r "$env/first.lock" || die "the packages of $lock could not be installed (network? proxy? see above)"
+    pip install "$@" --no-build-isolation -r "$env/salt.lock" || die "Salt $salt could not be built (see above)"
+    # Nothing of the build stays; pip itself neither: this environment never changes.
+    pip uninstall -q -y wheel setuptools pip
+    find "$env" -depth -type d \( -name tests -o -name test \) -path '*/site-packages/*' -not -path '*/salt/*' -exec rm -rf {} +
+    say "byte-compiling (makes every salt-call about twice as fast)"
+    "$env/bin/python" -m compileall -q -j 0 "$env/lib" >/dev/null || true
+    "$env/bin/salt-call" --version >/dev/null || die "salt-call does not start: remove $env and run again"
+    : > "$env/.complete"
+fi
+
+ln -sfn "$env" "$root.new" && mv -T "$root.new" "$root"
+for tool in salt-call salt-cloud salt-ssh; do
+    ln -sfn "$root/bin/$tool" "/usr/local/bin/$tool"
+done
+# Environments of earlier locks.
+for old in "$root"-????????????; do
+    [ "$old" = "$env" ] || rm -rf "$old"
+done
+say "Salt $salt is ready in $root"

@@ -1,0 +1,188 @@
+"""
+A formula's settings: its own defaults, overlaid with the operating system's and the pillar's,
+and refused as a whole when the pillar says anything that no schema knows.
+
+Every ``map.jinja`` calls :py:func:`settings`. Rendering comes before the first state runs, so a
+misspelt pillar key stops ``state.apply`` before anything changes, also when only one formula is
+applied.
+"""
+
+import copy
+import difflib
+import os
+
+import salt.utils.dictupdate
+import salt.utils.yaml
+from salt.exceptions import CommandExecutionError
+
+__virtualname__ = "formula"
+
+# Pillar keys that are not a formula's: data about the machines (pillar/topology.sls), with
+# their schema in pillar/schema.yaml.
+_TREE = "salt://"
+
+
+def __virtual__():
+    return __virtualname__
+
+
+def _read(source):
+    """Parsed YAML of a ``salt://`` file, or None where there is none."""
+    if source[len(_TREE) :] not in _files():
+        return None
+    path = __salt__["cp.cache_file"](source)
+    with open(path, encoding="utf-8") as file:
+        return salt.utils.yaml.safe_load(file)
+
+
+def _files():
+    """Every path of the tree; listed once a run."""
+    if "formula.files" not in __context__:
+        __context__["formula.files"] = frozenset(__salt__["cp.list_master"]())
+    return __context__["formula.files"]
+
+
+def names():
+    """Formulas of the tree: every directory with a ``schema.yaml``, sorted."""
+    return sorted(
+        path.split("/")[0]
+        for path in _files()
+        if path.count("/") == 1 and path.endswith("/schema.yaml") and not path.startswith("_")
+    )
+
+
+def _where(error):
+    path = ""
+    for part in error.absolute_path:
+        path += f"[{part}]" if isinstance(part, int) else f"{':' if path else ''}{part}"
+    return path
+
+
+def _explain(name, error):
+    """One line: path, what is wrong, what is allowed."""
+    where = ":".join(filter(None, [name, _where(error)]))
+    rule, wanted, value = error.validator, error.validator_value, error.instance
+    if rule == "additionalProperties":
+        allowed = sorted(error.schema.get("properties", {}))
+        lines = []
+        for key in sorted(set(value) - set(allowed)):
+            near = difflib.get_close_matches(str(key), allowed, 1)
+            hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(allowed)}"
+            lines.append(f"pillar {where}:{key}: unknown key; {hint}")
+        return lines
+    if rule == "type":
+        wanted = " or ".join(wanted) if isinstance(wanted, list) else wanted
+        what = f"{value!r} is not of type {wanted}"
+    elif rule == "required":
+        what = error.message
+    elif rule == "enum":
+        what = f"{value!r} is not one of {', '.join(map(str, wanted))}"
+    elif rule in ("minimum", "maximum"):
+        low, high = error.schema.get("minimum"), error.schema.get("maximum")
+        what = f"{value!r} is out of range; allowed: {low if low is not None else ''}..{high if high is not None else ''}"
+    elif rule == "pattern":
+        what = f"{value!r} does not look right; allowed: {error.schema.get('description', wanted)}"
+    else:
+        what = error.message
+    return [f"pillar {where}: {what}"]
+
+
+def problems(pillar=None):
+    """
+    What is wrong with the pillar, one line each; an empty list when all is well.
+
+    pillar
+        the pillar to look at; this run's by default
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call formula.problems
+    """
+    # jsonschema costs a tenth of a second to import: only a run that validates pays it.
+    import jsonschema
+
+    pillar = __pillar__ if pillar is None else pillar
+    known = names()
+    lines = []
+    for key in pillar:
+        if key in known:
+            continue
+        if key in ("topology", "machine") or key.startswith("_"):
+            continue
+        near = difflib.get_close_matches(str(key), known, 1)
+        hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
+        lines.append(f"pillar {key}: unknown key; {hint}")
+    for name in known:
+        if name not in pillar:
+            continue
+        schema = _read(f"{_TREE}{name}/schema.yaml")
+        validator = jsonschema.Draft202012Validator(schema)
+        for error in sorted(validator.iter_errors(_plain(pillar[name])), key=str):
+            lines.extend(_explain(name, error))
+    return lines
+
+
+def _plain(value):
+    """Salt's ordered and proxied containers as plain ones, which jsonschema tells apart."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def settings(name):
+    """
+    All settings of formula ``name``: ``defaults.yaml``, then what ``os.yaml`` says for this
+    release (key: ``oscodename``) or family (key: ``os_family``), then the pillar, merged
+    recursively; lists are replaced, not joined.
+
+    Raises CommandExecutionError, with every problem on a line of its own, when any part of the
+    pillar is invalid, not only this formula's.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call formula.settings haproxy
+    """
+    if "formula.valid" not in __context__:
+        found = problems()
+        __context__["formula.valid"] = not found
+        if found:
+            raise CommandExecutionError(
+                "the pillar is refused; nothing was changed:\n" + "\n".join(found)
+            )
+    if not __context__["formula.valid"]:
+        # Every SLS of the run comes by here; once said is enough.
+        raise CommandExecutionError("the pillar is refused; nothing was changed (reasons: see above)")
+    merged = _read(f"{_TREE}{name}/defaults.yaml")
+    if merged is None:
+        raise CommandExecutionError(f"formula {name} has no defaults.yaml")
+    system = _read(f"{_TREE}{name}/os.yaml") or {}
+    for layer in (
+        system.get(__grains__.get("os_family")),
+        system.get(__grains__.get("oscodename")),
+        __pillar__.get(name),
+    ):
+        if layer:
+            merged = salt.utils.dictupdate.update(merged, copy.deepcopy(_plain(layer)))
+    return merged
+
+
+def file(source):
+    """
+    Path on this machine of a ``salt://`` file, for programs that a check runs.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call formula.file salt://redis/files/check
+    """
+    path = __salt__["cp.cache_file"](source)
+    if not path or not os.path.exists(path):
+        raise CommandExecutionError(f"{source} is not in the tree")
+    return path

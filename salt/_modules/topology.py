@@ -1,0 +1,122 @@
+"""
+Questions to the topology: who am I, who has a role, where does a service listen.
+
+The data is the pillar's ``topology`` and ``machine`` (pillar/topology.sls).
+"""
+
+from salt.exceptions import CommandExecutionError
+
+__virtualname__ = "topology"
+
+
+def __virtual__():
+    return __virtualname__
+
+
+def machine():
+    """This machine: ``{name, address, roles, …}``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call topology.machine
+    """
+    return dict(__pillar__["machine"])
+
+
+def machines(role=None):
+    """Machines of the topology, ``[{name, address, roles, …}]``, those with ``role`` if given.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call topology.machines app
+    """
+    return [
+        {"name": name, **data}
+        for name, data in __pillar__["topology"]["machines"].items()
+        if role is None or role in data["roles"]
+    ]
+
+
+def address(clients, name=None):
+    """
+    The address of a service on machine ``name`` (this one by default) whose only users are the
+    machines with role ``clients``: loopback when that is the same machine and no other, else
+    the machine's address on the private network. The service listens there and is reached there.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call topology.address app store1
+    """
+    name = name or __pillar__["machine"]["name"]
+    found = {one["name"]: one for one in machines()}
+    if name not in found:
+        raise CommandExecutionError(f"topology has no machine {name}; there are: {', '.join(found)}")
+    if {one["name"] for one in machines(clients)} == {name}:
+        return "127.0.0.1"
+    if name == __pillar__["machine"]["name"]:
+        return __pillar__["machine"]["address"]
+    return found[name]["address"]
+
+
+def servers(role, port, count=None):
+    """
+    Instances of a service on all machines with ``role`` as this machine reaches them:
+    ``[{name, address, port}]``, names ``MACHINE-N``, ports from ``port`` up.
+
+    count
+        instances on each machine; by default one a core (the topology's ``cpus``, or this
+        machine's own count where the topology is silent)
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call topology.servers app 8001
+    """
+    return [
+        {
+            "name": f"{one['name']}-{index + 1}",
+            "address": address("edge", one["name"]),
+            "port": port + index,
+        }
+        for one in machines(role)
+        for index in range(instances(one, count))
+    ]
+
+
+def instances(one=None, count=None):
+    """How many instances of a service machine ``one`` runs; see :py:func:`servers`.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call topology.instances
+    """
+    if count:
+        return count
+    one = one or machine()
+    return one.get("cpus") or __grains__.get("num_cpus") or 1
+
+
+def names():
+    """
+    Names and addresses under which clients reach the edge: for its certificate.
+    ``{dns: […], ip: […]}``
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call topology.names
+    """
+    own = machine()
+    dns = {__pillar__["topology"]["domain"], own["name"], "localhost"}
+    addresses = {own["address"], "127.0.0.1"}
+    return {"dns": sorted(dns), "ip": sorted(addresses)}

@@ -1,0 +1,223 @@
+"""
+Rule 1 of this project, for every formula: no configuration goes live unchecked.
+
+``checked.files`` renders files to a staging folder, has them checked there by their own program,
+and only then swaps them in. ``checked.service`` does the same and then makes the service run on
+them: reload where that suffices, restart where not, start when it is down. A configuration that
+is refused, by the check or by the service itself, leaves the service running on the good one.
+
+What a service has loaded is remembered, so an apply that was killed between swap and reload is
+finished by the next one; no ``watch`` is needed.
+"""
+
+import time
+
+from salt.exceptions import CommandExecutionError
+
+__virtualname__ = "checked"
+
+
+def __virtual__():
+    return __virtualname__
+
+
+def _prepare(ret, files, context, checks, clean, instance, may_run):
+    """Rendered files, their changes and what is to be removed; None after a refusal."""
+    try:
+        wanted = __salt__["checked.render"](files, context)
+        changes, extra = __salt__["checked.differences"](wanted, clean or ())
+    except (CommandExecutionError, OSError) as error:
+        ret.update(result=False, comment=str(error))
+        return None
+    if changes and may_run:
+        said = __salt__["checked.check"](wanted, checks or (), instance)
+        if said is not None:
+            ret.update(
+                result=False,
+                comment=f"refused by its own check, nothing was changed:\n{said}",
+            )
+            return None
+    return wanted, changes, extra
+
+
+def files(name, files, checks=None, context=None, clean=None, instance="1"):
+    """
+    Files that no service has to be told about.
+
+    name
+        what they are, in words
+    files
+        ``{path: {source or contents, mode, user, group, secret}}``
+    checks
+        commands that must accept them; ``{staged}`` is the folder that holds the new files
+    context
+        for their templates
+    clean
+        glob patterns of files to remove when they are not among these
+
+    .. code-block:: yaml
+
+        sudo rule of the operators:
+          checked.files:
+            - files:
+                /etc/sudoers.d/operators: {source: salt://base/files/sudoers.j2, mode: '0440'}
+            - checks:
+                - visudo -c -f {staged}/etc/sudoers.d/operators
+    """
+    ret = {"name": name, "changes": {}, "result": True, "comment": "as they should be"}
+    prepared = _prepare(ret, files, context, checks, clean, instance, not __opts__["test"])
+    if prepared is None:
+        return ret
+    wanted, changes, extra = prepared
+    ret["changes"] = changes
+    if not changes:
+        return ret
+    if __opts__["test"]:
+        return {**ret, "result": None, "comment": "would be changed"}
+    try:
+        __salt__["checked.swap"]({p: wanted[p] for p in changes if p in wanted}, extra)
+    except (CommandExecutionError, OSError) as error:
+        return {**ret, "changes": {}, "result": False, "comment": f"nothing was changed: {error}"}
+    if any(__salt__["checked.is_unit_file"](path) for path in changes):
+        __salt__["checked.systemctl"]("daemon-reload")
+    return {**ret, "comment": "checked and put in place" if checks else "put in place"}
+
+
+def service(
+    name,
+    files=None,
+    checks=None,
+    context=None,
+    clean=None,
+    uses=None,
+    reload=False,
+    restart_on=None,
+    ready=None,
+    ready_timeout=30,
+    instance="1",
+):
+    """
+    A service that is enabled and runs on exactly these files.
+
+    name
+        systemd unit
+    files, checks, context, clean
+        as in ``checked.files``
+    uses
+        paths made by other states that the service loads too, such as a certificate
+    reload
+        a change can be taken by ``systemctl reload``
+    restart_on
+        glob patterns of files that a reload cannot take; unit files always are
+    ready
+        command that succeeds once the service does its work
+    ready_timeout
+        seconds to wait for that
+
+    .. code-block:: yaml
+
+        haproxy running:
+          checked.service:
+            - name: haproxy
+            - files:
+                /etc/haproxy/haproxy.cfg: {source: salt://haproxy/files/haproxy.cfg.j2}
+            - checks:
+                - haproxy -c -f {staged}/etc/haproxy/haproxy.cfg
+            - reload: true
+    """
+    ret = {"name": name, "changes": {}, "result": True, "comment": "running on this configuration"}
+    test = __opts__["test"]
+    prepared = _prepare(ret, files or {}, context, checks, clean, instance, not test)
+    if prepared is None:
+        return ret
+    wanted, changes, extra = prepared
+
+    def systemctl(*words):
+        return __salt__["checked.systemctl"](*words)
+
+    if test:
+        active = systemctl("is-active", name)[0] == 0
+        if changes or not active:
+            how = "reloaded" if reload and active else "restarted" if active else "started"
+            return {
+                **ret,
+                "changes": changes or {name: "not running"},
+                "result": None,
+                "comment": f"would be checked and {how}",
+            }
+        return ret
+
+    try:
+        before = __salt__["checked.swap"]({p: wanted[p] for p in changes if p in wanted}, extra)
+    except (CommandExecutionError, OSError) as error:
+        return {**ret, "result": False, "comment": f"nothing was changed: {error}"}
+
+    now = __salt__["checked.digests"]([*wanted, *(uses or ())])
+    was = __salt__["checked.loaded"](name)
+    moved = {path for path in {*now, *was} if now.get(path) != was.get(path)}
+    units = any(__salt__["checked.is_unit_file"](path) for path in moved)
+    if units:
+        systemctl("daemon-reload")
+    active = systemctl("is-active", name)[0] == 0
+    restart = units or not reload or any(
+        __salt__["checked.matches"](path, restart_on or ()) for path in moved
+    )
+    action = None
+    if not active:
+        action = "start"
+        # A unit that failed too often refuses to start until it is told that things changed.
+        systemctl("reset-failed", name)
+    elif moved:
+        action = "restart" if restart else "reload"
+
+    if action:
+        failure = _act(name, action, ready, ready_timeout)
+        if failure:
+            words = __salt__["checked.last_words"](name)
+            if before:
+                __salt__["checked.restore"](before)
+                systemctl("daemon-reload")
+                systemctl("reset-failed", name)
+                again = _act(name, "restart" if restart or not active else action, ready, ready_timeout)
+                after = "the previous configuration is back" + (
+                    f", but with it: {again}" if again else " and in use"
+                )
+            else:
+                after = "its configuration had not changed"
+            return {
+                **ret,
+                "result": False,
+                "comment": f"{action} failed: {failure}; {after}\n{words}",
+            }
+        __salt__["checked.mark_loaded"](name, now)
+        ret["changes"] = {**changes, name: {"start": "started", "restart": "restarted", "reload": "reloaded"}[action]}
+        ret["comment"] = f"{ret['changes'][name]} on checked configuration"
+    elif was != now:
+        __salt__["checked.mark_loaded"](name, now)
+    if systemctl("is-enabled", name)[0] != 0:
+        code, said = systemctl("enable", name)
+        if code:
+            return {**ret, "result": False, "comment": f"cannot be enabled: {said}"}
+        ret["changes"] = {**ret["changes"], f"{name} at boot": "enabled"}
+    return ret
+
+
+def _act(name, action, ready, timeout):
+    """Do it and wait until the service works; None, or what went wrong."""
+    code, said = __salt__["checked.systemctl"](action, name)
+    if code:
+        return said or f"systemctl {action} {name}: exit code {code}"
+    deadline = time.monotonic() + timeout
+    while True:
+        code, state = __salt__["checked.systemctl"]("is-active", name)
+        if code and state != "reloading":
+            return f"it is {state} right after"
+        if ready is None:
+            return None
+        done = __salt__["cmd.run_all"](ready, python_shell=True, timeout=10, ignore_retcode=True)
+        if done["retcode"] == 0:
+            return None
+        if time.monotonic() > deadline:
+            said = (done["stderr"] or done["stdout"]).strip()
+            return f"not ready after {timeout} s: {said or ready}"
+        time.sleep(0.2)

@@ -1,0 +1,32 @@
+# What every machine gets: tools, its own folder, names of its peers, the clock's zone.
+{% from 'base/map.jinja' import base with context %}
+
+base packages:
+  pkg.installed:
+    - pkgs: {{ base.packages | json }}
+
+stack folder:
+  file.directory:
+    - name: /etc/stack
+    - mode: '0755'
+
+secrets folder:
+  file.directory:
+    - name: /etc/stack/secrets
+    - mode: '0700'
+
+names of the topology's machines:
+  file.blockreplace:
+    - name: /etc/hosts
+    - marker_start: '# BEGIN topology (managed by Salt)'
+    - marker_end: '# END topology'
+    - append_if_not_found: true
+    - content: |
+        {%- for machine in salt['topology.machines']() %}
+        {{ machine.address }} {{ machine.name }}{{ ' ' ~ pillar['topology']['domain'] if 'edge' in machine.roles }}
+        {%- endfor %}
+
+timezone:
+  timezone.system:
+    - name: {{ base.timezone }}
+    - utc: true

@@ -1,0 +1,38 @@
+# The edge: package, certificate, then the service on its checked configuration.
+{% from 'haproxy/map.jinja' import haproxy with context %}
+{% from 'counter/map.jinja' import counter with context %}
+
+include:
+  - haproxy.tls
+
+haproxy package:
+  pkg.installed:
+    - name: haproxy
+    - require_in:
+      - file: certificate folder
+
+haproxy running:
+  checked.service:
+    - name: haproxy
+    - files:
+        /etc/haproxy/haproxy.cfg: {source: salt://haproxy/files/haproxy.cfg.j2}
+        {% for status in [400, 403, 408, 429, 500, 502, 503, 504] %}
+        /etc/haproxy/errors/{{ status }}.http: {source: salt://haproxy/files/errors/{{ status }}.http}
+        {% endfor %}
+        /etc/systemd/system/haproxy.service.d/hardening.conf: {source: salt://haproxy/files/hardening.conf}
+    - context:
+        haproxy: {{ haproxy | json }}
+        servers: {{ salt['topology.servers']('app', counter.port, counter.instances) | json }}
+        machine:
+          name: {{ salt['topology.machine']().name }}
+          ipv6: {{ (grains.get('ipv6', []) | length > 0) | json }}
+    - checks:
+        - haproxy -c -q -f {staged}/etc/haproxy/haproxy.cfg
+    # Made by haproxy.tls; a renewed certificate is a reload.
+    - uses:
+        - {{ haproxy.tls.directory }}/site.pem
+        - {{ haproxy.tls.directory }}/site.pem.key
+    - reload: true
+    - require:
+      - pkg: haproxy package
+      - x509: site certificate

@@ -1,0 +1,13 @@
+# Roles to formulas. Which machine has which role is said in pillar/topologies/.
+base:
+  '*':
+    - base
+  'machine:roles:store':
+    - match: pillar
+    - redis
+  'machine:roles:app':
+    - match: pillar
+    - counter
+  'machine:roles:edge':
+    - match: pillar
+    - haproxy

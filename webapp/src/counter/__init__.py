@@ -1,0 +1,1 @@
+"""A web application that counts how often it has been seen."""

@@ -1,0 +1,7 @@
+"""`python -m counter`."""
+
+import sys
+
+from counter.cli import main
+
+sys.exit(main())

@@ -1,0 +1,220 @@
+"""Redis away, slow, wrong or forbidding: a short answer in time, and recovery by itself."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from conftest import KEY, RedisServer, StartApp, number, wait_for
+
+
+def test_it_starts_without_redis_and_recovers_when_redis_comes(
+    tmp_path: Path, start_app: StartApp
+) -> None:
+    server = RedisServer(tmp_path)
+    app = start_app(server.url)
+    assert app.ask("/healthz").status == 200
+    assert app.ask("/readyz").status == 503
+    answer = app.ask()
+    assert (answer.status, answer.text) == (503, "The counter is not available now.\n")
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert answer.seconds < 0.5
+    server.start()
+    try:
+        assert number(app.ask().text) == 1
+        assert app.ask("/readyz").status == 200
+    finally:
+        server.stop()
+
+
+def test_a_restart_of_redis_costs_no_request_after_it(
+    own_redis: RedisServer, start_app: StartApp
+) -> None:
+    app = start_app(own_redis.url, COUNTER_THREADS="4")
+    with ThreadPoolExecutor(8) as pool:
+        warm = list(pool.map(lambda _: app.ask().status, range(80)))
+    assert set(warm) == {200}
+    connections = len(own_redis.client.client_list()) - 1
+    assert connections >= 2, "several pooled connections must be stale for this test to mean it"
+    own_redis.stop()
+    own_redis.start()
+    with ThreadPoolExecutor(8) as pool:
+        numbers = sorted(number(text) for text in pool.map(lambda _: app.ask().text, range(80)))
+    assert numbers == list(range(1, 81))
+    assert own_redis.count() == 80
+
+
+def test_redis_stopped_answers_503_at_once_and_counts_again_when_back(
+    own_redis: RedisServer, start_app: StartApp
+) -> None:
+    app = start_app(own_redis.url)
+    assert number(app.ask().text) == 1
+    own_redis.stop()
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda _: app.ask(), range(64)))
+    assert {answer.status for answer in answers} == {503}
+    assert max(answer.seconds for answer in answers) < 0.9
+    own_redis.start()
+    assert number(app.ask().text) == 1
+    (away,) = app.events("store-away")
+    assert away["level"] == "error"
+    assert len(app.events("store-back")) == 1
+
+
+def test_frozen_redis_answers_503_within_a_second_to_every_client(
+    own_redis: RedisServer, start_app: StartApp
+) -> None:
+    app = start_app(own_redis.url)
+    assert number(app.ask().text) == 1
+    own_redis.signal(signal.SIGSTOP)
+    with ThreadPoolExecutor(32) as pool:
+        answers = list(pool.map(lambda _: app.ask(), range(64)))
+    assert {answer.status for answer in answers} == {503}
+    assert max(answer.seconds for answer in answers) < 1.0
+    assert app.ask("/readyz").status == 503
+    assert app.ask("/healthz").status == 200
+    own_redis.signal(signal.SIGCONT)
+    wait_for(lambda: app.ask("/readyz").status == 200, "it is ready again")
+    # Redis may have carried out what it had received when it froze: nobody was told those
+    # numbers. From here on each request counts once, and no answer belongs to another one.
+    before = own_redis.count()
+    assert [number(app.ask().text) for _ in range(5)] == [before + n for n in range(1, 6)]
+    assert own_redis.count() == before + 5
+
+
+def test_a_late_answer_is_never_given_to_another_request(
+    own_redis: RedisServer, start_app: StartApp
+) -> None:
+    app = start_app(own_redis.url, COUNTER_THREADS="1", REDIS_TIMEOUT="0.1")
+    assert number(app.ask().text) == 1
+    for _ in range(3):
+        own_redis.signal(signal.SIGSTOP)
+        assert app.ask().status == 503
+        own_redis.signal(signal.SIGCONT)
+        wait_for(lambda: app.ask("/readyz").status == 200, "it is ready again")
+        before = own_redis.count()
+        assert number(app.ask().text) == before + 1
+
+
+@pytest.mark.parametrize("command", [("LPUSH", KEY, "x"), ("SET", KEY, "not a number")])
+def test_a_key_of_the_wrong_type_is_a_500_and_an_error_that_names_the_key(
+    own_redis: RedisServer, start_app: StartApp, command: tuple[str, ...]
+) -> None:
+    own_redis.client.execute_command(*command)
+    app = start_app(own_redis.url)
+    answer = app.ask()
+    assert (answer.status, answer.text) == (500, "The counter is damaged.\n")
+    (line,) = wait_for(lambda: app.requests(status=500), "the line")
+    assert line["level"] == "error"
+    assert KEY in line["error"]
+    assert "traceback" not in line
+    own_redis.client.delete(KEY)
+    assert number(app.ask().text) == 1
+
+
+def test_a_count_at_its_limit_is_a_503_and_stays_what_it_is(
+    own_redis: RedisServer, start_app: StartApp
+) -> None:
+    limit = 2**63 - 1
+    own_redis.client.set(KEY, limit - 1)
+    app = start_app(own_redis.url)
+    assert number(app.ask().text) == limit
+    assert app.ask().status == 503
+    assert own_redis.count() == limit
+    (line,) = wait_for(lambda: app.requests(status=503), "the line")
+    assert KEY in line["error"]
+    assert "overflow" in line["error"]
+    assert app.ask("/readyz").status == 200
+
+
+def test_incr_and_ping_are_all_that_an_acl_must_allow(
+    own_redis: RedisServer, start_app: StartApp, tmp_path: Path
+) -> None:
+    password = tmp_path / "password"
+    password.write_text("correct horse\n")
+    own_redis.client.execute_command(
+        "ACL", "SETUSER", "web", "on", ">correct horse", "resetkeys", f"~{KEY}", "+incr", "+ping"
+    )
+    url = own_redis.url.replace("//", "//web@")
+    app = start_app(url, REDIS_PASSWORD_FILE=str(password))
+    assert number(app.ask().text) == 1
+    assert app.ask("/readyz").status == 200
+
+
+def test_a_forbidden_command_is_a_503_with_its_reason_in_the_log(
+    own_redis: RedisServer, start_app: StartApp, tmp_path: Path
+) -> None:
+    password = tmp_path / "password"
+    password.write_text("secret-word")
+    own_redis.client.execute_command("ACL", "SETUSER", "web", "on", ">secret-word", "+ping")
+    app = start_app(own_redis.url.replace("//", "//web@"), REDIS_PASSWORD_FILE=str(password))
+    assert app.ask().status == 503
+    (line,) = wait_for(lambda: app.requests(status=503), "the line")
+    assert "NoPermissionError" in line["error"]
+    own_redis.client.execute_command("ACL", "SETUSER", "web", "+incr", f"~{KEY}")
+    assert number(app.ask().text) == 1
+    assert "secret-word" not in app.output.read_text()
+
+
+@pytest.mark.parametrize("given", [None, "wrong-word"])
+def test_a_missing_or_wrong_password_is_a_503_with_its_reason_in_the_log(
+    own_redis: RedisServer, start_app: StartApp, tmp_path: Path, given: str | None
+) -> None:
+    own_redis.client.execute_command("ACL", "SETUSER", "default", "resetpass", ">right-word")
+    settings = {}
+    if given is not None:
+        (tmp_path / "password").write_text(given)
+        settings["REDIS_PASSWORD_FILE"] = str(tmp_path / "password")
+    app = start_app(own_redis.url, **settings)
+    assert app.ask().status == 503
+    assert app.ask("/readyz").status == 503
+    (line,) = wait_for(lambda: app.requests(path="/"), "the line")
+    assert "Authentication" in line["error"]
+    assert "-word" not in app.output.read_text()
+
+
+def test_counting_over_a_unix_socket(own_redis: RedisServer, start_app: StartApp) -> None:
+    app = start_app(f"unix://{own_redis.path}")
+    assert number(app.ask().text) == 1
+    own_redis.stop()
+    assert app.ask().status == 503
+    own_redis.start()
+    assert number(app.ask().text) == 1
+
+
+def test_counting_over_tls_only_with_a_certificate_that_is_known(
+    tmp_path: Path, start_app: StartApp
+) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    command += ["-subj", "/CN=redis", "-addext", "subjectAltName=IP:127.0.0.1"]
+    command += ["-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(command, check=True, capture_output=True)
+    server = RedisServer(tmp_path)
+    tls_port = str(server.port)
+    server.port = 0
+    server.options = ("--tls-port", tls_port, "--tls-auth-clients", "no")
+    server.options += ("--tls-key-file", str(key), "--tls-cert-file", str(certificate))
+    server.start()
+    try:
+        url = f"rediss://127.0.0.1:{tls_port}"
+        assert number(start_app(url, REDIS_CA_FILE=str(certificate)).ask().text) == 1
+        unknown = start_app(url)
+        assert unknown.ask().status == 503
+        assert "certificate verify failed" in unknown.events("store-away")[0]["error"]
+    finally:
+        server.stop()
+
+
+def test_an_address_that_swallows_packets_costs_the_connect_timeout_only(
+    start_app: StartApp,
+) -> None:
+    app = start_app("redis://192.0.2.1:6379", REDIS_CONNECT_TIMEOUT="0.2")
+    started = time.monotonic()
+    assert app.ask().status == 503
+    assert time.monotonic() - started < 0.6
