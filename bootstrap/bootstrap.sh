@@ -37,7 +37,7 @@ if ! "$python" -c 'import venv, ensurepip' 2>/dev/null; then
 fi
 
 # The environment is named by all that makes it: lock, interpreter, this script.
-key=$( { cat "$lock" "$0"; "$python" -VV; } | sha256sum | cut -c1-12)
+key=$( { cat "$lock" "$0" "$here/install.py"; "$python" -VV; } | sha256sum | cut -c1-12)
 env=$root-$key
 salt=$(sed -n 's/^salt==\([0-9.]*\).*/\1/p' "$lock")
 
@@ -51,23 +51,10 @@ if [ ! -e "$env/.complete" ]; then
     rm -rf "$env"
     "$python" -m venv "$env"
     # The index's own settings (proxy, mirror, CA) may come from PIP_* in the environment.
-    pip() { PYTHONDONTWRITEBYTECODE='' "$env/bin/pip" --disable-pip-version-check "$@"; }
-    set -- --quiet --require-hashes --no-deps --no-compile
-    [ -z "$wheels" ] || set -- "$@" --no-index --find-links "$wheels"
-    # Salt is source only. Its build backend comes from the same lock, so nothing unlocked
-    # is fetched for the build: first all the rest, then Salt without build isolation.
-    "$env/bin/python" - "$lock" "$env" <<'PY'
-import re, sys
-lock, env = sys.argv[1:]
-blocks = re.split(r"(?m)^(?=[a-z0-9])", open(lock).read())
-salt = [b for b in blocks if b.startswith("salt==")]
-open(f"{env}/first.lock", "w").writelines(b for b in blocks if b not in salt)
-open(f"{env}/salt.lock", "w").writelines(salt)
-PY
-    pip install "$@" -r "$env/first.lock" || die "the packages of $lock could not be installed (network? proxy? see above)"
-    pip install "$@" --no-build-isolation -r "$env/salt.lock" || die "Salt $salt could not be built (see above)"
+    "$env/bin/python" "$here/install.py" "$lock" ${wheels:+--wheels "$wheels"} ||
+        die "the packages of $lock could not be installed (network? proxy? see above)"
     # Nothing of the build stays; pip itself neither: this environment never changes.
-    pip uninstall -q -y wheel setuptools pip
+    "$env/bin/pip" --disable-pip-version-check uninstall -q -y wheel setuptools pip
     find "$env" -depth -type d \( -name tests -o -name test \) -path '*/site-packages/*' -not -path '*/salt/*' -exec rm -rf {} +
     say "byte-compiling (makes every salt-call about twice as fast)"
     "$env/bin/python" -m compileall -q -j 0 "$env/lib" >/dev/null || true

@@ -15,7 +15,8 @@ cache=${LAB_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/counter-lab}
 arch=$(dpkg --print-architecture)
 
 # A box is named by all that goes into it; a change makes a new one.
-inputs=("$here/box.sh" "$here/../bootstrap/bootstrap.sh" "$here/../bootstrap/salt.lock")
+inputs=("$here/box.sh" "$here/../bootstrap/bootstrap.sh" "$here/../bootstrap/install.py"
+    "$here/../bootstrap/salt.lock")
 shopt -s nullglob
 authorities=(/usr/local/share/ca-certificates/*.crt)
 key=$(cat "${inputs[@]}" "${authorities[@]}" | sha256sum | cut -c1-12)
@@ -96,7 +97,7 @@ ln -sfn /run/systemd/resolve/stub-resolv.conf "$work/rootfs/etc/resolv.conf"
 
 say "packing"
 cat > "$work/metadata.json" <<JSON
-{"provider": "lxc", "version": "1.0.0", "architecture": "$arch", "built-on": "$suite"}
+{"provider": "lxc", "version": "1.0.0", "architecture": "$arch", "key": "$suite-$arch-$key"}
 JSON
 cat > "$work/lxc-config" <<'CONFIG'
 lxc.include = /usr/share/lxc/config/common.conf

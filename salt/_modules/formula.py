@@ -17,9 +17,10 @@ from salt.exceptions import CommandExecutionError
 
 __virtualname__ = "formula"
 
-# Pillar keys that are not a formula's: data about the machines (pillar/topology.sls), with
-# their schema in pillar/schema.yaml.
 _TREE = "salt://"
+# Pillar keys that are not a formula's: what pillar/topology.sls says of the machines, which it
+# has checked itself.
+_DATA = ("topology", "machine")
 
 
 def __virtual__():
@@ -51,6 +52,13 @@ def names():
     )
 
 
+def _unknown(where, key, known):
+    """The line for a key that no schema knows, with the nearest right one."""
+    near = difflib.get_close_matches(str(key), known, 1, cutoff=0.3)
+    hint = f"did you mean '{near[0]}'? " if near else ""
+    return f"pillar {where}: unknown key; {hint}known: {', '.join(known)}"
+
+
 def _where(error):
     path = ""
     for part in error.absolute_path:
@@ -64,12 +72,9 @@ def _explain(name, error):
     rule, wanted, value = error.validator, error.validator_value, error.instance
     if rule == "additionalProperties":
         allowed = sorted(error.schema.get("properties", {}))
-        lines = []
-        for key in sorted(set(value) - set(allowed)):
-            near = difflib.get_close_matches(str(key), allowed, 1)
-            hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(allowed)}"
-            lines.append(f"pillar {where}:{key}: unknown key; {hint}")
-        return lines
+        return [
+            _unknown(f"{where}:{key}", key, allowed) for key in sorted(set(value) - set(allowed))
+        ]
     if rule == "type":
         wanted = " or ".join(wanted) if isinstance(wanted, list) else wanted
         what = f"{value!r} is not of type {wanted}"
@@ -78,8 +83,8 @@ def _explain(name, error):
     elif rule == "enum":
         what = f"{value!r} is not one of {', '.join(map(str, wanted))}"
     elif rule in ("minimum", "maximum"):
-        low, high = error.schema.get("minimum"), error.schema.get("maximum")
-        what = f"{value!r} is out of range; allowed: {low if low is not None else ''}..{high if high is not None else ''}"
+        low, high = (error.schema.get(end, "") for end in ("minimum", "maximum"))
+        what = f"{value!r} is out of range; allowed: {low}..{high}"
     elif rule == "pattern":
         what = f"{value!r} does not look right; allowed: {error.schema.get('description', wanted)}"
     else:
@@ -107,13 +112,8 @@ def problems(pillar=None):
     known = names()
     lines = []
     for key in pillar:
-        if key in known:
-            continue
-        if key in ("topology", "machine") or key.startswith("_"):
-            continue
-        near = difflib.get_close_matches(str(key), known, 1)
-        hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
-        lines.append(f"pillar {key}: unknown key; {hint}")
+        if key not in known and key not in _DATA:
+            lines.append(_unknown(key, key, known))
     for name in known:
         if name not in pillar:
             continue

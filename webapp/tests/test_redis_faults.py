@@ -26,6 +26,7 @@ def test_it_starts_without_redis_and_recovers_when_redis_comes(
     assert answer.seconds < 0.5
     server.start()
     try:
+        wait_for(lambda: app.ask("/readyz").status == 200, "it is ready", 1)
         assert number(app.ask().text) == 1
         assert app.ask("/readyz").status == 200
     finally:
@@ -60,6 +61,7 @@ def test_redis_stopped_answers_503_at_once_and_counts_again_when_back(
     assert {answer.status for answer in answers} == {503}
     assert max(answer.seconds for answer in answers) < 0.9
     own_redis.start()
+    wait_for(lambda: app.ask("/readyz").status == 200, "it is ready again", 1)
     assert number(app.ask().text) == 1
     (away,) = app.events("store-away")
     assert away["level"] == "error"

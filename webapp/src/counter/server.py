@@ -5,7 +5,8 @@ is queued. Here the main loop is ours and a stop has three phases:
 
 1. draining: `/readyz` answers 404, everything else goes on. Answers ask the client to close
    its connection, so that keep-alive clients leave between two requests, not within one.
-2. closing: what waits in the accept queue is taken, then the listening socket is closed.
+2. closing: no new connection can begin, what waits in the accept queue is taken, then the
+   listening socket is closed.
 3. finishing: requests in flight and queued are answered, idle connections are closed.
 """
 
@@ -37,8 +38,11 @@ from counter.store import Store
 
 BACKLOG = 1024
 CONNECTIONS = 1000
-# A connection that was just accepted has a request on its way: do not close it as idle.
-FRESH_SECONDS = 1.0
+# How long a handshake that had begun may take to complete: many round trips of a local network.
+HANDSHAKE_SECONDS = 0.1
+# A connection that was used or opened a moment ago may have its next request on the way: closing
+# it would lose that one. After this long without any, it counts as idle.
+QUIET_SECONDS = 1.0
 SO_ATTACH_FILTER = 26  # asm-generic/socket.h; Python has no name for it
 
 
@@ -91,12 +95,6 @@ class Channel(HTTPChannel):
 
     task_class = Task
     error_task_class = MalformedTask
-    served = 0
-
-    def service(self) -> None:
-        """Serve one request."""
-        self.served += 1
-        super().service()
 
     def has_more(self) -> bool:
         """Is there more than the request being served: queued, half read, or still unread?"""
@@ -105,8 +103,7 @@ class Channel(HTTPChannel):
     def is_idle(self, now: float) -> bool:
         """Could it be closed without losing anything? `now` is a time.time()."""
         busy = self.requests or self.request is not None or self.total_outbufs_len
-        fresh = not self.served and now - self.creation_time < FRESH_SECONDS
-        return not busy and not fresh and not self._unread()
+        return not busy and now - self.last_activity >= QUIET_SECONDS and not self._unread()
 
     def _unread(self) -> bool:
         try:
@@ -122,20 +119,34 @@ class Server(TcpWSGIServer):
     draining = False
     log: Log
 
-    def take_backlog(self) -> None:
-        """Accept every connection that clients believe to be open, and let no new one form.
+    def refuse_new(self) -> None:
+        """Let no new connection begin, and those that have begun complete.
 
-        Closing a listening socket resets what waits in its queue. A packet filter that drops
-        everything keeps new connections from forming, so that the queue is empty for good when
-        it is empty once. A client dropped there has sent nothing: its next SYN is refused.
+        Closing a listening socket resets every connection that is complete but not accepted.
+        A packet filter that drops SYN packets makes the accept queue run dry for good. To the
+        client it is as if the SYN got lost: it tries again and is refused, or goes elsewhere.
         """
-        program = array.array("B", struct.pack("HBBI", 0x06, 0, 0, 0))  # BPF: return 0
-        filter_ = struct.pack("HP", 1, program.buffer_info()[0])
-        with contextlib.suppress(OSError):  # the window stays microseconds wide, not none
-            self.socket.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, filter_)
+        program = b"".join(
+            struct.pack("HBBI", *instruction)
+            for instruction in (
+                (0x30, 0, 0, 13),  # load byte 13 of the TCP header: the flags
+                (0x45, 0, 1, 0x02),  # SYN set? else skip one
+                (0x06, 0, 0, 0),  # return 0: drop
+                (0x06, 0, 0, 0xFFFFFFFF),  # return the whole packet
+            )
+        )
+        memory = array.array("B", program)
+        pointer = struct.pack("HP", len(program) // 8, memory.buffer_info()[0])
+        with contextlib.suppress(OSError):  # without it, the window stays microseconds wide
+            self.socket.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, pointer)
+
+    def take_backlog(self) -> None:
+        """Accept every connection that is complete."""
         # At most one queue: without the filter, new clients must not hold up the stop.
         for _ in range(BACKLOG + 1):
-            if not select.select([self.socket], [], [], 0)[0]:
+            poller = select.poll()
+            poller.register(self.socket, select.POLLIN)
+            if not poller.poll(0):
                 break
             self.handle_accept()
 
@@ -158,7 +169,8 @@ def make_server(context: Context, settings: Settings, sock: socket.socket) -> Se
         threads=settings.threads,
         # Clients that HAProxy sends while every thread is busy wait here, not in a refusal.
         backlog=BACKLOG,
-        # Below the open files that a service gets by default (1024), with room for Redis.
+        # Beyond what HAProxy opens, below the open files, with room for Redis: at the limit,
+        # connections wait in the backlog, without it accept() would fail in a loop.
         connection_limit=min(CONNECTIONS, max(64, _raise_open_files() - settings.threads - 64)),
         # poll(): select() fails from file descriptor 1024 on.
         asyncore_use_poll=True,
@@ -245,6 +257,8 @@ class Loop:
         self._say("draining", f"draining for {seconds:g} s", "STOPPING=1")
         self._log.write("info", "draining", seconds=seconds)
         self._turn_until(server, time.monotonic() + seconds)
+        server.refuse_new()
+        self._turn_until(server, time.monotonic() + HANDSHAKE_SECONDS)
         server.take_backlog()
         server.stop_listening()
         self._say("closing", "finishing requests in flight")

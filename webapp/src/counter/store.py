@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 import redis
@@ -42,9 +43,9 @@ class Store:
     and a second INCR could count one request twice. Each command waits at most the connect
     timeout plus the timeout of an answer.
 
-    While Redis is away, one thread at a time tries it and the others fail at once. Without
-    that, requests would queue behind threads that all wait for a frozen Redis, and a client
-    would wait for many timeouts, not one.
+    While Redis is away, one thread at a time tries it, and not again for as long as the last
+    try took; the others fail at once. Without that, requests would queue behind threads that
+    all wait for a frozen Redis, and a client would wait for many timeouts, not one.
     """
 
     def __init__(self, settings: Settings, log: Log) -> None:
@@ -52,6 +53,7 @@ class Store:
         self._log = log
         self._reachable: bool | None = None
         self._probe = threading.Lock()
+        self._next_try = 0.0
         self._state = threading.Lock()
         self._client = redis.Redis(connection_pool=_pool(settings))
 
@@ -83,8 +85,11 @@ class Store:
 
     def _ask(self, command: Callable[[], object]) -> object:
         probing = self._reachable is False
-        if probing and not self._probe.acquire(blocking=False):
-            raise StoreAwayError("Redis was away a moment ago and is being tried")
+        if probing and (
+            time.monotonic() < self._next_try or not self._probe.acquire(blocking=False)
+        ):
+            raise StoreAwayError("Redis was away a moment ago")
+        started = time.monotonic()
         try:
             answer = command()
         except redis.AuthenticationError as error:
@@ -92,6 +97,7 @@ class Store:
             self._note(True)
             raise StoreRefusedError(describe(error)) from error
         except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+            self._next_try = 2 * time.monotonic() - started
             self._note(False, error)
             raise StoreAwayError(describe(error)) from error
         except redis.ResponseError:
@@ -126,8 +132,8 @@ def _pool(settings: Settings) -> redis.ConnectionPool:
         # redis-py repeats a failed command by default since release 6.
         "retry": Retry(NoBackoff(), 0),
         "retry_on_timeout": False,
-        # RESP2: no HELLO, and none of the push messages of RESP3, which make the pool skip
-        # its check for a connection that Redis has closed.
+        # RESP2: no HELLO, and none of the push messages of RESP3, which can make the pool
+        # skip its check for a connection that Redis has closed.
         "protocol": 2,
         # No CLIENT SETINFO, so that an ACL needs no more than +incr and +ping.
         "driver_info": None,

@@ -1,0 +1,249 @@
+"""Commands of the controller; `make help` lists them as a person types them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from . import lab, remote, topology
+from .errors import Refused
+from .topology import ROOT, Topology
+
+
+class Steps:
+    """Numbered steps with their durations, for a person to watch."""
+
+    def __init__(self, count: int) -> None:
+        self.count, self.at, self.began = count, 0, time.monotonic()
+        self.parts: list[tuple[str, float]] = []
+        self._since = self.began
+
+    def begin(self, name: str, what: str) -> None:
+        self.end()
+        self.at += 1
+        self.parts.append((name, 0.0))
+        self._since = time.monotonic()
+        print(f"==> {self.at}/{self.count} {what}", flush=True)
+
+    def end(self) -> None:
+        if self.parts:
+            name, spent = self.parts[-1]
+            if not spent:
+                self.parts[-1] = (name, time.monotonic() - self._since)
+
+    def summary(self) -> str:
+        self.end()
+        total = time.monotonic() - self.began
+        return f"{total:.0f} s in all: " + ", ".join(f"{n} {s:.0f} s" for n, s in self.parts)
+
+
+def build_artifact() -> str:
+    """Build the artifact unless it is there; its version."""
+    command = [sys.executable, str(ROOT / "webapp" / "build.py"), "--out", str(ROOT / "dist")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise Refused(f"the artifact could not be built:\n{(done.stderr or done.stdout).strip()}")
+    version = subprocess.run(
+        [*command, "--print-version"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    return version
+
+
+def converge(where: Topology, host: str, words: list[str]) -> int:
+    line = " ".join(shlex.quote(word) for word in words)
+    code, _ = remote.stream(where, host, f"cd {remote.PLACE} && exec bootstrap/converge {line}")
+    return code
+
+
+def fetch_ca(where: Topology) -> Path:
+    """The edge's CA certificate as a local file, for clients that want to verify it."""
+    path = lab.state(where) / "ca.pem"
+    path.write_text(remote.run(where, where.edge.name, "cat /etc/stack/pki/ca.pem"), encoding="utf-8")
+    return path
+
+
+def url(where: Topology) -> str:
+    return f"https://{where.edge.address}/"
+
+
+def table(where: Topology) -> tuple[str, bool]:
+    """Services of all machines as text, and whether all are well."""
+    rows = [("machine", "service", "unit", "state", "version", "port", "health", "MiB", "restarts")]
+    well = True
+    for host in where.machines:
+        try:
+            said = remote.run(
+                where, host, f"cd {remote.PLACE} && salt-call --out=json report.services"
+            )
+            services = json.loads(said)["local"]
+        except (Refused, ValueError, KeyError) as error:
+            rows.append((host, "-", "-", "unreachable", "", "", str(error).splitlines()[0][:60], "", ""))
+            well = False
+            continue
+        for one in services:
+            well = well and one["well"]
+            memory = "" if one["memory"] is None else str(one["memory"])
+            rows.append(
+                (host, one["service"], one["unit"], one["state"], one["version"], one["port"],
+                 one["health"], memory, str(one["restarts"]))
+            )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join(lines), well
+
+
+def command_up(where: Topology) -> int:
+    steps = Steps(6)
+    which = lab.provider()
+    steps.begin("packages", f"host packages (provider {which})")
+    if which == "lxc":
+        lab.install_packages()
+    steps.begin("box", f"base box {lab.suite(where)}")
+    if which == "lxc":
+        lab.prepare_network(where)
+        lab.box(lab.suite(where))
+        lab.claim(where)
+    steps.begin("artifact", "artifact of the application")
+    release = build_artifact()
+    print(f"  counter {release}", flush=True)
+    steps.begin("boot", f"machines: {', '.join(where.machines)}")
+    lab.bring_up(where)
+    steps.begin("salt", "Salt on the machines")
+    for host in where.machines:
+        remote.carry(where, host, release)
+        code, _ = remote.stream(where, host, f"{remote.PLACE}/bootstrap/bootstrap.sh")
+        if code:
+            raise Refused(f"{host}: Salt could not be installed (see above)")
+    steps.begin("states", "states")
+    for host in where.machines:
+        code = converge(where, host, [])
+        if code:
+            raise Refused(f"{host}: the apply failed (see above); mend it and run 'make up' again", code)
+    authority = fetch_ca(where)
+    text, well = table(where)
+    print(f"\n{text}\n\n{steps.summary()}\n")
+    print(f"  curl --cacert {authority.relative_to(ROOT)} {url(where)}\n")
+    print(url(where))
+    return 0 if well else 1
+
+
+def command_apply(where: Topology) -> int:
+    words = []
+    if os.environ.get("SLS"):
+        words.append(os.environ["SLS"])
+    if os.environ.get("TEST"):
+        words.append("test=True")
+    given = os.environ.get("PILLAR")
+    if given:
+        try:
+            overlay = json.loads(given)
+        except ValueError as error:
+            raise Refused(f"PILLAR: not JSON: {error}", 2) from error
+        if not isinstance(overlay, dict):
+            raise Refused("PILLAR: must be a JSON object, such as '{\"counter\": {\"instances\": 3}}'", 2)
+        words.append(f"pillar={json.dumps(overlay)}")
+    host = os.environ.get("HOST")
+    if host == "local":
+        return apply_here(words)
+    hosts = [where.machine(host).name] if host else list(where.machines)
+    if not lab.is_up(where):
+        raise Refused(
+            f"no machines of topology {where.name} are up: 'make up' first, or HOST=local to"
+            " converge this very machine"
+        )
+    release = build_artifact()
+    worst = 0
+    for name in hosts:
+        if len(hosts) > 1:
+            print(f"==> {name}", flush=True)
+        try:
+            remote.carry(where, name, release)
+            code, _ = remote.stream(where, name, f"{remote.PLACE}/bootstrap/bootstrap.sh >/dev/null")
+            code = code or converge(where, name, words)
+        except Refused as error:
+            print(f"{name}: {error}", file=sys.stderr)
+            code = 1
+        worst = max(worst, code)
+    return worst
+
+
+def apply_here(words: list[str]) -> int:
+    """Converge this very machine from this checkout: a bare server without any controller."""
+    if os.geteuid() != 0:
+        raise Refused("HOST=local converges this very machine and needs root: use sudo")
+    release = build_artifact()
+    for command in (
+        [str(ROOT / "bootstrap" / "bootstrap.sh")],
+        [str(ROOT / "bootstrap" / "converge"), *words, *([] if words and "pillar=" in words[-1] else [])],
+    ):
+        done = subprocess.run(
+            command, cwd=ROOT, check=False, env={**os.environ, "STACK_RELEASE": release}
+        )
+        if done.returncode:
+            return done.returncode
+    return 0
+
+
+def command_status(where: Topology) -> int:
+    if not lab.is_up(where):
+        raise Refused(f"no machines of topology {where.name} are up: 'make up' first")
+    text, well = table(where)
+    print(text)
+    return 0 if well else 1
+
+
+def command_url(where: Topology) -> int:
+    print(url(where))
+    return 0
+
+
+def command_ssh(where: Topology) -> int:
+    host = os.environ.get("HOST") or next(iter(where.machines))
+    where.machine(host)
+    command = os.environ.get("CMD")
+    terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    return subprocess.run(remote.ssh(where, host, command, terminal=terminal), check=False).returncode
+
+
+def command_down(where: Topology) -> int:
+    lab.take_down(where)
+    print(f"no machine of topology {where.name} is left")
+    return 0
+
+
+COMMANDS = {
+    "up": command_up,
+    "apply": command_apply,
+    "status": command_status,
+    "url": command_url,
+    "ssh": command_ssh,
+    "down": command_down,
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m control",
+        description="What the Makefile's commands run; TOPOLOGY, HOST, TEST, PILLAR, SLS, CMD, SUITE and"
+        " PROVIDER come from the environment.",
+    )
+    parser.add_argument("command", choices=sorted(COMMANDS))
+    chosen = parser.parse_args().command
+    try:
+        return COMMANDS[chosen](topology.load(os.environ.get("TOPOLOGY") or "dev"))
+    except Refused as refusal:
+        print(f"{chosen}: {refusal}", file=sys.stderr)
+        return refusal.code
+    except KeyboardInterrupt:
+        print(f"\n{chosen}: interrupted; run it again and it goes on", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

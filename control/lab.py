@@ -1,0 +1,349 @@
+"""
+The lab: machines on this computer, made by Vagrant under whichever provider there is.
+
+virtualbox or libvirt on a laptop; lxc where there is no hypervisor. For lxc this prepares what
+Vagrant's provider needs of the host (a bridge, lxc's own network) and takes it back with the
+last machine. It ends and removes only what it made.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from .errors import Refused
+from .topology import ROOT, Topology
+
+CACHE = Path(
+    os.environ.get("LAB_CACHE")
+    or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "counter-lab"
+)
+SUITES = ("trixie", "bookworm")
+BRIDGE = "counterbr0"
+# What this host was given for the lab and gets rid of with the last machine.
+_RUN = Path("/run/counter-lab")
+# Debian package -> why it is needed.
+PACKAGES = {
+    "vagrant": "makes the machines",
+    "vagrant-lxc": "Vagrant's provider for containers",
+    "lxc": "runs them",
+    "iptables": "the machines' way out",
+    "dnsmasq-base": "their addresses and names",
+    "mmdebstrap": "builds their base box out of distribution packages",
+    "iproute2": "the bridge between them",
+    "openssh-client": "how they are reached",
+    "ca-certificates": "packages are fetched over TLS",
+}
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+def sudo(command: Sequence[str]) -> list[str]:
+    """``command`` as root: as it is for root, through sudo for anybody else."""
+    return list(command) if os.geteuid() == 0 else ["sudo", *command]
+
+
+def provider() -> str:
+    """``virtualbox``, ``libvirt`` or ``lxc``: PROVIDER if given, else the first that is here."""
+    given = os.environ.get("PROVIDER")
+    if given:
+        if given not in ("virtualbox", "libvirt", "lxc"):
+            raise Refused(f"PROVIDER={given}: use virtualbox, libvirt or lxc", 2)
+        return given
+    if shutil.which("vagrant"):
+        if shutil.which("VBoxManage"):
+            return "virtualbox"
+        if shutil.which("virsh"):
+            plugins = subprocess.run(
+                ["vagrant", "plugin", "list"], capture_output=True, text=True, check=False
+            )
+            if "vagrant-libvirt" in plugins.stdout:
+                return "libvirt"
+    return "lxc"
+
+
+def suite(topology: Topology) -> str:
+    """Debian release: what the machines were made with, SUITE, the topology's, or trixie."""
+    given = made_suite(topology) or os.environ.get("SUITE") or topology.suite
+    if given not in SUITES:
+        raise Refused(f"SUITE={given}: not supported; use {' or '.join(SUITES)}", 2)
+    return given
+
+
+def install_packages() -> None:
+    """Debian packages that the lxc lab needs and this host lacks; says what and why."""
+    listed = subprocess.run(
+        ["dpkg-query", "-W", "-f=${Package} ${db:Status-Abbrev}\n", *PACKAGES],
+        capture_output=True, text=True, check=False,
+    ).stdout
+    there = {line.split()[0] for line in listed.splitlines() if line.split()[1:2] == ["ii"]}
+    missing = [package for package in PACKAGES if package not in there]
+    if not missing:
+        return
+    if not shutil.which("apt-get"):
+        raise Refused(
+            f"this host lacks {', '.join(missing)} and has no apt-get: install Vagrant with"
+            " VirtualBox or libvirt, or run on Debian or Ubuntu"
+        )
+    say("installing system packages for the lab:")
+    for package in missing:
+        say(f"  {package:<16} {PACKAGES[package]}")
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    for command in (
+        ["apt-get", "update", "-q"],
+        ["apt-get", "install", "-q", "-y", "--no-install-recommends", *missing],
+    ):
+        done = subprocess.run(
+            sudo(command), env=environment, capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            tail = "\n".join((done.stdout + done.stderr).strip().splitlines()[-5:])
+            raise Refused(f"{' '.join(command[:2])} failed (network?):\n{tail}")
+
+
+def _link_exists(name: str) -> bool:
+    return Path("/sys/class/net", name).exists()
+
+
+def prepare_network(topology: Topology) -> None:
+    """The bridge that is the topology's private network, and lxc's network for the way out."""
+    if not Path("/proc/sys/net/bridge").exists() and os.geteuid() != 0 and not shutil.which("sudo"):
+        raise Refused("preparing the lab's network needs root: install sudo or run as root")
+    for route in subprocess.run(
+        ["ip", "-4", "-o", "addr", "show"], capture_output=True, text=True, check=True
+    ).stdout.splitlines():
+        fields = route.split()
+        if fields[1] != BRIDGE and fields[3].split("/")[0] == topology.gateway:
+            raise Refused(
+                f"{topology.gateway} is in use on this host ({fields[1]}): choose another"
+                f" network in pillar/topologies/{topology.name}.yaml"
+            )
+    subprocess.run(sudo(["mkdir", "-p", str(_RUN)]), check=True)
+    if not _link_exists(BRIDGE):
+        run_quiet(sudo(["ip", "link", "add", BRIDGE, "type", "bridge"]))
+        run_quiet(sudo(["touch", str(_RUN / "bridge")]))
+    run_quiet(
+        sudo(["ip", "addr", "replace", f"{topology.gateway}/{topology.network.prefixlen}", "dev", BRIDGE])
+    )
+    run_quiet(sudo(["ip", "link", "set", BRIDGE, "up"]))
+    if _link_exists("lxcbr0"):
+        return
+    if Path("/run/systemd/system").exists():
+        run_quiet(sudo(["systemctl", "start", "lxc-net"]))
+    else:
+        # No systemd here: the same start script by hand.
+        script = next(
+            (p for p in ("/usr/libexec/lxc/lxc-net", "/usr/lib/x86_64-linux-gnu/lxc/lxc-net") if Path(p).exists()),
+            None,
+        )
+        if script is None:
+            raise Refused("lxc's network script lxc-net was not found: is the package lxc whole?")
+        run_quiet(sudo([script, "start"]))
+        run_quiet(sudo(["touch", str(_RUN / "lxc-net")]))
+    if not _link_exists("lxcbr0"):
+        raise Refused("lxc's network lxcbr0 did not come up: see /etc/default/lxc-net")
+
+
+def release_network() -> None:
+    """Take back what :func:`prepare_network` made, once no machine of the lab is left."""
+    if not shutil.which("lxc-ls") or containers():
+        return
+    if (_RUN / "bridge").exists() and _link_exists(BRIDGE):
+        run_quiet(sudo(["ip", "link", "del", BRIDGE]))
+        run_quiet(sudo(["rm", "-f", str(_RUN / "bridge")]))
+    if (_RUN / "lxc-net").exists():
+        for script in ("/usr/libexec/lxc/lxc-net", "/usr/lib/x86_64-linux-gnu/lxc/lxc-net"):
+            if Path(script).exists():
+                run_quiet(sudo([script, "stop"]))
+                break
+        run_quiet(sudo(["rm", "-f", str(_RUN / "lxc-net")]))
+
+
+def run_quiet(command: Sequence[str], cwd: str | None = None) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
+    if done.returncode:
+        raise Refused(f"{' '.join(command)}: {(done.stderr or done.stdout).strip()}")
+
+
+def containers() -> list[str]:
+    """Names of the lab's containers on this host, whichever checkout made them."""
+    listed = subprocess.run(sudo(["lxc-ls", "-1"]), capture_output=True, text=True, check=False)
+    return [name for name in listed.stdout.split() if name.startswith("counter-")]
+
+
+def vagrant(topology: Topology, *words: str, provider_name: str | None = None) -> list[str]:
+    """Command line of vagrant, run where lxc works; see :func:`environment`."""
+    command = ["vagrant", *words]
+    if provider_name in (None, "lxc"):
+        command = [str(ROOT / "lab" / "enter"), *command]
+    return command
+
+
+def environment(topology: Topology) -> dict[str, str]:
+    """What the Vagrantfile reads. Each topology keeps its state apart."""
+    return {
+        **os.environ,
+        "TOPOLOGY": topology.name,
+        "SUITE": suite(topology),
+        "VAGRANT_DOTFILE_PATH": str(state(topology) / "vagrant"),
+        "VAGRANT_CHECKPOINT_DISABLE": "1",
+        # vagrant is the distribution's; a Python environment must not leak into it.
+        "PYTHONDONTWRITEBYTECODE": "",
+    }
+
+
+def state(topology: Topology) -> Path:
+    """Folder of what is known of a topology's machines on this computer; git ignores it."""
+    return ROOT / ".lab" / topology.name
+
+
+def made_suite(topology: Topology) -> str | None:
+    path = state(topology) / "suite"
+    return path.read_text(encoding="utf-8").strip() if path.exists() else None
+
+
+def ssh_config(topology: Topology) -> Path:
+    return state(topology) / "ssh_config"
+
+
+def is_up(topology: Topology) -> bool:
+    return ssh_config(topology).exists()
+
+
+def box(suite_name: str) -> None:
+    """Build the base box unless it is cached, and make it known to Vagrant unless it is."""
+    built = subprocess.run(
+        sudo([str(ROOT / "lab" / "enter"), str(ROOT / "lab" / "box.sh"), suite_name]) if os.geteuid()
+        else [str(ROOT / "lab" / "box.sh"), suite_name],
+        stdout=subprocess.PIPE, text=True, check=False,
+        env={**os.environ, "LAB_CACHE": str(CACHE)},
+    )
+    if built.returncode:
+        raise Refused(f"the base box for {suite_name} could not be built (see above)")
+    path = Path(built.stdout.strip().splitlines()[-1])
+    home = Path(os.environ.get("VAGRANT_HOME") or Path.home() / ".vagrant.d")
+    known = home / "boxes" / f"counter-VAGRANTSLASH-{suite_name}" / "0" / "lxc" / "metadata.json"
+    try:
+        if json.loads(known.read_text(encoding="utf-8")).get("key") == path.stem:
+            return
+    except (OSError, ValueError):
+        pass
+    run_quiet(
+        [
+            "vagrant", "box", "add", "--force", "--name", f"counter/{suite_name}",
+            "--provider", "lxc", str(path),
+        ],
+        # Not here: Vagrant would read the Vagrantfile, which wants a topology.
+        cwd="/",
+    )
+
+
+def claim(topology: Topology) -> None:
+    """
+    Make sure that the machines to be are ours: a container left by an interrupted run of this
+    checkout, or of one that is gone, is removed; one of another checkout is named and left.
+    """
+    owners = CACHE / "machines"
+    owners.mkdir(parents=True, exist_ok=True)
+    existing = containers()
+    for name in topology.machines:
+        container = f"counter-{topology.name}-{name}"
+        note = owners / container
+        owner = note.read_text(encoding="utf-8").strip() if note.exists() else ""
+        known = (state(topology) / "vagrant" / "machines" / name / "lxc" / "id").exists()
+        if container in existing and not known:
+            if owner and owner != str(ROOT) and (Path(owner) / ".lab" / topology.name).exists():
+                raise Refused(
+                    f"machine {container} runs already, for the checkout in {owner}:"
+                    f" 'make down TOPOLOGY={topology.name}' there first"
+                )
+            say(f"removing {container}, left half-made by an interrupted run")
+            run_quiet(sudo([str(ROOT / "lab" / "enter"), "lxc-destroy", "--force", "--name", container]))
+        note.write_text(f"{ROOT}\n", encoding="utf-8")
+
+
+def bring_up(topology: Topology) -> None:
+    """``vagrant up`` without provisioning, its output passed on; then the ssh configuration."""
+    which = provider()
+    folder = state(topology)
+    folder.mkdir(parents=True, exist_ok=True)
+    made, wanted = made_suite(topology), os.environ.get("SUITE")
+    if made and wanted and wanted != made:
+        raise Refused(
+            f"the machines of {topology.name} run {made}: 'make down' first, then SUITE={wanted}"
+        )
+    (folder / "suite").write_text(f"{suite(topology)}\n", encoding="utf-8")
+    (folder / "provider").write_text(f"{which}\n", encoding="utf-8")
+    # vagrant itself says what it does; indented, it reads as part of this step.
+    with subprocess.Popen(
+        vagrant(topology, "up", f"--provider={which}", "--no-provision", provider_name=which),
+        cwd=ROOT, env=environment(topology), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    ) as process:
+        assert process.stdout is not None
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if line.startswith("==>"):
+                say("  " + line.rstrip().removeprefix("==> "))
+    if process.returncode:
+        raise Refused("vagrant up failed:\n" + "".join(lines[-15:]).rstrip())
+    written = subprocess.run(
+        vagrant(topology, "ssh-config", provider_name=which),
+        cwd=ROOT, env=environment(topology), capture_output=True, text=True, check=False,
+    )
+    if written.returncode or "HostName" not in written.stdout:
+        raise Refused(f"vagrant ssh-config failed: {written.stderr.strip()}")
+    # One connection serves many commands; a machine that went away is noticed.
+    control = CACHE / "ssh"
+    control.mkdir(parents=True, exist_ok=True, mode=0o700)
+    extra = (
+        "Host *\n  ControlMaster auto\n"
+        f"  ControlPath {control}/%C\n"
+        "  ControlPersist 60\n  ServerAliveInterval 3\n  ServerAliveCountMax 3\n  ConnectTimeout 10\n"
+    )
+    ssh_config(topology).write_text(written.stdout.strip() + "\n\n" + extra, encoding="utf-8")
+
+
+def take_down(topology: Topology) -> None:
+    """Destroy the topology's machines and all that was kept about them."""
+    folder = state(topology)
+    if (folder / "vagrant").exists():
+        which = (folder / "provider").read_text(encoding="utf-8").strip() if (folder / "provider").exists() else "lxc"
+        for name in topology.machines:
+            if ssh_config(topology).exists():
+                subprocess.run(
+                    ["ssh", "-F", str(ssh_config(topology)), "-O", "exit", name],
+                    capture_output=True, check=False,
+                )
+        if shutil.which("vagrant"):
+            done = subprocess.run(
+                vagrant(topology, "destroy", "--force", provider_name=which),
+                cwd=ROOT, env=environment(topology), capture_output=True, text=True, check=False,
+            )
+            if done.returncode:
+                raise Refused(f"vagrant destroy failed:\n{(done.stderr or done.stdout).strip()}")
+    owners = CACHE / "machines"
+    if shutil.which("lxc-ls"):
+        existing = containers()
+        for name in topology.machines:
+            container = f"counter-{topology.name}-{name}"
+            note = owners / container
+            owner = note.read_text(encoding="utf-8").strip() if note.exists() else ""
+            if container in existing and owner == str(ROOT):
+                run_quiet(sudo([str(ROOT / "lab" / "enter"), "lxc-destroy", "--force", "--name", container]))
+            if owner == str(ROOT):
+                note.unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    release_network()
+
+
+def main_checks() -> None:
+    if sys.version_info < (3, 11):
+        raise Refused(f"Python 3.11 or later is needed, this is {sys.version.split()[0]}")

@@ -1,0 +1,118 @@
+"""Reaching machines: commands as root over ssh, and carrying the tree to them."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shlex
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import yaml
+
+from . import lab
+from .errors import Refused
+from .topology import ROOT, Topology
+
+# Where the tree lives on a machine: a link to a folder named by its content.
+PLACE = "/srv/stack"
+# What a machine needs to converge itself.
+CARRIED = ("Saltfile", "salt", "pillar", "bootstrap")
+
+
+def ssh(topology: Topology, host: str, command: str | None, terminal: bool = False) -> list[str]:
+    """Command line of ssh that runs ``command`` (a shell's, or none for a shell) as root."""
+    if not lab.is_up(topology):
+        raise Refused(f"no machines of topology {topology.name} are up: 'make up' first")
+    line = ["ssh", "-F", str(lab.ssh_config(topology))]
+    if terminal:
+        line.append("-tt")
+    shell = "sudo -n -i" if command is None else f"sudo -n sh -c {shlex.quote(command)}"
+    return [*line, host, shell]
+
+
+def run(topology: Topology, host: str, command: str, data: bytes | None = None) -> str:
+    """Output of ``command`` as root on ``host``; Refused with its last words when it fails."""
+    done = subprocess.run(
+        ssh(topology, host, command), input=data, capture_output=True, check=False,
+        **({} if data is not None else {"stdin": subprocess.DEVNULL}),
+    )
+    if done.returncode:
+        said = (done.stderr or done.stdout).decode(errors="replace").strip()
+        raise Refused(f"{host}: {command.splitlines()[0][:80]}: {said or f'exit code {done.returncode}'}")
+    return done.stdout.decode()
+
+
+def _files() -> Iterable[Path]:
+    """Files of the carried parts, in a fixed order; what git ignores stays at home."""
+    for part in CARRIED:
+        start = ROOT / part
+        for path in [start] if start.is_file() else sorted(start.rglob("*")):
+            if path.is_file() and "__pycache__" not in path.parts and path.name != "machine.yaml":
+                yield path
+
+
+def pack(topology: Topology, host: str, release: str) -> tuple[str, bytes]:
+    """
+    The tree for one machine as ``(name, tar)``: states, pillar, bootstrap, the artifact and who
+    the machine is. The name is a hash of the content, so an unchanged tree is not carried again.
+    """
+    machine = yaml.safe_dump({"topology": topology.name, "name": host, "release": release})
+    members: list[tuple[str, bytes, int]] = [
+        (str(path.relative_to(ROOT)), path.read_bytes(), 0o755 if os.access(path, os.X_OK) else 0o644)
+        for path in _files()
+    ]
+    members.append(("pillar/machine.yaml", machine.encode(), 0o644))
+    for suffix in (".tar.gz", ".tar.gz.sha256"):
+        path = ROOT / "dist" / f"counter-{release}{suffix}"
+        members.append((f"dist/{path.name}", path.read_bytes(), 0o644))
+    digest = hashlib.sha256()
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz", compresslevel=1) as archive:
+        for name, content, mode in members:
+            digest.update(json.dumps([name, mode]).encode() + hashlib.sha256(content).digest())
+            info = tarfile.TarInfo(name)
+            info.size, info.mode = len(content), mode
+            archive.addfile(info, io.BytesIO(content))
+    return digest.hexdigest()[:16], buffer.getvalue()
+
+
+def carry(topology: Topology, host: str, release: str) -> bool:
+    """Put the tree on a machine, whole, by swapping a link; False when it was there already."""
+    name, archive = pack(topology, host, release)
+    target = f"{PLACE}.d/{name}"
+    if run(topology, host, f"readlink {PLACE} || true").strip() == target:
+        return False
+    run(
+        topology, host,
+        f"set -e; mkdir -p {PLACE}.d; rm -rf {target}.part; mkdir {target}.part;"
+        f" tar -xz --no-same-owner -C {target}.part; sync -f {target}.part;"
+        f" rm -rf {target}; mv {target}.part {target};"
+        f" ln -sfn {target} {PLACE}.new; mv -T {PLACE}.new {PLACE};"
+        f" find {PLACE}.d -mindepth 1 -maxdepth 1 ! -name {name} -exec rm -rf {{}} +",
+        archive,
+    )
+    return True
+
+
+def stream(topology: Topology, host: str, command: str) -> tuple[int, str]:
+    """Run ``command`` as root with its output passed on; (exit code, last line of it)."""
+    terminal = sys.stdout.isatty()
+    if terminal:
+        done = subprocess.run(ssh(topology, host, command, terminal=True), check=False)
+        return done.returncode, ""
+    last = ""
+    with subprocess.Popen(
+        ssh(topology, host, command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True, errors="replace",
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            last = line.strip() or last
+    return process.returncode, last

@@ -1,0 +1,98 @@
+"""Topologies: which machines there are, with their roles and addresses (pillar/topologies/)."""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from .errors import Refused
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "pillar" / "topologies"
+ROLES = ("edge", "app", "store", "monitor")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """One machine. ``address`` is IPv4 on the topology's private network."""
+
+    name: str
+    address: str
+    roles: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Topology:
+    """``gateway`` is the lab host's own address on the private network; ``suite`` the Debian
+    release of lab machines when nothing else is asked for."""
+
+    name: str
+    domain: str
+    network: ipaddress.IPv4Network
+    machines: dict[str, Machine]
+    suite: str = "trixie"
+
+    @property
+    def gateway(self) -> str:
+        return str(next(self.network.hosts()))
+
+    @property
+    def edge(self) -> Machine:
+        return next(machine for machine in self.machines.values() if "edge" in machine.roles)
+
+    def machine(self, name: str) -> Machine:
+        """The machine of that name; Refused with the known names otherwise."""
+        if name not in self.machines:
+            near = difflib.get_close_matches(name, self.machines, 1)
+            hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(self.machines)}"
+            raise Refused(f"HOST={name}: no such machine in topology {self.name}; {hint}", 2)
+        return self.machines[name]
+
+
+def load(name: str, folder: Path = FOLDER) -> Topology:
+    """
+    Read and check topology ``name``.
+
+    Raises Refused, naming file and key, for an unknown topology, an unknown role, an address
+    that is given twice or not in the network, or a role that nobody has.
+    """
+    path = folder / f"{name}.yaml"
+    known = sorted(file.stem for file in folder.glob("*.yaml"))
+    if name not in known:
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}"
+        raise Refused(f"TOPOLOGY={name}: no such topology; {hint}", 2)
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        network = ipaddress.IPv4Network(data["network"])
+        listed = data["machines"]
+    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        raise Refused(f"{path.name}: not a topology: {error}", 2) from error
+    machines: dict[str, Machine] = {}
+    owner: dict[str, str] = {}
+    for one, given in listed.items():
+        where = f"{path.name}: machines:{one}"
+        for role in given.get("roles", []):
+            if role not in ROLES:
+                near = difflib.get_close_matches(role, ROLES, 1)
+                hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(ROLES)}"
+                raise Refused(f"{where}:roles: unknown role {role}; {hint}", 2)
+        address = given.get("address")
+        try:
+            inside = ipaddress.IPv4Address(address) in network
+        except ValueError as error:
+            raise Refused(f"{where}:address: {error}", 2) from error
+        if not inside:
+            raise Refused(f"{where}:address: {address} is not in network {network}", 2)
+        if address in owner:
+            raise Refused(f"{where}:address: {address} is {owner[address]}'s already", 2)
+        owner[address] = one
+        machines[one] = Machine(one, address, tuple(given.get("roles", [])))
+    for role in ("edge", "app", "store"):
+        if not any(role in machine.roles for machine in machines.values()):
+            raise Refused(f"{path.name}: no machine has role {role}", 2)
+    return Topology(data.get("name", name), data["domain"], network, machines, data.get("suite", "trixie"))

@@ -1,0 +1,108 @@
+"""
+How the services of this machine are: for ``make status`` and for the end of ``make up``.
+
+Each formula says in its own ``status.yaml`` what there is to ask; this module knows no service.
+"""
+
+import re
+import subprocess
+
+import salt.utils.yaml
+
+__virtualname__ = "report"
+
+
+def __virtual__():
+    return __virtualname__
+
+
+def _formulas():
+    """Formulas of this machine's roles that have a status.yaml, in the order of top.sls."""
+    tops = __salt__["state.show_top"]()
+    files = set(__salt__["cp.list_master"]())
+    return [name for name in tops.get("base", []) if f"{name}/status.yaml" in files]
+
+
+def _run(command):
+    done = subprocess.run(
+        command, shell=True, capture_output=True, text=True, timeout=10, stdin=subprocess.DEVNULL, check=False
+    )
+    return done.returncode, (done.stdout + done.stderr).strip()
+
+
+def _properties(unit):
+    done = subprocess.run(
+        ["systemctl", "show", unit, "-p", "ActiveState,SubState,NRestarts,ControlGroup"],
+        capture_output=True, text=True, timeout=10, check=False,
+    )
+    return dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
+
+
+def _memory(group):
+    """Proportional set size of all processes of a control group, MiB. Not the group's own
+    accounting: a container may have none."""
+    total = 0
+    try:
+        for base in ("/sys/fs/cgroup", "/sys/fs/cgroup/systemd", "/sys/fs/cgroup/unified"):
+            try:
+                with open(f"{base}{group}/cgroup.procs", encoding="ascii") as file:
+                    pids = file.read().split()
+                break
+            except OSError:
+                continue
+        else:
+            return None
+        for pid in pids:
+            try:
+                with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
+                    found = re.search(r"^Pss:\s+(\d+)", file.read(), re.M)
+                total += int(found.group(1)) if found else 0
+            except OSError:
+                continue
+    except ValueError:
+        return None
+    return round(total / 1024, 1)
+
+
+def services():
+    """
+    Every service of this machine: ``[{service, unit, state, version, port, health, memory,
+    restarts, well}]``; ``memory`` in MiB, ``health`` is ``ok`` or what went wrong.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call report.services
+    """
+    found = []
+    for name in _formulas():
+        text = __salt__["slsutil.renderer"](f"salt://{name}/status.yaml", default_renderer="jinja|yaml")
+        for unit, ask in text.items():
+            state = _properties(unit)
+            active = f"{state.get('ActiveState', '?')}"
+            health = "ok"
+            if active != "active":
+                health = "down"
+            elif "health" in ask:
+                try:
+                    code, said = _run(ask["health"])
+                    if code:
+                        health = (said.splitlines() or ["failed"])[-1][:60]
+                except subprocess.TimeoutExpired:
+                    health = "no answer in 10 s"
+            version = _run(ask["version"])[1] if "version" in ask else ""
+            found.append(
+                {
+                    "service": name,
+                    "unit": unit,
+                    "state": active,
+                    "version": version.splitlines()[0] if version else "",
+                    "port": str(ask.get("port", "")),
+                    "health": health,
+                    "memory": _memory(state.get("ControlGroup", "")) if active == "active" else None,
+                    "restarts": int(state.get("NRestarts") or 0),
+                    "well": active == "active" and health == "ok",
+                }
+            )
+    return found
