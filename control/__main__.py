@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import shlex
+import socket
 import subprocess
 import sys
 import time
@@ -150,7 +151,7 @@ def command_apply(where: Topology) -> int:
         words.append(f"pillar={json.dumps(overlay)}")
     host = os.environ.get("HOST")
     if host == "local":
-        return apply_here(words)
+        return apply_here(where, words)
     hosts = [where.machine(host).name] if host else list(where.machines)
     if not lab.is_up(where):
         raise Refused(
@@ -173,20 +174,25 @@ def command_apply(where: Topology) -> int:
     return worst
 
 
-def apply_here(words: list[str]) -> int:
+def apply_here(where: Topology, words: list[str]) -> int:
     """Converge this very machine from this checkout: a bare server without any controller."""
     if os.geteuid() != 0:
         raise Refused("HOST=local converges this very machine and needs root: use sudo")
-    release = build_artifact()
-    for command in (
-        [str(ROOT / "bootstrap" / "bootstrap.sh")],
-        [str(ROOT / "bootstrap" / "converge"), *words, *([] if words and "pillar=" in words[-1] else [])],
-    ):
-        done = subprocess.run(
-            command, cwd=ROOT, check=False, env={**os.environ, "STACK_RELEASE": release}
-        )
-        if done.returncode:
-            return done.returncode
+    name = socket.gethostname()
+    if name not in where.machines:
+        if len(where.machines) > 1:
+            raise Refused(
+                f"HOST=local: this host is called {name}, which is no machine of topology"
+                f" {where.name} ({', '.join(where.machines)}): set its name, or TOPOLOGY", 2
+            )
+        name = next(iter(where.machines))
+    remote.write_identity(where, name, build_artifact())
+    for command in (["bootstrap.sh"], ["converge", *words]):
+        code = subprocess.run(
+            [str(ROOT / "bootstrap" / command[0]), *command[1:]], cwd=ROOT, check=False
+        ).returncode
+        if code:
+            return code
     return 0
 
 

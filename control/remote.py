@@ -82,6 +82,14 @@ def pack(topology: Topology, host: str, release: str) -> tuple[str, bytes]:
     return digest.hexdigest()[:16], buffer.getvalue()
 
 
+def write_identity(topology: Topology, name: str, release: str) -> None:
+    """Say in this checkout that this very host is machine ``name``, at whatever address it has."""
+    identity = {"topology": topology.name, "name": name, "release": release, "address": "auto"}
+    target = ROOT / "pillar" / "machine.yaml"
+    target.with_suffix(".new").write_text(yaml.safe_dump(identity), encoding="utf-8")
+    target.with_suffix(".new").replace(target)
+
+
 def carry(topology: Topology, host: str, release: str) -> bool:
     """Put the tree on a machine, whole, by swapping a link; False when it was there already."""
     name, archive = pack(topology, host, release)
@@ -93,6 +101,9 @@ def carry(topology: Topology, host: str, release: str) -> bool:
         f"set -e; mkdir -p {PLACE}.d; rm -rf {target}.part; mkdir {target}.part;"
         f" tar -xz --no-same-owner -C {target}.part; sync -f {target}.part;"
         f" rm -rf {target}; mv {target}.part {target};"
+        # Salt believes that a file of the same path and time has the same content, and the
+        # times in the archive are all alike.
+        " rm -rf /var/cache/salt/stack/roots /var/cache/salt/stack/files;"
         f" ln -sfn {target} {PLACE}.new; mv -T {PLACE}.new {PLACE};"
         f" find {PLACE}.d -mindepth 1 -maxdepth 1 ! -name {name} -exec rm -rf {{}} +",
         archive,

@@ -2,8 +2,9 @@
 """`topology`: the whole topology of topologies/NAME.yaml. `machine`: this machine's part of it.
 
 Which machine this is stands in machine.yaml, beside this file: the controller writes it when it
-carries the tree (git ignores it). Without one, as in a bare `sudo salt-call state.apply` on a
-server, this is the only machine of topology `dev`, at its own address.
+carries the tree (git ignores it): topology, name, release, and `address: auto` where the machine
+is not one of the lab's and has an address of its own. Without the file, as in a bare
+`sudo salt-call state.apply` on a server, this is the only machine of topology `dev`.
 """
 
 import os
@@ -18,29 +19,31 @@ def _load(path):
         return safe_load(file)
 
 
+def _own_address(given):
+    """The topology's address when this machine has it, else the first of its own."""
+    own = ip_addrs()
+    return given if given in own or not own else own[0]
+
+
 def run():
     root = __opts__["pillar_roots"]["base"][0]
-    given = {}
+    given = {"address": "auto"}
     if os.path.exists(os.path.join(root, "machine.yaml")):
         given = _load(os.path.join(root, "machine.yaml"))
     topology = _load(os.path.join(root, "topologies", given.get("topology", "dev") + ".yaml"))
     machines = topology["machines"]
     name = given.get("name")
-    if name is None:
-        if len(machines) != 1:
-            raise ValueError(
-                f"topology {topology['name']} has {len(machines)} machines and"
-                " pillar/machine.yaml does not say which of them this is"
-            )
+    if name is None and len(machines) == 1:
         name = next(iter(machines))
-        own = ip_addrs()
-        if machines[name]["address"] not in own:
-            given["address"] = own[0] if own else "127.0.0.1"
     if name not in machines:
         raise ValueError(
-            f"pillar/machine.yaml: machine {name} is not in topology {topology['name']}"
-            f" ({', '.join(machines)})"
+            f"pillar/machine.yaml must say which machine of topology {topology['name']} this is:"
+            f" {', '.join(machines)}; it says {name}"
         )
-    if "address" in given:
-        machines[name]["address"] = given["address"]
-    return {"topology": topology, "machine": {"name": name, **machines[name]}}
+    machine = machines[name]
+    if given.get("address") == "auto":
+        machine["address"] = _own_address(machine["address"])
+    return {
+        "topology": topology,
+        "machine": {"name": name, "release": given.get("release"), **machine},
+    }

@@ -54,7 +54,7 @@ def names():
 
 def _unknown(where, key, known):
     """The line for a key that no schema knows, with the nearest right one."""
-    near = difflib.get_close_matches(str(key), known, 1, cutoff=0.3)
+    near = difflib.get_close_matches(str(key), known, 1, cutoff=0.5)
     hint = f"did you mean '{near[0]}'? " if near else ""
     return f"pillar {where}: unknown key; {hint}known: {', '.join(known)}"
 

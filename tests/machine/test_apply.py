@@ -1,0 +1,160 @@
+"""Converging again, wrongly, half-way and by hand."""
+
+from __future__ import annotations
+
+import random
+import re
+import subprocess
+
+import pytest
+from conftest import Lab
+
+SERVICES = "haproxy redis-server counter@1 counter@2"
+
+
+def starts(lab: Lab) -> str:
+    """When each service was started: unchanged means untouched."""
+    return lab.run(f"systemctl show -P ExecMainStartTimestampMonotonic {SERVICES}")
+
+
+def test_second_apply_changes_nothing(lab: Lab) -> None:
+    lab.apply()
+    before = starts(lab)
+    assert lab.apply().stdout.strip().endswith("0 changed, 0 failed")
+    assert starts(lab) == before
+
+
+def test_plain_salt_call_from_the_root_of_the_tree(lab: Lab) -> None:
+    said = lab.run("cd /srv/stack && salt-call state.apply haproxy")
+    assert re.search(r"Succeeded: \d+\n", said), said
+    assert re.search(r"Failed: +0\n", said), said
+
+
+def test_a_test_run_shows_what_would_change_and_changes_nothing(lab: Lab) -> None:
+    before = starts(lab)
+    told = lab.apply(TEST="1", PILLAR='{"haproxy": {"maxconn": 3999}}').stdout
+    assert "+    maxconn 3999" in told
+    assert told.strip().endswith("1 would change, 0 failed")
+    assert "maxconn 4000" in lab.run("cat /etc/haproxy/haproxy.cfg")
+    assert starts(lab) == before
+
+
+@pytest.mark.parametrize("sls", ["", "haproxy"])
+@pytest.mark.parametrize(
+    ("pillar", "line"),
+    [
+        ('{"haproxy": {"frontned": {}}}', "pillar haproxy:frontned: unknown key; did you mean 'frontend'?"),
+        ('{"redi": {}}', "pillar redi: unknown key; did you mean 'redis'?"),
+        ('{"counter": {"instances": "two"}}', "pillar counter:instances: 'two' is not of type integer or null"),
+        ('{"redis": {"port": 70000}}', "pillar redis:port: 70000 is out of range; allowed: 1..65535"),
+    ],
+)
+def test_bad_pillar_is_refused_before_any_change(lab: Lab, pillar: str, line: str, sls: str) -> None:
+    before = starts(lab)
+    refused = lab.apply(check=False, PILLAR=pillar, SLS=sls)
+    assert refused.returncode != 0
+    assert line in refused.stdout
+    assert refused.stdout.count("pillar is refused") == 1, "said once"
+    assert starts(lab) == before
+
+
+@pytest.mark.parametrize(
+    ("pillar", "words"),
+    [
+        ('{"haproxy": {"tls": {"curves": ["X25518"]}}}', "X25518"),
+        ('{"redis": {"users": {"counter": {"secret": "redis-counter", "keys": ["counter:seen"], "commands": ["incrr"]}}}}', "incrr"),
+    ],
+)
+def test_a_config_that_its_own_program_refuses_leaves_the_good_one_running(lab: Lab, pillar: str, words: str) -> None:
+    before, count = starts(lab), lab.see()
+    refused = lab.apply(check=False, PILLAR=pillar)
+    assert refused.returncode != 0
+    assert "refused by its own check, nothing was changed" in refused.stdout
+    assert words in refused.stdout, "the program's own message"
+    assert starts(lab) == before
+    assert lab.see() == count + 1
+    assert lab.apply().stdout.strip().endswith("0 changed, 0 failed")
+
+
+def test_a_config_that_passes_its_check_but_does_not_start_is_taken_back(lab: Lab) -> None:
+    """HAProxy's check does not see that another program holds a port."""
+    count = lab.see()
+    lab.run("systemd-run --unit=squatter --collect python3 -m http.server 8406 --bind 127.0.0.1")
+    try:
+        lab.wait("the port is taken", lambda: ":8406" in lab.run("ss -Hltn"))
+        failed = lab.apply(check=False, PILLAR='{"haproxy": {"admin": {"port": 8406}}}')
+        assert failed.returncode != 0
+        assert "the previous configuration is back and in use" in failed.stdout
+        assert "8405" in lab.run("grep -A1 'frontend admin' /etc/haproxy/haproxy.cfg")
+        assert lab.see() == count + 1
+    finally:
+        lab.run("systemctl stop squatter")
+    assert lab.apply().stdout.strip().endswith("0 changed, 0 failed")
+
+
+def test_a_release_that_never_gets_ready_goes_back_and_the_old_one_serves(lab: Lab) -> None:
+    count = lab.see()
+    failed = lab.apply(check=False, PILLAR='{"counter": {"ready_seconds": 3, "environment": {"REDIS_URL": "redis://127.0.0.1:1/0"}}}')
+    assert failed.returncode != 0
+    assert "counter@1.service" in failed.stdout
+    assert "it is back on" in failed.stdout
+    assert lab.see() == count + 1
+    lab.apply()
+    assert lab.apply().stdout.strip().endswith("0 changed, 0 failed")
+
+
+def test_a_certificate_near_its_end_is_renewed_by_the_next_apply(lab: Lab) -> None:
+    def serial() -> str:
+        done = subprocess.run(
+            f"openssl s_client -connect {lab.address}:443 </dev/null 2>/dev/null | openssl x509 -noout -serial -enddate",
+            shell=True, capture_output=True, text=True, timeout=20,
+        )
+        return done.stdout
+
+    before = serial()
+    lab.run(
+        "cd /etc/haproxy/tls && openssl x509 -x509toreq -in site.pem -signkey site.pem.key -out /root/site.csr 2>/dev/null"
+        " && openssl x509 -req -in /root/site.csr -CA /etc/stack/pki/ca.pem -CAkey /etc/stack/pki/ca.key"
+        " -days 20 -out site.pem 2>/dev/null && systemctl reload haproxy && rm /root/site.csr"
+    )
+    lab.wait("the short one is served", lambda: serial() != before)
+    short = serial()
+    started = lab.run("systemctl show -P ExecMainStartTimestampMonotonic haproxy")
+    lab.apply()
+    lab.wait("a new one is served", lambda: serial() != short)
+    assert lab.run("systemctl show -P ExecMainStartTimestampMonotonic haproxy") == started, "by a reload"
+    assert lab.status("healthz") == 200
+
+
+def test_an_apply_killed_at_any_moment_is_finished_by_the_next(lab: Lab) -> None:
+    moments = random.Random(20)
+    for turn in range(5):
+        overlay = f'{{"haproxy": {{"maxconn": {3000 + turn}}}, "counter": {{"environment": {{"COUNTER_THREADS": {3 + turn % 2}}}}}}}'
+        process = subprocess.Popen(
+            ["ssh", "-F", str(lab.state / "ssh_config"), lab.host,
+             f"cd /srv/stack && sudo -n bootstrap/converge 'pillar={overlay}'"],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        assert process.stdout is not None
+        # A moment is a state's line, not a time: the same on a slow machine.
+        wanted = moments.randint(1, 22)
+        for _ in range(wanted):
+            if not process.stdout.readline():
+                break
+        lab.run("pkill -9 -f bootstrap/converge || true")
+        process.wait(timeout=60)
+        assert lab.status("healthz") == 200
+    lab.apply()
+    assert lab.apply().stdout.strip().endswith("0 changed, 0 failed")
+    assert "maxconn 4000" in lab.run("cat /etc/haproxy/haproxy.cfg")
+    lab.wait("all instances", lab.all_ready)
+    lab.see()
+
+
+def test_bootstrap_again_does_nothing(lab: Lab) -> None:
+    assert "is in place" in lab.run("/srv/stack/bootstrap/bootstrap.sh")
+
+
+def test_packages_of_the_state_tree_are_all_that_was_installed(lab: Lab) -> None:
+    failed = lab.run("dpkg --audit")
+    assert failed == ""

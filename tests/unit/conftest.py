@@ -1,0 +1,254 @@
+"""What the unit tests share: Salt modules loaded with names of our own, and real Salt on a copy."""
+
+from __future__ import annotations
+
+import base64
+import concurrent.futures
+import grp
+import importlib.util
+import json
+import os
+import pwd
+import shutil
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+# `import control`, whatever folder pytest was started from.
+sys.path.insert(0, str(ROOT))
+
+RELEASE = "0.1.0-g0123456789ab"
+# As a machine would have made it; no rendered file but a secret one may hold even its hash.
+SECRETS = {"redis-admin": "sentinel-of-the-administrator", "redis-counter": "sentinel-of-the-app"}
+
+
+def load(path: Path, **dunders: Any) -> ModuleType:
+    """A fresh module from `path`, with Salt's dunders as given, else empty."""
+    name = f"loaded_{path.stem}_{uuid.uuid4().hex}"
+    loader = SourceFileLoader(name, str(path))
+    spec = importlib.util.spec_from_loader(name, loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    names: dict[str, Any] = {
+        "__salt__": {}, "__opts__": {"test": False}, "__pillar__": {}, "__grains__": {},
+        "__context__": {},
+    }
+    for key, value in {**names, **{f"__{k}__": v for k, v in dunders.items()}}.items():
+        setattr(module, key, value)
+    # No __pycache__ beside the sources: bootstrap/converge has no suffix.
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        loader.exec_module(module)
+    finally:
+        sys.dont_write_bytecode = before
+    return module
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The checkout."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def load_source() -> Callable[..., ModuleType]:
+    """`load_source('salt/_modules/checked.py', salt={…}, opts={…})`."""
+    return lambda path, **dunders: load(ROOT / path, **dunders)
+
+
+@pytest.fixture(scope="session")
+def me() -> dict[str, str]:
+    """Owner of files that this process may write: `{user, group}`."""
+    return {
+        "user": pwd.getpwuid(os.geteuid()).pw_name,
+        "group": grp.getgrgid(os.getegid()).gr_name,
+    }
+
+
+# --- real Salt on a copy of the tree --------------------------------------------------------------
+
+
+def copy_tree(target: Path, machine: dict[str, str]) -> Path:
+    """
+    The part of the checkout that a machine gets, in `target`, with a minion configuration that
+    writes nothing outside of it. Returns that configuration's path.
+    """
+    target.mkdir(parents=True, exist_ok=True)
+    ignore = shutil.ignore_patterns("__pycache__", "machine.yaml")
+    for part in ("salt", "pillar"):
+        shutil.copytree(ROOT / part, target / part, ignore=ignore)
+    shutil.copy(ROOT / "Saltfile", target)
+    (target / "pillar" / "machine.yaml").write_text(yaml.safe_dump(machine), encoding="utf-8")
+
+    secrets = target / "secrets"
+    secrets.mkdir()
+    for name, value in SECRETS.items():
+        (secrets / name).write_text(value, encoding="ascii")
+    module = target / "salt" / "_modules" / "secret.py"
+    text = module.read_text(encoding="utf-8")
+    assert text.count('FOLDER = "/etc/stack/secrets"') == 1
+    module.write_text(text.replace('"/etc/stack/secrets"', repr(str(secrets))), encoding="utf-8")
+
+    options = yaml.safe_load((ROOT / "salt" / "_etc" / "minion").read_text(encoding="utf-8"))
+    state = target / "state"
+    options.update(
+        id=machine["name"],
+        cachedir=str(state / "cache"),
+        pki_dir=str(state / "pki"),
+        sock_dir=str(state / "sock"),
+        pidfile=str(state / "pid"),
+        log_file=str(state / "log"),
+    )
+    path = target / "etc" / "minion"
+    path.parent.mkdir()
+    path.write_text(yaml.safe_dump(options), encoding="utf-8")
+    return path
+
+
+def ask_salt(tree: Path, questions: list[list[Any]]) -> list[Any]:
+    """Answers of real Salt, from within `tree`, to `[function, arguments, keywords]`."""
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).parent / "in_salt.py"), str(tree / "etc" / "minion")],
+        input=json.dumps(questions), cwd=tree, capture_output=True, text=True, check=False,
+        timeout=120, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+    )
+    assert done.returncode == 0, f"Salt ended with {done.returncode}:\n{done.stderr[-4000:]}"
+    answers = json.loads(done.stdout)
+    assert isinstance(answers, list)
+    return answers
+
+
+@dataclass
+class Rendered:
+    """What Salt makes of one machine of one topology."""
+
+    topology: dict[str, Any]
+    name: str
+    top: list[str]
+    low: list[Any]
+    files: dict[str, dict[str, Any]]
+    status: dict[str, Any]
+    tree: list[str] = field(default_factory=list)
+
+    @property
+    def machine(self) -> dict[str, Any]:
+        found = self.topology["machines"][self.name]
+        assert isinstance(found, dict)
+        return found
+
+    def with_role(self, role: str) -> list[dict[str, Any]]:
+        return [one for one in self.topology["machines"].values() if role in one["roles"]]
+
+    def data(self, path: str) -> bytes:
+        return base64.b64decode(self.files[path]["data"])
+
+    def text(self, path: str) -> str:
+        return self.data(path).decode()
+
+
+def topologies() -> list[dict[str, Any]]:
+    return [
+        yaml.safe_load(path.read_text(encoding="utf-8"))
+        for path in sorted((ROOT / "pillar" / "topologies").glob("*.yaml"))
+    ]
+
+
+MACHINES = [(one["name"], name) for one in topologies() for name in one["machines"]]
+
+
+@pytest.fixture(scope="session")
+def all_rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Rendered]:
+    """Every machine of every topology, each rendered once by a Salt of its own."""
+    by_name = {one["name"]: one for one in topologies()}
+
+    def render(which: tuple[str, str]) -> Rendered:
+        topology, name = which
+        tree = trees / f"{topology}-{name}"
+        copy_tree(tree, {"topology": topology, "name": name, "release": RELEASE})
+        (answer,) = ask_salt(tree, [["render everything", [], {}]])
+        return Rendered(
+            by_name[topology], name, answer["top"].get("base", []), answer["low"],
+            answer["files"], answer["status"], answer["tree"],
+        )
+
+    trees = tmp_path_factory.mktemp("trees")
+    with concurrent.futures.ThreadPoolExecutor(max_workers=os.cpu_count() or 2) as pool:
+        return dict(zip(MACHINES, pool.map(render, MACHINES), strict=True))
+
+
+@pytest.fixture(params=MACHINES, ids=["/".join(which) for which in MACHINES])
+def rendered(
+    request: pytest.FixtureRequest, all_rendered: dict[tuple[str, str], Rendered]
+) -> Rendered:
+    """One machine of one topology; a test that asks for it runs once for each."""
+    return all_rendered[request.param]
+
+
+@pytest.fixture(scope="session")
+def machine_copy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., list[Any]]]:
+    """`machine_copy([[function, arguments, keywords], …])`: answers on a copy of machine dev."""
+    tree = tmp_path_factory.mktemp("copy") / "dev"
+    copy_tree(tree, {"topology": "dev", "name": "dev", "release": RELEASE})
+    yield lambda questions: ask_salt(tree, questions)
+
+
+# --- a systemd that only remembers ----------------------------------------------------------------
+
+
+class Systemd:
+    """Stands in for `checked.systemctl`: units are up or down, and every command is noted.
+
+    `fail` maps a command (`"reload haproxy"`) to how often it is yet to fail.
+    """
+
+    def __init__(self) -> None:
+        self.commands: list[str] = []
+        self.active: set[str] = set()
+        self.enabled: set[str] = set()
+        self.fail: dict[str, int] = {}
+        self.on: Callable[[str], None] = lambda command: None
+
+    def __call__(self, *words: str, timeout: int = 120) -> tuple[int, str]:
+        verb, unit = words[0], words[-1]
+        command = " ".join(words)
+        if verb == "is-active":
+            return (0, "active") if unit in self.active else (3, "inactive")
+        if verb == "is-enabled":
+            return (0, "enabled") if unit in self.enabled else (1, "disabled")
+        if verb == "is-failed":
+            return 1, "active"
+        self.commands.append(command)
+        self.on(command)
+        if self.fail.get(command):
+            self.fail[command] -= 1
+            if verb in ("start", "restart"):
+                self.active.discard(unit)
+            return 1, f"Job for {unit} failed."
+        if verb in ("start", "restart"):
+            self.active.add(unit)
+        elif verb == "enable":
+            self.enabled.add(unit)
+        elif verb == "disable":
+            self.enabled.discard(unit)
+            if "--now" in words:
+                self.active.discard(unit)
+        return 0, ""
+
+    def did(self, *verbs: str) -> list[str]:
+        """Commands of these verbs, in order."""
+        return [command for command in self.commands if command.split()[0] in verbs]
+
+
+@pytest.fixture
+def systemd() -> Systemd:
+    return Systemd()
