@@ -175,12 +175,13 @@ def check(wanted, checks, instance="1"):
 
 
 def _run_check(command, staged):
-    words = [
-        __salt__["formula.file"](word) if word.startswith("salt://") else word
-        for word in shlex.split(command.replace("{staged}", staged))
-    ]
-    if words and not os.access(words[0], os.X_OK) and os.path.isabs(words[0]):
-        words.insert(0, "/bin/sh")
+    words = []
+    for word in shlex.split(command.replace("{staged}", staged)):
+        if word.startswith("salt://"):
+            # A file of the tree, by its interpreter: a cached copy has no execute bit.
+            words += [_interpreter(word)] if not words else []
+            word = __salt__["formula.file"](word)
+        words.append(word)
     try:
         done = subprocess.run(
             words, capture_output=True, text=True, timeout=_CHECK_TIMEOUT, stdin=subprocess.DEVNULL
@@ -193,6 +194,27 @@ def _run_check(command, staged):
         return None
     said = (done.stderr + done.stdout).strip()
     return said or f"{command}: exit code {done.returncode}, without a word"
+
+
+def _interpreter(source):
+    return "/usr/bin/python3" if source.endswith(".py") else "/bin/sh"
+
+
+def ready(command):
+    """None when the shell command says that the service does its work, else what it said."""
+    program, _, rest = command.partition(" ")
+    if program.startswith("salt://"):
+        path = shlex.quote(__salt__["formula.file"](program))
+        command = f"{_interpreter(program)} {path} {rest}"
+    try:
+        done = subprocess.run(
+            command, shell=True, capture_output=True, text=True, timeout=10, stdin=subprocess.DEVNULL
+        )
+    except subprocess.TimeoutExpired:
+        return f"{command}: no answer"
+    if done.returncode == 0:
+        return None
+    return (done.stderr or done.stdout).strip() or f"{command}: exit code {done.returncode}"
 
 
 def _verify_units(wanted, staged, instance):
@@ -235,6 +257,9 @@ def _verify_units(wanted, staged, instance):
 
 
 def _write(path, spec):
+    # A file that a killed run left here keeps its own, perhaps wider, mode until the end.
+    if os.path.lexists(path):
+        os.unlink(path)
     with open(path, "wb", opener=lambda p, flags: os.open(p, flags, 0o600)) as file:
         file.write(spec["data"])
         owner = _owner(spec) if "user" in spec else (spec["uid"], spec["gid"])
@@ -263,9 +288,7 @@ def swap(wanted, extra=()):
             staged[path] = f"{path}.stack-new"
             _write(staged[path], spec)
     except BaseException:
-        for temporary in staged.values():
-            if os.path.exists(temporary):
-                os.unlink(temporary)
+        _discard(staged.values())
         raise
     try:
         for path, temporary in staged.items():
@@ -274,10 +297,17 @@ def swap(wanted, extra=()):
             os.unlink(path)
     except OSError:
         restore(before)
+        _discard(staged.values())
         raise
     for folder in {os.path.dirname(path) for path in before}:
         _sync(folder)
     return before
+
+
+def _discard(paths):
+    for path in paths:
+        if os.path.lexists(path):
+            os.unlink(path)
 
 
 def _sync(folder):

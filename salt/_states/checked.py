@@ -26,17 +26,17 @@ def _prepare(ret, files, context, checks, clean, instance, may_run):
     try:
         wanted = __salt__["checked.render"](files, context)
         changes, extra = __salt__["checked.differences"](wanted, clean or ())
+        said = None
+        if changes and may_run:
+            said = __salt__["checked.check"](wanted, checks or (), instance)
     except (CommandExecutionError, OSError) as error:
-        ret.update(result=False, comment=str(error))
+        ret.update(result=False, comment=f"nothing was changed: {error}")
         return None
-    if changes and may_run:
-        said = __salt__["checked.check"](wanted, checks or (), instance)
-        if said is not None:
-            ret.update(
-                result=False,
-                comment=f"refused by its own check, nothing was changed:\n{said}",
-            )
-            return None
+    if said is not None:
+        ret.update(
+            result=False, comment=f"refused by its own check, nothing was changed:\n{said}"
+        )
+        return None
     return wanted, changes, extra
 
 
@@ -110,7 +110,8 @@ def service(
     restart_on
         glob patterns of files that a reload cannot take; unit files always are
     ready
-        command that succeeds once the service does its work
+        shell command that succeeds once the service does its work; a leading ``salt://…`` is a
+        program of the tree
     ready_timeout
         seconds to wait for that
 
@@ -137,11 +138,15 @@ def service(
 
     if test:
         active = systemctl("is-active", name)[0] == 0
-        if changes or not active:
+        # Also what an apply that was killed after the swap has left to do.
+        now = __salt__["checked.digests"]([*wanted, *(uses or ())])
+        pending = now != __salt__["checked.loaded"](name)
+        if changes or pending or not active:
             how = "reloaded" if reload and active else "restarted" if active else "started"
             return {
                 **ret,
-                "changes": changes or {name: "not running"},
+                "changes": changes
+                or {name: "has not loaded its files yet" if active else "not running"},
                 "result": None,
                 "comment": f"would be checked and {how}",
             }
@@ -214,10 +219,9 @@ def _act(name, action, ready, timeout):
             return f"it is {state} right after"
         if ready is None:
             return None
-        done = __salt__["cmd.run_all"](ready, python_shell=True, timeout=10, ignore_retcode=True)
-        if done["retcode"] == 0:
+        said = __salt__["checked.ready"](ready)
+        if said is None:
             return None
         if time.monotonic() > deadline:
-            said = (done["stderr"] or done["stdout"]).strip()
-            return f"not ready after {timeout} s: {said or ready}"
+            return f"not ready after {timeout} s: {said}"
         time.sleep(0.2)

@@ -44,7 +44,7 @@ def installed(name, root, version, keep=5):
     return ret
 
 
-def rolled(name, root, version, instances, address, port, environment, values=None, uses=None, health="/readyz", timeout=30):
+def rolled(name, root, version, instances, address, port, environment, values=None, uses=None, health="/readyz", timeout=30, settled=None, settle=0):
     """
     Every instance runs ``version`` with ``environment``, moved one at a time: an instance is
     stopped (it drains by itself), set, started and waited for before the next one is touched.
@@ -66,6 +66,11 @@ def rolled(name, root, version, instances, address, port, environment, values=No
         path that answers 200 when the instance can serve
     timeout
         seconds an instance may take to get ready
+    settled
+        command, ``{instance}`` in it replaced, that succeeds once the load balancer uses the
+        instance again; waited for, at most ``timeout``, before the next one is touched
+    settle
+        where no such command can be asked: seconds to leave the load balancer for noticing
     """
     ret = {"name": name, "changes": {}, "result": True, "comment": f"{instances} on {version}"}
     uses = uses or []
@@ -79,10 +84,23 @@ def rolled(name, root, version, instances, address, port, environment, values=No
             "address": address,
             "credentials": f"/run/credentials/{unit}",
         }
-        try:
-            own = {key: str(value).format(**known) for key, value in environment.items()}
-        except (KeyError, IndexError, ValueError) as error:
-            return {**ret, "result": False, "comment": f"environment: unknown placeholder {error}"}
+        own = {}
+        for key, value in environment.items():
+            try:
+                own[key] = str(value).format(**known)
+            except (AttributeError, IndexError, KeyError, ValueError) as error:
+                return {
+                    **ret,
+                    "result": False,
+                    "comment": f"environment:{key}: {value!r}: unknown placeholder {error};"
+                    f" known: {', '.join(sorted(known))}",
+                }
+            if "\n" in own[key]:
+                return {
+                    **ret,
+                    "result": False,
+                    "comment": f"environment:{key}: {own[key]!r} spans lines; one is allowed",
+                }
         wanted = __salt__["release.fingerprint"](root, version, own, uses)
         active = __salt__["checked.systemctl"]("is-active", unit)[0] == 0
         enabled = __salt__["checked.systemctl"]("is-enabled", unit)[0] == 0
@@ -123,6 +141,16 @@ def rolled(name, root, version, instances, address, port, environment, values=No
                 }
             __salt__["release.mark_started"](root, number, wanted)
             ret["changes"][unit] = f"on {version}"
+            # An instance that is ready is not yet in use: were the next one drained before the
+            # load balancer's next check, there would be none for a moment.
+            command = settled and settled.format(instance=number)
+            said = __salt__["release.wait_settled"](command, settle, timeout)
+            if said:
+                return {
+                    **ret,
+                    "result": False,
+                    "comment": f"{unit} is ready, but {said}; later instances were not touched",
+                }
         if systemctl("is-enabled", unit)[0] != 0:
             code, said = systemctl("enable", unit)
             if code:
@@ -130,7 +158,9 @@ def rolled(name, root, version, instances, address, port, environment, values=No
             ret["changes"].setdefault(unit, "enabled")
     for number in extra:
         unit = f"{name}@{number}.service"
-        systemctl("disable", "--now", unit)
+        code, said = systemctl("disable", "--now", unit)
+        if code:
+            return {**ret, "result": False, "comment": f"{unit} cannot be stopped: {said}"}
         __salt__["release.remove_instance"](root, number)
         ret["changes"][unit] = "drained and removed"
     if ret["changes"]:

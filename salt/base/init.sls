@@ -30,3 +30,12 @@ timezone:
   timezone.system:
     - name: {{ base.timezone }}
     - utc: true
+
+{% if salt['file.file_exists']('/usr/lib/systemd/system/systemd-resolved.service') %}
+# Its LLMNR and multicast DNS answer every neighbour on the network; nobody here asks.
+resolver listens to nobody:
+  checked.service:
+    - name: systemd-resolved
+    - files:
+        /etc/systemd/resolved.conf.d/stack.conf: {source: salt://base/files/resolved.conf}
+{% endif %}

@@ -1,5 +1,6 @@
 # The application: its release, its unit, then the instances, moved one at a time.
 {% from 'counter/map.jinja' import counter with context %}
+{% from 'haproxy/map.jinja' import haproxy with context %}
 {% from 'redis/map.jinja' import redis with context %}
 {% set version = salt['release.choose'](counter.name, counter.root, counter.version) %}
 {% set store = salt['topology.machines']('store')[0] %}
@@ -48,6 +49,15 @@
     - port: {{ counter.port }}
     - health: {{ counter.health.ready }}
     - timeout: {{ counter.ready_seconds }}
+    {% if 'edge' in salt['topology.machine']().roles %}
+    # No HAProxy yet on a first apply: then nobody has to notice.
+    - settled: >-
+        ! systemctl -q is-active haproxy ||
+        curl -s 'http://{{ haproxy.admin.address }}:{{ haproxy.admin.port }}/;csv' | grep -q '^app,{{ salt['topology.machine']().name }}-{instance},.*,UP,'
+        || ! grep -q '{{ salt['topology.machine']().name }}-{instance} ' /etc/haproxy/haproxy.cfg
+    {% else %}
+    - settle: {{ counter.settle_seconds }}
+    {% endif %}
     - values:
         machine: {{ salt['topology.machine']().name }}
         store: {{ salt['topology.address']('app', store.name) }}

@@ -27,12 +27,15 @@ haproxy running:
           name: {{ salt['topology.machine']().name }}
           ipv6: {{ (grains.get('ipv6', []) | length > 0) | json }}
     - checks:
-        - haproxy -c -q -f {staged}/etc/haproxy/haproxy.cfg
+        - haproxy -c -f {staged}/etc/haproxy/haproxy.cfg
     # Made by haproxy.tls; a renewed certificate is a reload.
     - uses:
         - {{ haproxy.tls.directory }}/site.pem
         - {{ haproxy.tls.directory }}/site.pem.key
     - reload: true
+    # `systemctl reload` succeeds even when the new process did not start and the old one goes on.
+    - ready: salt://haproxy/files/loaded.py /run/haproxy-admin/master.sock
+    - ready_timeout: 10
     - require:
       - pkg: haproxy package
       - x509: site certificate

@@ -141,7 +141,7 @@ def test_an_apply_killed_at_any_moment_is_finished_by_the_next(lab: Lab) -> None
         for _ in range(wanted):
             if not process.stdout.readline():
                 break
-        lab.run("pkill -9 -f bootstrap/converge || true")
+        lab.run("pkill -9 -f '[b]ootstrap/converge' || true")
         process.wait(timeout=60)
         assert lab.status("healthz") == 200
     lab.apply()

@@ -194,7 +194,7 @@ def test_the_application_may_only_count_its_key(lab: Lab) -> None:
             f"REDISCLI_AUTH=$(cat /etc/stack/secrets/redis-counter) redis-cli --user counter --no-auth-warning {command} 2>&1"
         )
 
-    for command in ("FLUSHALL", "CONFIG GET dir", "KEYS '*'", "GET counter:seen", "INCR other", "DEBUG sleep 0", "ACL LIST"):
+    for command in ("FLUSHALL", "CONFIG GET dir", "KEYS '*'", "GET counter:seen", "INCR other", "ACL LIST"):
         assert "NOPERM" in as_application(command), command
     assert "NOAUTH" in lab.run("redis-cli INCR counter:seen 2>&1") or "NOPERM" in lab.run("redis-cli INCR counter:seen 2>&1")
     assert as_application("PING") == "PONG\n"

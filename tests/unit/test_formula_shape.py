@@ -1,0 +1,179 @@
+"""Every formula is a room: each has the same furniture, and the papers agree with each other."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+TREE = Path(__file__).resolve().parents[2] / "salt"
+FORMULAS = sorted(
+    path.name for path in TREE.iterdir() if path.is_dir() and not path.name.startswith(("_", "."))
+)
+
+
+@pytest.fixture(params=FORMULAS)
+def formula(request: pytest.FixtureRequest) -> Path:
+    return TREE / str(request.param)
+
+
+def read(path: Path) -> Any:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def schema(formula: Path) -> dict[str, Any]:
+    found = read(formula / "schema.yaml")
+    assert isinstance(found, dict)
+    return found
+
+
+def settings_of(part: dict[str, Any], where: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """`(path, schema)` of every setting: what has `properties` is a group, the rest settings."""
+    for name, inner in part.get("properties", {}).items():
+        path = f"{where}:{name}".lstrip(":")
+        if "properties" in inner:
+            yield from settings_of(inner, path)
+        else:
+            yield path, inner
+
+
+def keys_of(defaults: Any, part: dict[str, Any], where: str = "") -> Iterator[str]:
+    """Paths of the defaults, as deep as the schema names keys; a map of free keys is one."""
+    for name, value in defaults.items():
+        path = f"{where}:{name}".lstrip(":")
+        inner = part.get("properties", {}).get(name, {})
+        if isinstance(value, dict) and "properties" in inner:
+            yield from keys_of(value, inner, path)
+        else:
+            yield path
+
+
+def test_a_formula_is_a_room(formula: Path) -> None:
+    wanted = {"init.sls", "map.jinja", "defaults.yaml", "schema.yaml", "README.md"}
+    assert wanted - {path.name for path in formula.iterdir()} == set()
+
+
+def test_map_jinja_is_short_and_validates_the_pillar(formula: Path) -> None:
+    text = (formula / "map.jinja").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 20
+    assert f"salt['formula.settings']('{formula.name}')" in text
+
+
+def test_every_sls_takes_its_settings_by_the_map(formula: Path) -> None:
+    """An SLS that reads the pillar by itself is one that no schema guards."""
+    for path in formula.glob("*.sls"):
+        text = path.read_text(encoding="utf-8")
+        assert f"from '{formula.name}/map.jinja' import {formula.name}" in text, path
+        for key in re.findall(r"pillar(?:\[|\.get\()'([^']+)'", text):
+            assert key.split(":")[0] in ("topology", "machine"), f"{path}: pillar {key}"
+
+
+def test_schema_is_a_valid_schema_of_the_dialect_it_names(formula: Path) -> None:
+    found = schema(formula)
+    assert found["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    jsonschema.Draft202012Validator.check_schema(found)
+    assert found["title"] == formula.name
+    assert found["type"] == "object"
+
+
+def test_schema_refuses_unknown_keys_and_describes_known_ones(formula: Path) -> None:
+    def walk(part: Any, where: str) -> None:
+        if isinstance(part, list):
+            for item in part:
+                walk(item, where)
+        if not isinstance(part, dict):
+            return
+        if isinstance(part.get("properties"), dict):
+            assert part.get("additionalProperties") is False, f"{where}: lets any key pass"
+            for name, inner in part["properties"].items():
+                assert inner.get("description"), f"{where}:{name}: no description"
+                walk(inner, f"{where}:{name}")
+        for keyword in ("additionalProperties", "items", "oneOf", "anyOf", "allOf"):
+            walk(part.get(keyword), f"{where}:{keyword}")
+        for name, inner in part.get("$defs", {}).items():
+            walk(inner, f"$defs:{name}")
+        if part.get("type") == "object":
+            assert "additionalProperties" in part, f"{where}: lets any key pass"
+
+    found = schema(formula)
+    assert found.get("description")
+    walk(found, formula.name)
+
+
+def test_defaults_are_valid_by_the_formulas_own_schema(formula: Path) -> None:
+    validator = jsonschema.Draft202012Validator(schema(formula))
+    problems = [
+        f"{'/'.join(map(str, error.absolute_path))}: {error.message}"
+        for error in validator.iter_errors(read(formula / "defaults.yaml"))
+    ]
+    assert problems == []
+
+
+def test_defaults_and_schema_name_the_same_settings(formula: Path) -> None:
+    given = set(keys_of(read(formula / "defaults.yaml"), schema(formula)))
+    assert given == {path for path, _ in settings_of(schema(formula))}
+
+
+def commented(lines: list[str], number: int) -> str:
+    """Comment beside line `number` and in the block directly above it."""
+    beside = re.search(r"\s#\s*(.*)", re.sub(r"'[^']*'|\"[^\"]*\"", "", lines[number]))
+    words = [beside[1]] if beside else []
+    while number > 0 and lines[number - 1].lstrip().startswith("#"):
+        number -= 1
+        words.append(lines[number].lstrip("# "))
+    return " ".join(words)
+
+
+def test_every_default_has_its_comment_above_or_beside_it(formula: Path) -> None:
+    text = (formula / "defaults.yaml").read_text(encoding="utf-8")
+    lines = text.splitlines()
+    known = schema(formula)
+    bare = []
+
+    def walk(node: yaml.MappingNode, part: dict[str, Any], where: str, above: str) -> None:
+        for key, value in node.value:
+            path = f"{where}:{key.value}".lstrip(":")
+            inner = part.get("properties", {}).get(key.value, {})
+            said = commented(lines, key.start_mark.line)
+            if isinstance(value, yaml.MappingNode) and "properties" in inner:
+                walk(value, inner, path, said)
+            # A group's own comment may speak for a key by naming it: `ready` is this, `alive` that.
+            elif not said and f"`{key.value}`" not in above:
+                bare.append(path)
+
+    walk(yaml.compose(text), known, "", "")
+    assert bare == []
+
+
+def examples(formula: Path) -> list[Any]:
+    text = (formula / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"(?ms)^```yaml\n(.*?)^```", text)
+    parsed = [yaml.safe_load(block) for block in blocks]
+    return [one for one in parsed if isinstance(one, dict) and formula.name in one]
+
+
+def test_readme_shows_a_pillar_that_is_valid(formula: Path) -> None:
+    found = examples(formula)
+    assert found, f"{formula.name}/README.md: no ```yaml block with the key {formula.name}"
+    for one in found:
+        for name, value in one.items():
+            jsonschema.Draft202012Validator(schema(TREE / name)).validate(value)
+
+
+def test_readme_says_how_to_check_by_hand(formula: Path) -> None:
+    text = (formula / "README.md").read_text(encoding="utf-8")
+    section = re.search(r"(?ims)^#+ .*check.*by hand.*?$(.*?)(?=^#+ |\Z)", text)
+    assert section, "no section 'Check it by hand'"
+    assert "```" in section[1] or "`" in section[1], "it names no command"
+
+
+def test_a_daemon_says_how_its_status_is_asked(formula: Path) -> None:
+    text = "\n".join(path.read_text(encoding="utf-8") for path in formula.glob("*.sls"))
+    daemon = re.search(r"(?m)^\s+(checked\.service|service\.running|release\.rolled):", text)
+    if daemon:
+        assert (formula / "status.yaml").is_file(), f"it runs a daemon ({daemon[1]})"

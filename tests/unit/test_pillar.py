@@ -1,0 +1,200 @@
+"""A misspelt or mistyped pillar key stops the run before any change, with its path."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+from salt.exceptions import CommandExecutionError
+
+SCHEMA = {
+    "$schema": "https://json-schema.org/draft/2020-12/schema",
+    "type": "object", "additionalProperties": False,
+    "properties": {
+        "port": {"type": "integer", "minimum": 1, "maximum": 65535},
+        "mode": {"enum": ["fast", "exact"]},
+        "size": {"type": "string", "pattern": "^[0-9]+mb$", "description": "such as 128mb"},
+        "list": {"type": "array", "items": {"type": "string"}},
+        "inner": {
+            "type": "object", "additionalProperties": False,
+            "properties": {"depth": {"type": ["integer", "null"]}, "name": {"type": "string"}},
+        },
+    },
+}
+DEFAULTS = {"port": 80, "mode": "fast", "size": "1mb", "list": ["a", "b"],
+            "inner": {"depth": 1, "name": "default"}}
+
+
+@pytest.fixture
+def formula(load_source: Callable[..., ModuleType], tmp_path: Path) -> ModuleType:
+    """The execution module on a tree with the formulas `web` and `store`."""
+    for name in ("web", "store"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "schema.yaml").write_text(yaml.safe_dump(SCHEMA))
+        (tmp_path / name / "defaults.yaml").write_text(yaml.safe_dump(DEFAULTS))
+    (tmp_path / "_modules").mkdir()
+    (tmp_path / "_modules" / "schema.yaml").write_text("not a formula")
+
+    def files() -> list[str]:
+        return [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()]
+
+    def cached(source: str) -> str:
+        path = tmp_path / source.removeprefix("salt://")
+        return str(path) if path.exists() else ""
+
+    module = load_source(
+        "salt/_modules/formula.py",
+        salt={"cp.list_master": files, "cp.cache_file": cached},
+        grains={"os_family": "Debian", "oscodename": "bookworm"},
+    )
+    module.tree = tmp_path  # type: ignore[attr-defined]
+    return module
+
+
+def test_a_pillar_that_is_right_has_no_problems(formula: ModuleType) -> None:
+    assert formula.names() == ["store", "web"]
+    pillar = {"web": {"port": 8080, "inner": {"depth": None}}, "topology": {"x": 1}, "machine": {}}
+    assert formula.problems(pillar) == []
+    assert formula.problems({}) == []
+
+
+@pytest.mark.parametrize(
+    ("pillar", "line"),
+    [
+        ({"wbe": {}}, "pillar wbe: unknown key; did you mean 'web'? known: store, web"),
+        ({"zzzz": {}}, "pillar zzzz: unknown key; known: store, web"),
+        ({"web": {"prot": 80}},
+         "pillar web:prot: unknown key; did you mean 'port'? known: inner, list, mode, port, size"),
+        ({"web": {"inner": {"dept": 1}}},
+         "pillar web:inner:dept: unknown key; did you mean 'depth'? known: depth, name"),
+        ({"web": {"port": "80"}}, "pillar web:port: '80' is not of type integer"),
+        ({"web": {"port": True}}, "pillar web:port: True is not of type integer"),
+        ({"web": {"inner": {"depth": "x"}}},
+         "pillar web:inner:depth: 'x' is not of type integer or null"),
+        ({"web": None}, "pillar web: None is not of type object"),
+        ({"web": {"port": 0}}, "pillar web:port: 0 is out of range; allowed: 1..65535"),
+        ({"web": {"port": 65536}}, "pillar web:port: 65536 is out of range; allowed: 1..65535"),
+        ({"web": {"mode": "quick"}}, "pillar web:mode: 'quick' is not one of fast, exact"),
+        ({"web": {"size": "128"}},
+         "pillar web:size: '128' does not look right; allowed: such as 128mb"),
+        ({"web": {"list": ["a", 5]}}, "pillar web:list[1]: 5 is not of type string"),
+    ],
+)
+def test_a_wrong_pillar_is_refused_with_its_path_and_what_is_right(
+    formula: ModuleType, pillar: dict[str, Any], line: str
+) -> None:
+    assert formula.problems(pillar) == [line]
+
+
+def test_every_problem_is_told_at_once_one_line_each(formula: ModuleType) -> None:
+    pillar = {"wbe": 1, "web": {"prot": 1, "mdoe": 2, "port": 0}, "store": {"size": 5}}
+    lines = formula.problems(pillar)
+    assert {line.split(":")[0] + ":" + line.split(":")[1] for line in lines if "web" in line}
+    assert [line.removeprefix("pillar ").split(": ")[0] for line in lines] == sorted(
+        ["wbe", "store:size", "web:mdoe", "web:port", "web:prot"],
+        key=lambda path: [line.removeprefix("pillar ").split(": ")[0] for line in lines].index(path),
+    )
+    assert len(lines) == 5
+    assert all("\n" not in line for line in lines)
+
+
+def test_another_formulas_mistake_refuses_this_one_too(formula: ModuleType) -> None:
+    formula.__pillar__.update({"store": {"prot": 1}})
+    with pytest.raises(CommandExecutionError, match="store:prot") as caught:
+        formula.settings("web")
+    assert "nothing was changed" in str(caught.value)
+    with pytest.raises(CommandExecutionError, match="reasons: see above"):
+        formula.settings("store")
+
+
+def test_settings_are_defaults_then_family_then_release_then_pillar(formula: ModuleType) -> None:
+    (formula.tree / "web" / "os.yaml").write_text(yaml.safe_dump({
+        "Debian": {"port": 1, "mode": "exact", "size": "2mb", "inner": {"name": "family"}},
+        "bookworm": {"port": 2, "size": "3mb"},
+        "trixie": {"port": 99},
+        "RedHat": {"port": 98},
+    }))
+    assert formula.settings("web") == {
+        "port": 2, "mode": "exact", "size": "3mb", "list": ["a", "b"],
+        "inner": {"depth": 1, "name": "family"},
+    }
+    formula.__pillar__.update({"web": {"port": 3, "inner": {"depth": 7}}})
+    assert formula.settings("web")["port"] == 3
+    assert formula.settings("web")["size"] == "3mb"
+    assert formula.settings("web")["inner"] == {"depth": 7, "name": "family"}
+    assert formula.settings("store") == DEFAULTS, "another formula's os.yaml and pillar"
+
+
+def test_lists_are_replaced_not_joined(formula: ModuleType) -> None:
+    formula.__pillar__.update({"web": {"list": ["z"]}})
+    assert formula.settings("web")["list"] == ["z"]
+
+
+def test_neither_defaults_nor_pillar_are_changed_by_reading(formula: ModuleType) -> None:
+    formula.__pillar__.update({"web": {"list": ["z"], "inner": {"depth": 2}}})
+    before = copy.deepcopy(formula.__pillar__)
+    got = formula.settings("web")
+    got["list"].append("mine")
+    got["inner"]["depth"] = 9
+    assert formula.__pillar__ == before
+    assert formula.settings("web")["inner"] == {"depth": 2, "name": "default"}
+    assert formula.settings("web")["list"] == ["z"]
+
+
+def test_a_null_in_the_pillar_overrides_a_default(formula: ModuleType) -> None:
+    formula.__pillar__.update({"web": {"inner": {"depth": None}}})
+    assert formula.settings("web")["inner"]["depth"] is None
+
+
+def test_a_file_that_is_not_in_the_tree_is_named(formula: ModuleType) -> None:
+    with pytest.raises(CommandExecutionError, match="salt://web/nothing is not in the tree"):
+        formula.file("salt://web/nothing")
+    with pytest.raises(CommandExecutionError, match="nowhere has no defaults"):
+        formula.settings("nowhere")
+
+
+# --- through real Salt ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def refusals(machine_copy: Callable[..., list[Any]]) -> dict[str, str]:
+    """What real Salt answers to a wrong pillar, for a whole apply and for one formula alone."""
+    wrong = {
+        "key": {"redis": {"prot": 1}},
+        "top": {"haporxy": {}},
+        "several": {"redis": {"port": "x"}, "haproxy": {"backend": {"balance": "magic"}},
+                    "counter": {"health": {"redy": "/"}}},
+    }
+    questions = [
+        *(["state.show_sls", ["base"], {"pillar": pillar}] for pillar in wrong.values()),
+        ["state.show_lowstate", [], {"pillar": wrong["key"]}],
+        ["state.show_sls", ["base"], {"pillar": {"redis": {"port": 6380}}}],
+    ]
+    answers = machine_copy(questions)
+    return dict(zip([*wrong, "whole", "right"], map(str, answers), strict=True))
+
+
+def test_one_formula_alone_is_refused_for_any_formulas_mistake(refusals: dict[str, str]) -> None:
+    assert "pillar redis:prot: unknown key; did you mean 'port'?" in refusals["key"]
+    assert "nothing was changed" in refusals["key"]
+    assert "pillar haporxy: unknown key; did you mean 'haproxy'?" in refusals["top"]
+
+
+def test_a_whole_apply_is_refused_with_the_path(refusals: dict[str, str]) -> None:
+    assert "pillar redis:prot: unknown key" in refusals["whole"]
+    assert "'state': 'pkg'" not in refusals["whole"], "states were made all the same"
+
+
+def test_real_salt_tells_every_problem_at_once(refusals: dict[str, str]) -> None:
+    for path in ("redis:port", "haproxy:backend:balance", "counter:health:redy"):
+        assert f"pillar {path}: " in refusals["several"]
+
+
+def test_a_right_overlay_is_taken(refusals: dict[str, str]) -> None:
+    assert "base packages" in refusals["right"]
+    assert "refused" not in refusals["right"]

@@ -1,0 +1,340 @@
+"""What real Salt makes of the tree, for every machine of every topology, without any machine."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+# Which formula a role is for; a role may bring more.
+FORMULAS = {"edge": "haproxy", "app": "counter", "store": "redis"}
+UNIT = re.compile(r"^/etc/systemd/system/[^/]+\.(service|socket|timer|path|mount|target)(\.d/.+)?$")
+SECRETS = {"redis-admin": "sentinel-of-the-administrator", "redis-counter": "sentinel-of-the-app"}
+
+
+def checked(rendered: Any) -> list[dict[str, Any]]:
+    return [chunk for chunk in rendered.low if chunk["state"] == "checked"]
+
+
+def test_every_machine_renders_to_a_lowstate_without_an_error(rendered: Any) -> None:
+    # Errors come as strings among (or instead of) the chunks.
+    assert [one for one in rendered.low if not isinstance(one, dict)] == []
+    assert {chunk["__sls__"].split(".")[0] for chunk in rendered.low} == set(rendered.top)
+
+
+def test_every_sls_of_the_tree_is_rendered_on_some_machine(
+    all_rendered: dict[Any, Any], root: Path
+) -> None:
+    used = {chunk["__sls__"] for one in all_rendered.values() for chunk in one.low}
+    written = {
+        ".".join(path.relative_to(root / "salt").with_suffix("").parts).removesuffix(".init")
+        for path in (root / "salt").rglob("*.sls")
+        if not path.relative_to(root / "salt").parts[0].startswith("_") and path.name != "top.sls"
+    }
+    # An SLS that only includes others has no state of its own to be seen by.
+    including = {
+        name for name in written - used
+        if any(other.startswith(f"{name}.") for other in used)
+    }
+    assert written - used - including == set()
+
+
+def test_a_machine_gets_the_formulas_of_its_roles_and_no_others(rendered: Any) -> None:
+    assert rendered.top[0] == "base"
+    for role, formula in FORMULAS.items():
+        assert (formula in rendered.top) == (role in rendered.machine["roles"]), formula
+
+
+def test_state_ids_are_words_a_tired_person_can_read(rendered: Any) -> None:
+    for chunk in rendered.low:
+        identity = chunk["__id__"]
+        assert re.fullmatch(r"[A-Za-z][A-Za-z0-9' .:-]*[A-Za-z0-9]", identity), identity
+        assert not re.search(r"-(managed|installed|running|present|directory)$", identity), identity
+        assert not identity.endswith((".conf", ".cfg", ".service")), identity
+
+
+def test_no_state_id_appears_twice(rendered: Any) -> None:
+    # A state may run under many names, but then in one chunk of a list: pkgs, files.
+    counts = Counter((chunk["__id__"], chunk["state"]) for chunk in rendered.low)
+    assert [one for one, count in counts.items() if count > 1] == []
+    ids = Counter(identity for identity, _ in counts)
+    assert [one for one, count in ids.items() if count > 1] == []
+
+
+def test_every_requisite_names_a_state_that_is_there(rendered: Any) -> None:
+    known = {(chunk["state"], chunk["__id__"]) for chunk in rendered.low}
+    known |= {(chunk["state"], chunk["name"]) for chunk in rendered.low if "name" in chunk}
+    for chunk in rendered.low:
+        for kind in ("require", "watch", "onchanges", "require_in", "watch_in"):
+            for one in chunk.get(kind, []):
+                assert next(iter(one.items())) in known, f"{chunk['__id__']}: {kind}: {one}"
+
+
+def test_every_template_renders_whole(rendered: Any) -> None:
+    for chunk in checked(rendered):
+        for path in chunk["files"]:
+            text = rendered.text(path)
+            assert text.strip(), path
+            assert text.endswith("\n") or path.endswith(".http"), f"{path}: last line is cut"
+            assert "{{" not in text and "{%" not in text, path
+            # `None` or `Undefined` in a configuration is a setting that nobody gave.
+            assert not re.search(r"\bNone\b|\bUndefined\b", text), path
+
+
+def test_no_configuration_goes_live_unchecked(rendered: Any) -> None:
+    for chunk in checked(rendered):
+        # Units are verified without being asked for.
+        others = [path for path in chunk["files"] if not UNIT.match(path)]
+        named = " ".join(chunk.get("checks", []))
+        whole = re.search(r"\{staged\}(\s|$)", named)
+        configs = [path for path in others if not path.endswith(".http")]
+        for path in configs:
+            assert whole or "{staged}" + path in named, f"{chunk['__id__']}: {path} has no check"
+        if others:
+            # Static pages stand beside a configuration whose check reads them.
+            assert configs, f"{chunk['__id__']}: nothing here is checked: {others}"
+
+
+def test_no_service_or_config_gets_round_the_check(rendered: Any) -> None:
+    for chunk in rendered.low:
+        what = f"{chunk['state']}.{chunk['fun']}"
+        assert what not in ("service.running", "file.managed", "cmd.run"), (
+            f"{chunk['__id__']}: {what}: use checked.service or checked.files"
+        )
+
+
+def test_no_rendered_file_or_state_contains_a_secret(rendered: Any) -> None:
+    for path, spec in rendered.files.items():
+        text = rendered.text(path)
+        for name, value in SECRETS.items():
+            assert value not in text, f"{path} contains secret {name}"
+            if not spec["secret"]:
+                assert hashlib.sha256(value.encode()).hexdigest() not in text, f"{path}: {name}"
+        if not spec["secret"]:
+            assert not re.search(r"(?im)^\s*(requirepass|masterauth|password)\b\s*[:= ]", text), path
+    states = json.dumps(rendered.low)
+    for value in SECRETS.values():
+        assert value not in states
+        assert hashlib.sha256(value.encode()).hexdigest() not in states
+
+
+def test_secret_files_are_not_for_everybody(rendered: Any) -> None:
+    for path, spec in rendered.files.items():
+        if spec["secret"]:
+            assert spec["mode"] & 0o007 == 0, f"{path}: mode {spec['mode']:04o}"
+
+
+def test_only_scripts_may_be_executed_and_nothing_is_writable_by_others(rendered: Any) -> None:
+    for path, spec in rendered.files.items():
+        assert spec["mode"] & 0o022 == 0, f"{path}: mode {spec['mode']:04o}"
+        assert bool(spec["mode"] & 0o111) == rendered.text(path).startswith("#!"), path
+
+
+def test_status_asks_for_every_daemon_of_the_machine(rendered: Any) -> None:
+    asked = {unit for units in rendered.status.values() for unit in units}
+    for chunk in rendered.low:
+        if (chunk["state"], chunk["fun"]) == ("checked", "service"):
+            assert chunk["name"] in asked
+        if (chunk["state"], chunk["fun"]) == ("release", "rolled"):
+            units = {f"{chunk['name']}@{one + 1}" for one in range(chunk["instances"])}
+            assert units <= asked
+
+
+# --- what derives from the topology ---------------------------------------------------------------
+
+
+def expected_servers(rendered: Any, first: int = 8001) -> dict[str, str]:
+    """`server` lines as the topology alone says them."""
+    machines = rendered.topology["machines"]
+    edges = [name for name, one in machines.items() if "edge" in one["roles"]]
+    found = {}
+    for name, one in machines.items():
+        if "app" in one["roles"]:
+            address = "127.0.0.1" if edges == [name] else one["address"]
+            for index in range(one["cpus"]):
+                found[f"{name}-{index + 1}"] = f"{address}:{first + index}"
+    return found
+
+
+def servers(text: str) -> dict[str, str]:
+    return dict(re.findall(r"(?m)^    server (\S+) (\S+)$", text))
+
+
+def test_haproxy_has_every_application_instance_as_a_server(rendered: Any) -> None:
+    if "edge" not in rendered.machine["roles"]:
+        assert "/etc/haproxy/haproxy.cfg" not in rendered.files
+        return
+    assert servers(rendered.text("/etc/haproxy/haproxy.cfg")) == expected_servers(rendered)
+
+
+def test_prod_lists_both_app_machines_and_dev_lists_loopback(all_rendered: dict[Any, Any]) -> None:
+    cfg = "/etc/haproxy/haproxy.cfg"
+    prod = servers(all_rendered["prod", "edge1"].text(cfg))
+    assert prod == {"app1-1": "192.168.56.31:8001", "app2-1": "192.168.56.32:8001"}
+    dev = servers(all_rendered["dev", "dev"].text(cfg))
+    assert dev == {"dev-1": "127.0.0.1:8001", "dev-2": "127.0.0.1:8002"}
+
+
+def test_instances_listen_where_haproxy_looks_for_them(all_rendered: dict[Any, Any]) -> None:
+    for one in all_rendered.values():
+        for chunk in one.low:
+            if (chunk["state"], chunk["fun"]) == ("release", "rolled"):
+                wanted = {
+                    address for name, address in expected_servers(one).items()
+                    if name.rpartition("-")[0] == one.name
+                }
+                assert {
+                    f"{chunk['address']}:{chunk['port'] + index}"
+                    for index in range(chunk["instances"])
+                } == wanted
+
+
+def test_redis_listens_only_where_its_application_is(rendered: Any) -> None:
+    path = "/etc/redis/redis.conf"
+    if "store" not in rendered.machine["roles"]:
+        assert path not in rendered.files
+        return
+    apps = rendered.with_role("app")
+    wanted = "127.0.0.1" if apps == [rendered.machine] else rendered.machine["address"]
+    assert re.findall(r"(?m)^bind (.*)$", rendered.text(path)) == [wanted]
+    assert "protected-mode yes" in rendered.text(path)
+
+
+def test_the_application_asks_the_store_where_it_listens(all_rendered: dict[Any, Any]) -> None:
+    for one in all_rendered.values():
+        for chunk in one.low:
+            if (chunk["state"], chunk["fun"]) != ("release", "rolled"):
+                continue
+            name = next(
+                name for name, host in one.topology["machines"].items() if "store" in host["roles"]
+            )
+            conf = all_rendered[one.topology["name"], name].text("/etc/redis/redis.conf")
+            assert chunk["values"]["store"] == re.search(r"(?m)^bind (.*)$", conf)[1]  # type: ignore
+            assert chunk["values"]["store_port"] == int(
+                re.search(r"(?m)^port (.*)$", conf)[1]  # type: ignore
+            )
+
+
+def test_every_machine_knows_the_names_of_all(rendered: Any) -> None:
+    hosts = next(c for c in rendered.low if (c["state"], c["fun"]) == ("file", "blockreplace"))
+    lines = {line.split()[1]: line.split()[0] for line in hosts["content"].strip().splitlines()}
+    wanted = {name: one["address"] for name, one in rendered.topology["machines"].items()}
+    assert lines == wanted
+
+
+# --- the real programs, where this computer has them ----------------------------------------------
+
+
+def stage(rendered: Any, folder: Path, prefix: str) -> None:
+    for path in rendered.files:
+        if path.startswith(prefix):
+            target = folder / path.lstrip("/")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(rendered.data(path))
+
+
+def certificate(folder: Path) -> None:
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "throwaway")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+        .serial_number(1).not_valid_before(now).not_valid_after(now + datetime.timedelta(days=1))
+        .sign(key, hashes.SHA256())
+    )
+    folder.mkdir(parents=True)
+    (folder / "site.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    (folder / "site.pem.key").write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+
+
+def haproxy_says(folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["haproxy", "-c", "-q", "-f", str(folder / "etc/haproxy/haproxy.cfg")],
+        capture_output=True, text=True, check=False, timeout=30,
+    )
+
+
+@pytest.mark.skipif(not shutil.which("haproxy"), reason="no haproxy on this computer")
+def test_haproxy_itself_accepts_the_rendered_configuration(
+    all_rendered: dict[Any, Any], tmp_path: Path
+) -> None:
+    found = 0
+    for (topology, name), one in all_rendered.items():
+        if "/etc/haproxy/haproxy.cfg" not in one.files:
+            continue
+        found += 1
+        folder = tmp_path / f"{topology}-{name}"
+        stage(one, folder, "/etc/haproxy/")
+        certificate(folder / "tls")
+        path = folder / "etc/haproxy/haproxy.cfg"
+        text = path.read_text(encoding="utf-8")
+        assert " crt /etc/haproxy/tls " in text
+        path.write_text(text.replace("/etc/haproxy/tls", str(folder / "tls")), encoding="utf-8")
+        done = haproxy_says(folder)
+        # A warning is a refusal to come.
+        assert (done.returncode, done.stdout + done.stderr) == (0, ""), f"{topology}/{name}"
+        path.write_text(path.read_text(encoding="utf-8") + "    banana\n", encoding="utf-8")
+        assert haproxy_says(folder).returncode != 0, "this haproxy accepts anything"
+    assert found
+
+
+@pytest.mark.skipif(
+    not (shutil.which("redis-server") and shutil.which("redis-cli")),
+    reason="no redis-server and redis-cli on this computer",
+)
+@pytest.mark.parametrize("spoilt", [None, "redis.conf", "users.acl"])
+def test_redis_itself_accepts_the_rendered_configuration(
+    all_rendered: dict[Any, Any], tmp_path: Path, root: Path, spoilt: str | None
+) -> None:
+    for (topology, name), one in all_rendered.items():
+        if "/etc/redis/redis.conf" not in one.files or (spoilt and name != "dev"):
+            continue
+        folder = tmp_path / f"{topology}-{name}"
+        stage(one, folder, "/etc/redis/")
+        if spoilt:
+            with open(folder / "etc/redis" / spoilt, "a", encoding="utf-8") as file:
+                file.write("banana yes\n")
+        done = subprocess.run(
+            ["sh", str(root / "salt/redis/files/check"), str(folder)],
+            capture_output=True, text=True, check=False, timeout=30,
+            env={**os.environ, "TMPDIR": str(tmp_path)},
+        )
+        if spoilt:
+            assert done.returncode != 0
+            assert done.stderr.strip(), "refused without a word"
+        else:
+            assert done.returncode == 0, f"{topology}/{name}: {done.stderr}"
+
+
+def test_the_shell_files_of_the_tree_are_shell(root: Path) -> None:
+    for path in sorted((root / "salt").rglob("files/*")):
+        if path.is_file() and path.read_bytes().startswith(b"#!/bin/sh"):
+            done = subprocess.run(["sh", "-n", str(path)], capture_output=True, check=False)
+            assert done.returncode == 0, f"{path}: {done.stderr!r}"
+
+
+def test_the_roles_of_top_sls_are_roles_that_a_topology_knows(root: Path) -> None:
+    from control.topology import ROLES
+
+    top = yaml.safe_load((root / "salt" / "top.sls").read_text(encoding="utf-8"))
+    named = {key.removeprefix("machine:roles:") for key in top["base"] if key != "*"}
+    assert named <= set(ROLES)

@@ -1,0 +1,101 @@
+"""Where a service listens and where it is reached follow from the topology alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import pytest
+from salt.exceptions import CommandExecutionError
+
+PROD = {
+    "edge1": {"address": "10.0.0.1", "roles": ["edge"], "cpus": 1},
+    "app1": {"address": "10.0.0.11", "roles": ["app"], "cpus": 2},
+    "app2": {"address": "10.0.0.12", "roles": ["app"], "cpus": 1},
+    "store1": {"address": "10.0.0.21", "roles": ["store"], "cpus": 1},
+}
+DEV = {"dev": {"address": "10.0.0.1", "roles": ["edge", "app", "store"], "cpus": 2}}
+# Two edges, each with the application beside it.
+HA = {
+    "one": {"address": "10.0.0.1", "roles": ["edge", "app"], "cpus": 1},
+    "two": {"address": "10.0.0.2", "roles": ["edge", "app"], "cpus": 1},
+    "store": {"address": "10.0.0.3", "roles": ["store"], "cpus": 1},
+}
+
+
+@pytest.fixture
+def on(load_source: Callable[..., ModuleType]) -> Callable[..., Any]:
+    """`on(PROD, "edge1")`: the module as that machine sees it."""
+    def load(machines: dict[str, Any], name: str, **own: Any) -> Any:
+        pillar = {
+            "topology": {"name": "test", "domain": "counter.test", "machines": machines},
+            "machine": {"name": name, **machines[name], **own},
+        }
+        return load_source("salt/_modules/topology.py", pillar=pillar, grains={"num_cpus": 4})
+    return load
+
+
+def test_a_service_used_by_its_own_machine_alone_is_on_loopback(on: Callable[..., Any]) -> None:
+    dev = on(DEV, "dev")
+    assert dev.address("app") == "127.0.0.1"
+    assert dev.address("edge") == "127.0.0.1"
+    assert dev.address("edge", "dev") == "127.0.0.1"
+
+
+def test_a_service_used_from_elsewhere_is_on_the_private_network(on: Callable[..., Any]) -> None:
+    assert on(PROD, "store1").address("app") == "10.0.0.21"
+    assert on(PROD, "app1").address("edge") == "10.0.0.11"
+    # As seen by its clients: the same address.
+    assert on(PROD, "app2").address("app", "store1") == "10.0.0.21"
+    assert on(PROD, "edge1").address("edge", "app1") == "10.0.0.11"
+
+
+def test_a_second_client_elsewhere_takes_a_service_off_loopback(on: Callable[..., Any]) -> None:
+    for name, own in (("one", "10.0.0.1"), ("two", "10.0.0.2")):
+        assert on(HA, name).address("edge") == own
+    assert on(HA, "one").address("edge", "two") == "10.0.0.2"
+
+
+def test_a_machine_at_another_address_listens_there(on: Callable[..., Any]) -> None:
+    assert on(PROD, "store1", address="192.0.2.7").address("app") == "192.0.2.7"
+
+
+def test_an_unknown_machine_is_named_with_the_known_ones(on: Callable[..., Any]) -> None:
+    with pytest.raises(CommandExecutionError, match="no machine store9.*edge1, app1, app2, store1"):
+        on(PROD, "app1").address("app", "store9")
+
+
+def test_servers_are_every_instance_of_every_machine(on: Callable[..., Any]) -> None:
+    assert on(PROD, "edge1").servers("app", 8001) == [
+        {"name": "app1-1", "address": "10.0.0.11", "port": 8001},
+        {"name": "app1-2", "address": "10.0.0.11", "port": 8002},
+        {"name": "app2-1", "address": "10.0.0.12", "port": 8001},
+    ]
+    assert [one["port"] for one in on(DEV, "dev").servers("app", 9000, 3)] == [9000, 9001, 9002]
+    assert {one["address"] for one in on(DEV, "dev").servers("app", 9000)} == {"127.0.0.1"}
+
+
+def test_instances_are_what_was_asked_else_one_a_core(on: Callable[..., Any]) -> None:
+    app = on(PROD, "app1")
+    assert app.instances() == 2
+    assert app.instances(count=5) == 5
+    assert app.instances({"name": "x"}) == 4, "the machine's own cores where nothing is said"
+
+
+def test_every_app_machine_of_every_topology_says_its_cores(
+    all_rendered: dict[Any, Any],
+) -> None:
+    """Else edge and app would count different cores, and disagree about the instances."""
+    for one in all_rendered.values():
+        if "app" in one.machine["roles"]:
+            assert one.machine.get("cpus"), f"{one.topology['name']}: {one.name}"
+
+
+def test_roles_select_machines_and_the_certificate_names_the_edge(on: Callable[..., Any]) -> None:
+    edge = on(PROD, "edge1")
+    assert [one["name"] for one in edge.machines("app")] == ["app1", "app2"]
+    assert len(edge.machines()) == 4
+    assert edge.names() == {
+        "dns": ["counter.test", "edge1", "localhost"], "ip": ["10.0.0.1", "127.0.0.1"],
+    }
