@@ -24,13 +24,18 @@ def main():
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
     pip += ["--require-hashes", "--no-deps", "--no-compile", *source]
     salt = [block for block in blocks if block.startswith("salt==")]
-    for chosen, extra in (([b for b in blocks if b not in salt], []), (salt, ["--no-build-isolation"])):
+    for chosen, extra in (
+        ([b for b in blocks if b not in salt], []),
+        (salt, ["--no-build-isolation"]),
+    ):
         if not chosen:
             continue
         with tempfile.NamedTemporaryFile("w", suffix=".lock", encoding="utf-8") as part:
             part.writelines(chosen)
             part.flush()
-            code = subprocess.run([*pip, *extra, "-r", part.name], env={**os.environ}, check=False).returncode
+            code = subprocess.run(
+                [*pip, *extra, "-r", part.name], env={**os.environ}, check=False
+            ).returncode
         if code:
             return code
     return 0

@@ -50,10 +50,9 @@ def build_artifact() -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise Refused(f"the artifact could not be built:\n{(done.stderr or done.stdout).strip()}")
-    version = subprocess.run(
+    return subprocess.run(
         [*command, "--print-version"], capture_output=True, text=True, check=True
     ).stdout.strip()
-    return version
 
 
 def converge(where: Topology, host: str, words: list[str]) -> int:
@@ -65,7 +64,9 @@ def converge(where: Topology, host: str, words: list[str]) -> int:
 def fetch_ca(where: Topology) -> Path:
     """The edge's CA certificate as a local file, for clients that want to verify it."""
     path = lab.state(where) / "ca.pem"
-    path.write_text(remote.run(where, where.edge.name, "cat /etc/stack/pki/ca.pem"), encoding="utf-8")
+    path.write_text(
+        remote.run(where, where.edge.name, "cat /etc/stack/pki/ca.pem"), encoding="utf-8"
+    )
     return path
 
 
@@ -84,18 +85,32 @@ def table(where: Topology) -> tuple[str, bool]:
             )
             services = json.loads(said)["local"]
         except (Refused, ValueError, KeyError) as error:
-            rows.append((host, "-", "-", "unreachable", "", "", str(error).splitlines()[0][:60], "", ""))
+            rows.append(
+                (host, "-", "-", "unreachable", "", "", str(error).splitlines()[0][:60], "", "")
+            )
             well = False
             continue
         for one in services:
             well = well and one["well"]
             memory = "" if one["memory"] is None else str(one["memory"])
             rows.append(
-                (host, one["service"], one["unit"], one["state"], one["version"], one["port"],
-                 one["health"], memory, str(one["restarts"]))
+                (
+                    host,
+                    one["service"],
+                    one["unit"],
+                    one["state"],
+                    one["version"],
+                    one["port"],
+                    one["health"],
+                    memory,
+                    str(one["restarts"]),
+                )
             )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
     return "\n".join(lines), well
 
 
@@ -125,7 +140,9 @@ def command_up(where: Topology) -> int:
     for host in where.machines:
         code = converge(where, host, [])
         if code:
-            raise Refused(f"{host}: the apply failed (see above); mend it and run 'make up' again", code)
+            raise Refused(
+                f"{host}: the apply failed (see above); mend it and run 'make up' again", code
+            )
     authority = fetch_ca(where)
     text, well = table(where)
     print(f"\n{text}\n\n{steps.summary()}\n")
@@ -147,7 +164,9 @@ def command_apply(where: Topology) -> int:
         except ValueError as error:
             raise Refused(f"PILLAR: not JSON: {error}", 2) from error
         if not isinstance(overlay, dict):
-            raise Refused("PILLAR: must be a JSON object, such as '{\"counter\": {\"instances\": 3}}'", 2)
+            raise Refused(
+                'PILLAR: must be a JSON object, such as \'{"counter": {"instances": 3}}\'', 2
+            )
         words.append(f"pillar={json.dumps(overlay)}")
     host = os.environ.get("HOST")
     if host == "local":
@@ -165,7 +184,9 @@ def command_apply(where: Topology) -> int:
             print(f"==> {name}", flush=True)
         try:
             remote.carry(where, name, release)
-            code, _ = remote.stream(where, name, f"{remote.PLACE}/bootstrap/bootstrap.sh >/dev/null")
+            code, _ = remote.stream(
+                where, name, f"{remote.PLACE}/bootstrap/bootstrap.sh >/dev/null"
+            )
             code = code or converge(where, name, words)
         except Refused as error:
             print(f"{name}: {error}", file=sys.stderr)
@@ -183,7 +204,8 @@ def apply_here(where: Topology, words: list[str]) -> int:
         if len(where.machines) > 1:
             raise Refused(
                 f"HOST=local: this host is called {name}, which is no machine of topology"
-                f" {where.name} ({', '.join(where.machines)}): set its name, or TOPOLOGY", 2
+                f" {where.name} ({', '.join(where.machines)}): set its name, or TOPOLOGY",
+                2,
             )
         name = next(iter(where.machines))
     remote.write_identity(where, name, build_artifact())
@@ -214,7 +236,9 @@ def command_ssh(where: Topology) -> int:
     where.machine(host)
     command = os.environ.get("CMD")
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
-    return subprocess.run(remote.ssh(where, host, command, terminal=terminal), check=False).returncode
+    return subprocess.run(
+        remote.ssh(where, host, command, terminal=terminal), check=False
+    ).returncode
 
 
 def command_down(where: Topology) -> int:

@@ -12,7 +12,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -81,7 +80,9 @@ def install_packages() -> None:
     """Debian packages that the lxc lab needs and this host lacks; says what and why."""
     listed = subprocess.run(
         ["dpkg-query", "-W", "-f=${Package} ${db:Status-Abbrev}\n", *PACKAGES],
-        capture_output=True, text=True, check=False,
+        capture_output=True,
+        text=True,
+        check=False,
     ).stdout
     there = {line.split()[0] for line in listed.splitlines() if line.split()[1:2] == ["ii"]}
     missing = [package for package in PACKAGES if package not in there]
@@ -130,7 +131,16 @@ def prepare_network(topology: Topology) -> None:
         run_quiet(sudo(["ip", "link", "add", BRIDGE, "type", "bridge"]))
         run_quiet(sudo(["touch", str(_RUN / "bridge")]))
     run_quiet(
-        sudo(["ip", "addr", "replace", f"{topology.gateway}/{topology.network.prefixlen}", "dev", BRIDGE])
+        sudo(
+            [
+                "ip",
+                "addr",
+                "replace",
+                f"{topology.gateway}/{topology.network.prefixlen}",
+                "dev",
+                BRIDGE,
+            ]
+        )
     )
     run_quiet(sudo(["ip", "link", "set", BRIDGE, "up"]))
     if _link_exists("lxcbr0"):
@@ -140,7 +150,11 @@ def prepare_network(topology: Topology) -> None:
     else:
         # No systemd here: the same start script by hand.
         script = next(
-            (p for p in ("/usr/libexec/lxc/lxc-net", "/usr/lib/x86_64-linux-gnu/lxc/lxc-net") if Path(p).exists()),
+            (
+                p
+                for p in ("/usr/libexec/lxc/lxc-net", "/usr/lib/x86_64-linux-gnu/lxc/lxc-net")
+                if Path(p).exists()
+            ),
             None,
         )
         if script is None:
@@ -220,9 +234,12 @@ def is_up(topology: Topology) -> bool:
 def box(suite_name: str) -> None:
     """Build the base box unless it is cached, and make it known to Vagrant unless it is."""
     built = subprocess.run(
-        sudo([str(ROOT / "lab" / "enter"), str(ROOT / "lab" / "box.sh"), suite_name]) if os.geteuid()
+        sudo([str(ROOT / "lab" / "enter"), str(ROOT / "lab" / "box.sh"), suite_name])
+        if os.geteuid()
         else [str(ROOT / "lab" / "box.sh"), suite_name],
-        stdout=subprocess.PIPE, text=True, check=False,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
         env={**os.environ, "LAB_CACHE": str(CACHE)},
     )
     if built.returncode:
@@ -237,8 +254,15 @@ def box(suite_name: str) -> None:
         pass
     run_quiet(
         [
-            "vagrant", "box", "add", "--force", "--name", f"counter/{suite_name}",
-            "--provider", "lxc", str(path),
+            "vagrant",
+            "box",
+            "add",
+            "--force",
+            "--name",
+            f"counter/{suite_name}",
+            "--provider",
+            "lxc",
+            str(path),
         ],
         # Not here: Vagrant would read the Vagrantfile, which wants a topology.
         cwd="/",
@@ -265,7 +289,9 @@ def claim(topology: Topology) -> None:
                     f" 'make down TOPOLOGY={topology.name}' there first"
                 )
             say(f"removing {container}, left half-made by an interrupted run")
-            run_quiet(sudo([str(ROOT / "lab" / "enter"), "lxc-destroy", "--force", "--name", container]))
+            run_quiet(
+                sudo([str(ROOT / "lab" / "enter"), "lxc-destroy", "--force", "--name", container])
+            )
         note.write_text(f"{ROOT}\n", encoding="utf-8")
 
 
@@ -284,7 +310,11 @@ def bring_up(topology: Topology) -> None:
     # vagrant itself says what it does; indented, it reads as part of this step.
     with subprocess.Popen(
         vagrant(topology, "up", f"--provider={which}", "--no-provision", provider_name=which),
-        cwd=ROOT, env=environment(topology), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        cwd=ROOT,
+        env=environment(topology),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     ) as process:
         assert process.stdout is not None
         lines = []
@@ -296,7 +326,11 @@ def bring_up(topology: Topology) -> None:
         raise Refused("vagrant up failed:\n" + "".join(lines[-15:]).rstrip())
     written = subprocess.run(
         vagrant(topology, "ssh-config", provider_name=which),
-        cwd=ROOT, env=environment(topology), capture_output=True, text=True, check=False,
+        cwd=ROOT,
+        env=environment(topology),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if written.returncode or "HostName" not in written.stdout:
         raise Refused(f"vagrant ssh-config failed: {written.stderr.strip()}")
@@ -315,17 +349,26 @@ def take_down(topology: Topology) -> None:
     """Destroy the topology's machines and all that was kept about them."""
     folder = state(topology)
     if (folder / "vagrant").exists():
-        which = (folder / "provider").read_text(encoding="utf-8").strip() if (folder / "provider").exists() else "lxc"
+        which = (
+            (folder / "provider").read_text(encoding="utf-8").strip()
+            if (folder / "provider").exists()
+            else "lxc"
+        )
         for name in topology.machines:
             if ssh_config(topology).exists():
                 subprocess.run(
                     ["ssh", "-F", str(ssh_config(topology)), "-O", "exit", name],
-                    capture_output=True, check=False,
+                    capture_output=True,
+                    check=False,
                 )
         if shutil.which("vagrant"):
             done = subprocess.run(
                 vagrant(topology, "destroy", "--force", provider_name=which),
-                cwd=ROOT, env=environment(topology), capture_output=True, text=True, check=False,
+                cwd=ROOT,
+                env=environment(topology),
+                capture_output=True,
+                text=True,
+                check=False,
             )
             if done.returncode:
                 raise Refused(f"vagrant destroy failed:\n{(done.stderr or done.stdout).strip()}")
@@ -337,13 +380,12 @@ def take_down(topology: Topology) -> None:
             note = owners / container
             owner = note.read_text(encoding="utf-8").strip() if note.exists() else ""
             if container in existing and owner == str(ROOT):
-                run_quiet(sudo([str(ROOT / "lab" / "enter"), "lxc-destroy", "--force", "--name", container]))
+                run_quiet(
+                    sudo(
+                        [str(ROOT / "lab" / "enter"), "lxc-destroy", "--force", "--name", container]
+                    )
+                )
             if owner == str(ROOT):
                 note.unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
     release_network()
-
-
-def main_checks() -> None:
-    if sys.version_info < (3, 11):
-        raise Refused(f"Python 3.11 or later is needed, this is {sys.version.split()[0]}")

@@ -36,15 +36,15 @@ def ssh(topology: Topology, host: str, command: str | None, terminal: bool = Fal
     return [*line, host, shell]
 
 
-def run(topology: Topology, host: str, command: str, data: bytes | None = None) -> str:
+def run(topology: Topology, host: str, command: str, data: bytes = b"") -> str:
     """Output of ``command`` as root on ``host``; Refused with its last words when it fails."""
     done = subprocess.run(
-        ssh(topology, host, command), input=data, capture_output=True, check=False,
-        **({} if data is not None else {"stdin": subprocess.DEVNULL}),
+        ssh(topology, host, command), input=data, capture_output=True, check=False
     )
     if done.returncode:
         said = (done.stderr or done.stdout).decode(errors="replace").strip()
-        raise Refused(f"{host}: {command.splitlines()[0][:80]}: {said or f'exit code {done.returncode}'}")
+        what = command.splitlines()[0][:80]
+        raise Refused(f"{host}: {what}: {said or f'exit code {done.returncode}'}")
     return done.stdout.decode()
 
 
@@ -64,7 +64,11 @@ def pack(topology: Topology, host: str, release: str) -> tuple[str, bytes]:
     """
     machine = yaml.safe_dump({"topology": topology.name, "name": host, "release": release})
     members: list[tuple[str, bytes, int]] = [
-        (str(path.relative_to(ROOT)), path.read_bytes(), 0o755 if os.access(path, os.X_OK) else 0o644)
+        (
+            str(path.relative_to(ROOT)),
+            path.read_bytes(),
+            0o755 if os.access(path, os.X_OK) else 0o644,
+        )
         for path in _files()
     ]
     members.append(("pillar/machine.yaml", machine.encode(), 0o644))
@@ -97,7 +101,8 @@ def carry(topology: Topology, host: str, release: str) -> bool:
     if run(topology, host, f"readlink {PLACE} || true").strip() == target:
         return False
     run(
-        topology, host,
+        topology,
+        host,
         f"set -e; mkdir -p {PLACE}.d; rm -rf {target}.part; mkdir {target}.part;"
         f" tar -xz --no-same-owner -C {target}.part; sync -f {target}.part;"
         f" rm -rf {target}; mv {target}.part {target};"
@@ -119,8 +124,12 @@ def stream(topology: Topology, host: str, command: str) -> tuple[int, str]:
         return done.returncode, ""
     last = ""
     with subprocess.Popen(
-        ssh(topology, host, command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True, errors="replace",
+        ssh(topology, host, command),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:

@@ -95,4 +95,6 @@ def load(name: str, folder: Path = FOLDER) -> Topology:
     for role in ("edge", "app", "store"):
         if not any(role in machine.roles for machine in machines.values()):
             raise Refused(f"{path.name}: no machine has role {role}", 2)
-    return Topology(data.get("name", name), data["domain"], network, machines, data.get("suite", "trixie"))
+    return Topology(
+        data.get("name", name), data["domain"], network, machines, data.get("suite", "trixie")
+    )

@@ -29,7 +29,9 @@ __virtualname__ = "checked"
 STAMPS = "/var/lib/stack/loaded"
 _UNITS = "/etc/systemd/system"
 _UNIT = re.compile(rf"{_UNITS}/([^/]+\.(?:service|socket|timer|path|mount|target))$")
-_DROPIN = re.compile(rf"{_UNITS}/([^/]+\.(?:service|socket|timer|path|mount|target))\.d/[^/]+\.conf$")
+_DROPIN = re.compile(
+    rf"{_UNITS}/([^/]+\.(?:service|socket|timer|path|mount|target))\.d/[^/]+\.conf$"
+)
 # Seconds a check may take; a hanging check must not hang the apply.
 _CHECK_TIMEOUT = 60
 _SPEC = {"source", "contents", "mode", "user", "group", "template", "secret"}
@@ -118,12 +120,14 @@ def differences(wanted, clean=()):
         if now is None:
             changes[path] = "new"
         elif now["data"] != spec["data"]:
-            changes[path] = "changed (secret: not shown)" if spec["secret"] else _diff(path, now["data"], spec["data"])
+            changes[path] = (
+                "changed (secret: not shown)"
+                if spec["secret"]
+                else _diff(path, now["data"], spec["data"])
+            )
         elif now["mode"] != spec["mode"] or (now["uid"], now["gid"]) != _owner(spec):
             changes[path] = f"owner or mode, to {spec['user']}:{spec['group']} {spec['mode']:04o}"
-    extra = sorted(
-        path for pattern in clean for path in glob.glob(pattern) if path not in wanted
-    )
+    extra = sorted(path for pattern in clean for path in glob.glob(pattern) if path not in wanted)
     for path in extra:
         changes[path] = "removed: not managed any more"
     return changes, extra
@@ -140,7 +144,7 @@ def _diff(path, old, new):
     )
     shown = list(lines)
     if len(shown) > 60:
-        shown = shown[:60] + [f"… and {len(shown) - 60} lines more"]
+        shown = [*shown[:60], f"… and {len(shown) - 60} lines more"]
     return "\n".join(shown)
 
 
@@ -208,7 +212,12 @@ def ready(command):
         command = f"{_interpreter(program)} {path} {rest}"
     try:
         done = subprocess.run(
-            command, shell=True, capture_output=True, text=True, timeout=10, stdin=subprocess.DEVNULL
+            command,
+            shell=True,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            stdin=subprocess.DEVNULL,
         )
     except subprocess.TimeoutExpired:
         return f"{command}: no answer"
@@ -232,7 +241,12 @@ def _verify_units(wanted, staged, instance):
                 fragment = next(
                     (
                         f"{place}/{unit}"
-                        for place in (_UNITS, "/run/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system")
+                        for place in (
+                            _UNITS,
+                            "/run/systemd/system",
+                            "/usr/lib/systemd/system",
+                            "/lib/systemd/system",
+                        )
                         if os.path.exists(f"{place}/{unit}")
                     ),
                     None,
@@ -246,8 +260,17 @@ def _verify_units(wanted, staged, instance):
                 for dropin in glob.glob(f"{source}/{unit}.d/*.conf"):
                     shutil.copy(dropin, f"{folder}/{name}.d/")
             done = subprocess.run(
-                ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", f"{folder}/{name}"],
-                capture_output=True, text=True, timeout=_CHECK_TIMEOUT, stdin=subprocess.DEVNULL,
+                [
+                    "systemd-analyze",
+                    "verify",
+                    "--man=no",
+                    "--recursive-errors=no",
+                    f"{folder}/{name}",
+                ],
+                capture_output=True,
+                text=True,
+                timeout=_CHECK_TIMEOUT,
+                stdin=subprocess.DEVNULL,
             )
             # It returns 0 on a misspelt key: any word it says is a refusal.
             said = (done.stderr + done.stdout).strip().replace(folder, _UNITS)
@@ -389,7 +412,11 @@ def systemctl(*words, timeout=120):
     """
     try:
         done = subprocess.run(
-            ["systemctl", *words], capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL
+            ["systemctl", *words],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            stdin=subprocess.DEVNULL,
         )
     except subprocess.TimeoutExpired:
         return 124, f"systemctl {' '.join(words)}: not done after {timeout} s"
@@ -407,6 +434,9 @@ def last_words(unit, lines=5):
     """
     done = subprocess.run(
         ["journalctl", "-u", unit, "-n", str(lines), "-o", "cat", "--no-pager"],
-        capture_output=True, text=True, timeout=30, stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        stdin=subprocess.DEVNULL,
     )
     return done.stdout.strip()

@@ -157,7 +157,9 @@ def settings(name):
             )
     if not __context__["formula.valid"]:
         # Every SLS of the run comes by here; once said is enough.
-        raise CommandExecutionError("the pillar is refused; nothing was changed (reasons: see above)")
+        raise CommandExecutionError(
+            "the pillar is refused; nothing was changed (reasons: see above)"
+        )
     merged = _read(f"{_TREE}{name}/defaults.yaml")
     if merged is None:
         raise CommandExecutionError(f"formula {name} has no defaults.yaml")

@@ -137,7 +137,9 @@ def artifact(name, version):
         with open(f"{path}.sha256", encoding="ascii") as file:
             stated = file.read().split()[0]
     except (FileNotFoundError, IndexError):
-        raise CommandExecutionError(f"{path}.sha256 is missing: an artifact without its hash is not used") from None
+        raise CommandExecutionError(
+            f"{path}.sha256 is missing: an artifact without its hash is not used"
+        ) from None
     return path, stated
 
 
@@ -168,7 +170,9 @@ def install(name, root, version):
         )
     real = sha256(path)
     if real != stated:
-        raise CommandExecutionError(f"{path}: sha256 is {real}, but {path}.sha256 says {stated}; refused")
+        raise CommandExecutionError(
+            f"{path}: sha256 is {real}, but {path}.sha256 says {stated}; refused"
+        )
     os.makedirs(releases, exist_ok=True)
     for left in os.listdir(releases):
         if left.startswith(".unpack-"):
@@ -184,14 +188,18 @@ def install(name, root, version):
             file.write(f"{real}\n")
         subprocess.run(
             ["/usr/bin/python3", "-I", "-m", "compileall", "-q", os.path.join(top, "lib")],
-            check=False, capture_output=True, timeout=300,
+            check=False,
+            capture_output=True,
+            timeout=300,
         )
         os.chmod(top, 0o755)
         subprocess.run(["sync", "-f", top], check=False, timeout=120)
         os.rename(top, target)
     # A cut-off gzip stream is an EOFError, a damaged one a zlib.error: neither is an OSError.
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
-        raise CommandExecutionError(f"{path} could not be unpacked, nothing was changed: {error}") from error
+        raise CommandExecutionError(
+            f"{path} could not be unpacked, nothing was changed: {error}"
+        ) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return True
@@ -247,7 +255,10 @@ def prune(root, keep=KEEP):
 
         salt-call release.prune /opt/counter
     """
-    used = {*running(root).values(), os.path.basename(os.readlink(f"{_folder(root, 'new')}/release"))}
+    used = {
+        *running(root).values(),
+        os.path.basename(os.readlink(f"{_folder(root, 'new')}/release")),
+    }
     spare = [version for version in installed(root) if version not in used]
     gone = spare[:-keep] if keep else spare
     for version in gone:

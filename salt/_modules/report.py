@@ -1,13 +1,11 @@
 """
 How the services of this machine are: for ``make status`` and for the end of ``make up``.
 
-Each formula says in its own ``status.yaml`` what there is to ask; this module knows no service.
+Each formula says in its own ``status.yaml.j2`` what there is to ask; this module knows no service.
 """
 
 import re
 import subprocess
-
-import salt.utils.yaml
 
 __virtualname__ = "report"
 
@@ -17,15 +15,21 @@ def __virtual__():
 
 
 def _formulas():
-    """Formulas of this machine's roles that have a status.yaml, in the order of top.sls."""
+    """Formulas of this machine's roles that have a status.yaml.j2, in the order of top.sls."""
     tops = __salt__["state.show_top"]()
     files = set(__salt__["cp.list_master"]())
-    return [name for name in tops.get("base", []) if f"{name}/status.yaml" in files]
+    return [name for name in tops.get("base", []) if f"{name}/status.yaml.j2" in files]
 
 
 def _run(command):
     done = subprocess.run(
-        command, shell=True, capture_output=True, text=True, timeout=10, stdin=subprocess.DEVNULL, check=False
+        command,
+        shell=True,
+        capture_output=True,
+        text=True,
+        timeout=10,
+        stdin=subprocess.DEVNULL,
+        check=False,
     )
     return done.returncode, (done.stdout + done.stderr).strip()
 
@@ -33,7 +37,10 @@ def _run(command):
 def _properties(unit):
     done = subprocess.run(
         ["systemctl", "show", unit, "-p", "ActiveState,SubState,NRestarts,ControlGroup"],
-        capture_output=True, text=True, timeout=10, check=False,
+        capture_output=True,
+        text=True,
+        timeout=10,
+        check=False,
     )
     return dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
 
@@ -77,7 +84,9 @@ def services():
     """
     found = []
     for name in _formulas():
-        text = __salt__["slsutil.renderer"](f"salt://{name}/status.yaml", default_renderer="jinja|yaml")
+        text = __salt__["slsutil.renderer"](
+            f"salt://{name}/status.yaml.j2", default_renderer="jinja|yaml"
+        )
         for unit, ask in text.items():
             state = _properties(unit)
             active = f"{state.get('ActiveState', '?')}"
@@ -100,7 +109,9 @@ def services():
                     "version": version.splitlines()[0] if version else "",
                     "port": str(ask.get("port", "")),
                     "health": health,
-                    "memory": _memory(state.get("ControlGroup", "")) if active == "active" else None,
+                    "memory": _memory(state.get("ControlGroup", ""))
+                    if active == "active"
+                    else None,
                     "restarts": int(state.get("NRestarts") or 0),
                     "well": active == "active" and health == "ok",
                 }

@@ -56,7 +56,9 @@ def address(clients, name=None):
     name = name or __pillar__["machine"]["name"]
     found = {one["name"]: one for one in machines()}
     if name not in found:
-        raise CommandExecutionError(f"topology has no machine {name}; there are: {', '.join(found)}")
+        raise CommandExecutionError(
+            f"topology has no machine {name}; there are: {', '.join(found)}"
+        )
     if {one["name"] for one in machines(clients)} == {name}:
         return "127.0.0.1"
     if name == __pillar__["machine"]["name"]:

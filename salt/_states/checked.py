@@ -33,9 +33,7 @@ def _prepare(ret, files, context, checks, clean, instance, may_run):
         ret.update(result=False, comment=f"nothing was changed: {error}")
         return None
     if said is not None:
-        ret.update(
-            result=False, comment=f"refused by its own check, nothing was changed:\n{said}"
-        )
+        ret.update(result=False, comment=f"refused by its own check, nothing was changed:\n{said}")
         return None
     return wanted, changes, extra
 
@@ -164,8 +162,10 @@ def service(
     if units:
         systemctl("daemon-reload")
     active = systemctl("is-active", name)[0] == 0
-    restart = units or not reload or any(
-        __salt__["checked.matches"](path, restart_on or ()) for path in moved
+    restart = (
+        units
+        or not reload
+        or any(__salt__["checked.matches"](path, restart_on or ()) for path in moved)
     )
     action = None
     if not active:
@@ -183,7 +183,9 @@ def service(
                 __salt__["checked.restore"](before)
                 systemctl("daemon-reload")
                 systemctl("reset-failed", name)
-                again = _act(name, "restart" if restart or not active else action, ready, ready_timeout)
+                again = _act(
+                    name, "restart" if restart or not active else action, ready, ready_timeout
+                )
                 after = "the previous configuration is back" + (
                     f", but with it: {again}" if again else " and in use"
                 )
@@ -195,7 +197,10 @@ def service(
                 "comment": f"{action} failed: {failure}; {after}\n{words}",
             }
         __salt__["checked.mark_loaded"](name, now)
-        ret["changes"] = {**changes, name: {"start": "started", "restart": "restarted", "reload": "reloaded"}[action]}
+        ret["changes"] = {
+            **changes,
+            name: {"start": "started", "restart": "restarted", "reload": "reloaded"}[action],
+        }
         ret["comment"] = f"{ret['changes'][name]} on checked configuration"
     elif was != now:
         __salt__["checked.mark_loaded"](name, now)

@@ -26,7 +26,12 @@ def installed(name, root, version, keep=5):
     if __opts__["test"]:
         if there:
             return ret
-        return {**ret, "result": None, "changes": {name: version}, "comment": f"{version} would be installed"}
+        return {
+            **ret,
+            "result": None,
+            "changes": {name: version},
+            "comment": f"{version} would be installed",
+        }
     try:
         __salt__["release.install"](name, root, version)
         # Seen by the check of the unit, which comes next.
@@ -44,7 +49,21 @@ def installed(name, root, version, keep=5):
     return ret
 
 
-def rolled(name, root, version, instances, address, port, environment, values=None, uses=None, health="/readyz", timeout=30, settled=None, settle=0):
+def rolled(
+    name,
+    root,
+    version,
+    instances,
+    address,
+    port,
+    environment,
+    values=None,
+    uses=None,
+    health="/readyz",
+    timeout=30,
+    settled=None,
+    settle=0,
+):
     """
     Every instance runs ``version`` with ``environment``, moved one at a time: an instance is
     stopped (it drains by itself), set, started and waited for before the next one is touched.
@@ -107,9 +126,7 @@ def rolled(name, root, version, instances, address, port, environment, values=No
         moved = __salt__["release.started_with"](root, number) != wanted
         if moved or not active or not enabled:
             plan.append((number, unit, known["port"], own, wanted, moved or not active))
-    extra = [
-        number for number in __salt__["release.running"](root) if int(number) > instances
-    ]
+    extra = [number for number in __salt__["release.running"](root) if int(number) > instances]
 
     if __opts__["test"]:
         if not plan and not extra:

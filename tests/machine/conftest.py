@@ -40,14 +40,23 @@ class Lab:
         self.url = self.make("-s", "url").stdout.strip()
         self.address = self.url.removeprefix("https://").rstrip("/")
 
-    def make(self, *words: str, timeout: int = 600, check: bool = True, **settings: str) -> subprocess.CompletedProcess[str]:
+    def make(
+        self, *words: str, timeout: int = 600, check: bool = True, **settings: str
+    ) -> subprocess.CompletedProcess[str]:
         """Type `make WORDS` for this topology, settings as environment variables."""
         done = subprocess.run(
-            ["make", *words], cwd=ROOT, text=True, capture_output=True, timeout=timeout,
-            stdin=subprocess.DEVNULL, env={**os.environ, "TOPOLOGY": self.topology, "SUITE": "", **settings},
+            ["make", *words],
+            cwd=ROOT,
+            text=True,
+            capture_output=True,
+            timeout=timeout,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "TOPOLOGY": self.topology, "SUITE": "", **settings},
         )
         if check and done.returncode:
-            raise AssertionError(f"make {' '.join(words)}: exit {done.returncode}\n{done.stdout}\n{done.stderr}")
+            raise AssertionError(
+                f"make {' '.join(words)}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+            )
         return done
 
     def apply(self, check: bool = True, **settings: str) -> subprocess.CompletedProcess[str]:
@@ -56,8 +65,17 @@ class Lab:
     def run(self, command: str, check: bool = True, timeout: int = 120) -> str:
         """Output of a shell command as root on the machine."""
         done = subprocess.run(
-            ["ssh", "-F", str(self.state / "ssh_config"), self.host, f"sudo -n sh -c {quote(command)}"],
-            capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL,
+            [
+                "ssh",
+                "-F",
+                str(self.state / "ssh_config"),
+                self.host,
+                f"sudo -n sh -c {quote(command)}",
+            ],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            stdin=subprocess.DEVNULL,
         )
         if check and done.returncode:
             raise AssertionError(f"{command}: exit {done.returncode}\n{done.stdout}{done.stderr}")
@@ -72,8 +90,19 @@ class Lab:
     def curl(self, path: str = "", *words: str) -> str:
         """Output of curl for a path of the service, its CA trusted and nothing else."""
         done = subprocess.run(
-            ["curl", "-sS", "--max-time", "10", "--cacert", self.ca, *words, self.url + path.lstrip("/")],
-            capture_output=True, text=True, timeout=20,
+            [
+                "curl",
+                "-sS",
+                "--max-time",
+                "10",
+                "--cacert",
+                self.ca,
+                *words,
+                self.url + path.lstrip("/"),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=20,
         )
         return done.stdout
 

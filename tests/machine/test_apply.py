@@ -43,13 +43,24 @@ def test_a_test_run_shows_what_would_change_and_changes_nothing(lab: Lab) -> Non
 @pytest.mark.parametrize(
     ("pillar", "line"),
     [
-        ('{"haproxy": {"frontned": {}}}', "pillar haproxy:frontned: unknown key; did you mean 'frontend'?"),
+        (
+            '{"haproxy": {"frontned": {}}}',
+            "pillar haproxy:frontned: unknown key; did you mean 'frontend'?",
+        ),
         ('{"redi": {}}', "pillar redi: unknown key; did you mean 'redis'?"),
-        ('{"counter": {"instances": "two"}}', "pillar counter:instances: 'two' is not of type integer or null"),
-        ('{"redis": {"port": 70000}}', "pillar redis:port: 70000 is out of range; allowed: 1..65535"),
+        (
+            '{"counter": {"instances": "two"}}',
+            "pillar counter:instances: 'two' is not of type integer or null",
+        ),
+        (
+            '{"redis": {"port": 70000}}',
+            "pillar redis:port: 70000 is out of range; allowed: 1..65535",
+        ),
     ],
 )
-def test_bad_pillar_is_refused_before_any_change(lab: Lab, pillar: str, line: str, sls: str) -> None:
+def test_bad_pillar_is_refused_before_any_change(
+    lab: Lab, pillar: str, line: str, sls: str
+) -> None:
     before = starts(lab)
     refused = lab.apply(check=False, PILLAR=pillar, SLS=sls)
     assert refused.returncode != 0
@@ -62,10 +73,15 @@ def test_bad_pillar_is_refused_before_any_change(lab: Lab, pillar: str, line: st
     ("pillar", "words"),
     [
         ('{"haproxy": {"tls": {"curves": ["X25518"]}}}', "X25518"),
-        ('{"redis": {"users": {"counter": {"secret": "redis-counter", "keys": ["counter:seen"], "commands": ["incrr"]}}}}', "incrr"),
+        (
+            '{"redis": {"users": {"counter": {"secret": "redis-counter", "keys": ["counter:seen"], "commands": ["incrr"]}}}}',
+            "incrr",
+        ),
     ],
 )
-def test_a_config_that_its_own_program_refuses_leaves_the_good_one_running(lab: Lab, pillar: str, words: str) -> None:
+def test_a_config_that_its_own_program_refuses_leaves_the_good_one_running(
+    lab: Lab, pillar: str, words: str
+) -> None:
     before, count = starts(lab), lab.see()
     refused = lab.apply(check=False, PILLAR=pillar)
     assert refused.returncode != 0
@@ -94,7 +110,10 @@ def test_a_config_that_passes_its_check_but_does_not_start_is_taken_back(lab: La
 
 def test_a_release_that_never_gets_ready_goes_back_and_the_old_one_serves(lab: Lab) -> None:
     count = lab.see()
-    failed = lab.apply(check=False, PILLAR='{"counter": {"ready_seconds": 3, "environment": {"REDIS_URL": "redis://127.0.0.1:1/0"}}}')
+    failed = lab.apply(
+        check=False,
+        PILLAR='{"counter": {"ready_seconds": 3, "environment": {"REDIS_URL": "redis://127.0.0.1:1/0"}}}',
+    )
     assert failed.returncode != 0
     assert "counter@1.service" in failed.stdout
     assert "it is back on" in failed.stdout
@@ -107,7 +126,10 @@ def test_a_certificate_near_its_end_is_renewed_by_the_next_apply(lab: Lab) -> No
     def serial() -> str:
         done = subprocess.run(
             f"openssl s_client -connect {lab.address}:443 </dev/null 2>/dev/null | openssl x509 -noout -serial -enddate",
-            shell=True, capture_output=True, text=True, timeout=20,
+            shell=True,
+            capture_output=True,
+            text=True,
+            timeout=20,
         )
         return done.stdout
 
@@ -122,7 +144,9 @@ def test_a_certificate_near_its_end_is_renewed_by_the_next_apply(lab: Lab) -> No
     started = lab.run("systemctl show -P ExecMainStartTimestampMonotonic haproxy")
     lab.apply()
     lab.wait("a new one is served", lambda: serial() != short)
-    assert lab.run("systemctl show -P ExecMainStartTimestampMonotonic haproxy") == started, "by a reload"
+    assert lab.run("systemctl show -P ExecMainStartTimestampMonotonic haproxy") == started, (
+        "by a reload"
+    )
     assert lab.status("healthz") == 200
 
 
@@ -131,9 +155,17 @@ def test_an_apply_killed_at_any_moment_is_finished_by_the_next(lab: Lab) -> None
     for turn in range(5):
         overlay = f'{{"haproxy": {{"maxconn": {3000 + turn}}}, "counter": {{"environment": {{"COUNTER_THREADS": {3 + turn % 2}}}}}}}'
         process = subprocess.Popen(
-            ["ssh", "-F", str(lab.state / "ssh_config"), lab.host,
-             f"cd /srv/stack && sudo -n bootstrap/converge 'pillar={overlay}'"],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            [
+                "ssh",
+                "-F",
+                str(lab.state / "ssh_config"),
+                lab.host,
+                f"cd /srv/stack && sudo -n bootstrap/converge 'pillar={overlay}'",
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         assert process.stdout is not None
         # A moment is a state's line, not a time: the same on a slow machine.

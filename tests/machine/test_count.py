@@ -52,7 +52,10 @@ def test_adding_and_removing_an_instance_loses_nothing(lab: Lab) -> None:
     before = lab.count()
     with lab.under_load(mode="keepalive") as load:
         lab.apply(PILLAR='{"counter": {"instances": 3}}')
-        lab.wait("three instances", lambda: lab.run("systemctl is-active counter@3", check=False) == "active\n")
+        lab.wait(
+            "three instances",
+            lambda: lab.run("systemctl is-active counter@3", check=False) == "active\n",
+        )
         load.wait_for(load.result.ok + 100)
         lab.apply()
     assert load.result.exact, load.result.summary()
@@ -74,7 +77,9 @@ def test_redis_away_is_a_short_503_and_recovers_by_itself(lab: Lab) -> None:
         lab.run("systemctl start redis-server")
     lab.wait("it serves again", lab.serving)
     assert lab.see() == last + 1, "nothing lost, nothing counted meanwhile"
-    assert lab.run("systemctl show -P MainPID counter@1 counter@2") == instances, "no restart was needed"
+    assert lab.run("systemctl show -P MainPID counter@1 counter@2") == instances, (
+        "no restart was needed"
+    )
 
 
 def test_acknowledged_counts_outlive_a_killed_redis(lab: Lab) -> None:
@@ -94,7 +99,10 @@ def test_a_killed_instance_fails_only_what_was_in_flight(lab: Lab) -> None:
     with lab.under_load(mode="keepalive") as load:
         load.wait_for(500)
         lab.run("systemctl kill -s KILL counter@1")
-        lab.wait("systemd brings it back", lambda: int(lab.run("systemctl show -P NRestarts counter@1")) == restarts + 1)
+        lab.wait(
+            "systemd brings it back",
+            lambda: int(lab.run("systemctl show -P NRestarts counter@1")) == restarts + 1,
+        )
         lab.wait("HAProxy uses it again", lab.all_ready)
         load.wait_for(load.result.ok + 500)
     result = load.result
@@ -110,7 +118,9 @@ def test_a_killed_instance_fails_only_what_was_in_flight(lab: Lab) -> None:
 def test_a_killed_service_comes_back(lab: Lab, unit: str) -> None:
     pid = lab.run(f"systemctl show -P MainPID {unit}")
     lab.run(f"systemctl kill -s KILL {unit}")
-    lab.wait(f"{unit} is back", lambda: lab.run(f"systemctl is-active {unit}", check=False) == "active\n")
+    lab.wait(
+        f"{unit} is back", lambda: lab.run(f"systemctl is-active {unit}", check=False) == "active\n"
+    )
     assert lab.run(f"systemctl show -P MainPID {unit}") != pid
     lab.wait("it serves", lab.serving)
     lab.see()
@@ -123,7 +133,10 @@ def test_count_and_services_outlive_a_reboot(lab: Lab) -> None:
 
     def rebooted() -> bool:
         try:
-            return lab.run("cat /proc/sys/kernel/random/boot_id; stat -c %Y /proc/1", timeout=15) != booted
+            return (
+                lab.run("cat /proc/sys/kernel/random/boot_id; stat -c %Y /proc/1", timeout=15)
+                != booted
+            )
         except (AssertionError, TimeoutError, OSError):
             return False
         except Exception:  # ssh went away in the middle

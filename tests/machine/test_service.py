@@ -63,7 +63,9 @@ def test_each_get_counts_once_with_the_exact_text(lab: Lab) -> None:
         ("nope", (), 404),
     ],
 )
-def test_nothing_but_get_root_counts(lab: Lab, path: str, words: tuple[str, ...], code: int) -> None:
+def test_nothing_but_get_root_counts(
+    lab: Lab, path: str, words: tuple[str, ...], code: int
+) -> None:
     before = lab.count()
     assert lab.status(path, *words) == code
     assert lab.count() == before
@@ -71,7 +73,10 @@ def test_nothing_but_get_root_counts(lab: Lab, path: str, words: tuple[str, ...]
 
 def test_health_checks_do_not_count(lab: Lab) -> None:
     def checks() -> int:
-        said = lab.run("curl -s http://127.0.0.1:8405/metrics | grep '^haproxy_server_check_last_change\\|^haproxy_server_status'", check=False)
+        said = lab.run(
+            "curl -s http://127.0.0.1:8405/metrics | grep '^haproxy_server_check_last_change\\|^haproxy_server_status'",
+            check=False,
+        )
         return len(said)
 
     before = lab.count()
@@ -80,14 +85,26 @@ def test_health_checks_do_not_count(lab: Lab) -> None:
     lab.run("for i in $(seq 20); do curl -sf -o /dev/null http://127.0.0.1:8001/readyz; done")
     lab.wait("HAProxy's own checks", lambda: checks() > 0)
     assert lab.count() == before
-    assert lab.run("journalctl -u counter@1 -o cat | wc -l") == asked, "a passing check is no log line"
+    assert lab.run("journalctl -u counter@1 -o cat | wc -l") == asked, (
+        "a passing check is no log line"
+    )
 
 
 def test_http_only_redirects_and_counts_nothing(lab: Lab) -> None:
     before = lab.count()
     done = subprocess.run(
-        ["curl", "-sS", "-o", "/dev/null", "-w", "%{http_code} %{redirect_url}", f"http://{lab.address}/x?y=1"],
-        capture_output=True, text=True, timeout=20,
+        [
+            "curl",
+            "-sS",
+            "-o",
+            "/dev/null",
+            "-w",
+            "%{http_code} %{redirect_url}",
+            f"http://{lab.address}/x?y=1",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=20,
     )
     code, target = done.stdout.split()
     assert code in ("301", "308")
@@ -97,25 +114,56 @@ def test_http_only_redirects_and_counts_nothing(lab: Lab) -> None:
 
 def test_a_client_can_verify_the_certificate(lab: Lab) -> None:
     stranger = subprocess.run(
-        ["curl", "-sS", "--capath", "/nonexistent", "--cacert", "/etc/ssl/certs/ca-certificates.crt", f"{lab.url}healthz"],
-        capture_output=True, text=True, timeout=20,
+        [
+            "curl",
+            "-sS",
+            "--capath",
+            "/nonexistent",
+            "--cacert",
+            "/etc/ssl/certs/ca-certificates.crt",
+            f"{lab.url}healthz",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=20,
     )
     assert stranger.returncode == 60, "only the machine's own CA vouches for it"
     for name in ("counter.test", "localhost", lab.host):
-        answer = lab.curl("healthz", "--connect-to", f"::{lab.address}:443", "--resolve", f"{name}:443:{lab.address}")
+        answer = lab.curl(
+            "healthz",
+            "--connect-to",
+            f"::{lab.address}:443",
+            "--resolve",
+            f"{name}:443:{lab.address}",
+        )
         assert answer == "ok\n", name
 
 
-@pytest.mark.parametrize(("versions", "accepted"), [("1.0", False), ("1.1", False), ("1.2", True), ("1.3", True)])
+@pytest.mark.parametrize(
+    ("versions", "accepted"), [("1.0", False), ("1.1", False), ("1.2", True), ("1.3", True)]
+)
 def test_tls_versions(lab: Lab, versions: str, accepted: bool) -> None:
     # Debian's curl may itself refuse old versions: openssl at security level 0 does not.
     flag = f"-tls{versions.replace('.', '_').removesuffix('_0')}"
     done = subprocess.run(
-        ["openssl", "s_client", "-connect", f"{lab.address}:443", flag, "-cipher", "ALL:@SECLEVEL=0"],
-        capture_output=True, text=True, timeout=20, stdin=subprocess.DEVNULL,
+        [
+            "openssl",
+            "s_client",
+            "-connect",
+            f"{lab.address}:443",
+            flag,
+            "-cipher",
+            "ALL:@SECLEVEL=0",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        stdin=subprocess.DEVNULL,
     )
     negotiated = re.search(r"Cipher is (\S+)", done.stdout)
-    assert (negotiated is not None and negotiated.group(1) != "(NONE)") is accepted, done.stdout[-400:]
+    assert (negotiated is not None and negotiated.group(1) != "(NONE)") is accepted, done.stdout[
+        -400:
+    ]
 
 
 def test_http2_hsts_and_no_store(lab: Lab) -> None:
@@ -146,14 +194,18 @@ def test_request_id_is_ours_and_reaches_the_application_log(lab: Lab) -> None:
 def test_version_names_the_artifact(lab: Lab) -> None:
     told = json.loads(lab.curl("version"))
     assert set(told) >= {"version", "commit", "sha256"}
-    stored = lab.run(f"cut -d' ' -f1 /srv/stack/dist/counter-{told['version']}.tar.gz.sha256").strip()
+    stored = lab.run(
+        f"cut -d' ' -f1 /srv/stack/dist/counter-{told['version']}.tar.gz.sha256"
+    ).strip()
     assert told["sha256"] == stored
 
 
 def test_figures_are_not_public(lab: Lab) -> None:
     assert lab.status("metrics") == 404
     refused = subprocess.run(
-        ["curl", "-sS", "--max-time", "5", f"http://{lab.address}:8405/metrics"], capture_output=True, timeout=20
+        ["curl", "-sS", "--max-time", "5", f"http://{lab.address}:8405/metrics"],
+        capture_output=True,
+        timeout=20,
     )
     assert refused.returncode == 7, "connection refused from outside"
     assert "haproxy_server_status" in lab.run("curl -s http://127.0.0.1:8405/metrics")
@@ -176,9 +228,7 @@ def test_secrets_are_for_root_alone(lab: Lab) -> None:
         assert lab.run(f"stat -c '%a %U' /etc/stack/secrets/{name}").strip() == "600 root"
         for place in ("/proc/[0-9]*/cmdline", "/proc/[0-9]*/environ"):
             # The needle comes from the file itself: it is in no argument either.
-            found = lab.run(
-                f"grep -lzF -f /etc/stack/secrets/{name} {place} 2>/dev/null || true"
-            )
+            found = lab.run(f"grep -lzF -f /etc/stack/secrets/{name} {place} 2>/dev/null || true")
             assert found == "", f"{name} is in {place}"
         found = lab.run(
             f"grep -rlF -f /etc/stack/secrets/{name} /etc /srv /opt/counter /var/log /var/lib 2>/dev/null"
@@ -194,9 +244,18 @@ def test_the_application_may_only_count_its_key(lab: Lab) -> None:
             f"REDISCLI_AUTH=$(cat /etc/stack/secrets/redis-counter) redis-cli --user counter --no-auth-warning {command} 2>&1"
         )
 
-    for command in ("FLUSHALL", "CONFIG GET dir", "KEYS '*'", "GET counter:seen", "INCR other", "ACL LIST"):
+    for command in (
+        "FLUSHALL",
+        "CONFIG GET dir",
+        "KEYS '*'",
+        "GET counter:seen",
+        "INCR other",
+        "ACL LIST",
+    ):
         assert "NOPERM" in as_application(command), command
-    assert "NOAUTH" in lab.run("redis-cli INCR counter:seen 2>&1") or "NOPERM" in lab.run("redis-cli INCR counter:seen 2>&1")
+    assert "NOAUTH" in lab.run("redis-cli INCR counter:seen 2>&1") or "NOPERM" in lab.run(
+        "redis-cli INCR counter:seen 2>&1"
+    )
     assert as_application("PING") == "PONG\n"
 
 

@@ -40,7 +40,10 @@ def load(path: Path, **dunders: Any) -> ModuleType:
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
     names: dict[str, Any] = {
-        "__salt__": {}, "__opts__": {"test": False}, "__pillar__": {}, "__grains__": {},
+        "__salt__": {},
+        "__opts__": {"test": False},
+        "__pillar__": {},
+        "__grains__": {},
         "__context__": {},
     }
     for key, value in {**names, **{f"__{k}__": v for k, v in dunders.items()}}.items():
@@ -119,8 +122,13 @@ def ask_salt(tree: Path, questions: list[list[Any]]) -> list[Any]:
     """Answers of real Salt, from within `tree`, to `[function, arguments, keywords]`."""
     done = subprocess.run(
         [sys.executable, str(Path(__file__).parent / "in_salt.py"), str(tree / "etc" / "minion")],
-        input=json.dumps(questions), cwd=tree, capture_output=True, text=True, check=False,
-        timeout=120, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+        input=json.dumps(questions),
+        cwd=tree,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
     )
     assert done.returncode == 0, f"Salt ended with {done.returncode}:\n{done.stderr[-4000:]}"
     answers = json.loads(done.stdout)
@@ -177,8 +185,13 @@ def all_rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, st
         copy_tree(tree, {"topology": topology, "name": name, "release": RELEASE})
         (answer,) = ask_salt(tree, [["render everything", [], {}]])
         return Rendered(
-            by_name[topology], name, answer["top"].get("base", []), answer["low"],
-            answer["files"], answer["status"], answer["tree"],
+            by_name[topology],
+            name,
+            answer["top"].get("base", []),
+            answer["low"],
+            answer["files"],
+            answer["status"],
+            answer["tree"],
         )
 
     trees = tmp_path_factory.mktemp("trees")

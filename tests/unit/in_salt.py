@@ -4,7 +4,7 @@
 
 `questions`: a list of `[function, arguments, keywords]`; the answers come in the same order.
 The function `render everything` is ours: the lowstate, with every configuration file that its
-`checked` states would write and every status.yaml rendered.
+`checked` states would write and every status.yaml.j2 rendered.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ def render_everything(caller: salt.client.Caller) -> dict[str, Any]:
     status = {}
     tree = set(caller.cmd("cp.list_master"))
     for name in top.get("base", []):
-        if f"{name}/status.yaml" in tree:
+        if f"{name}/status.yaml.j2" in tree:
             status[name] = caller.cmd(
-                "slsutil.renderer", f"salt://{name}/status.yaml", default_renderer="jinja|yaml"
+                "slsutil.renderer", f"salt://{name}/status.yaml.j2", default_renderer="jinja|yaml"
             )
     return {"top": top, "low": low, "files": files, "status": status, "tree": sorted(tree)}
 

@@ -26,7 +26,9 @@ ExecStart=/bin/true
 
 @pytest.fixture
 def checked(
-    load_source: Callable[..., ModuleType], systemd: Any, tmp_path: Path,
+    load_source: Callable[..., ModuleType],
+    systemd: Any,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Any:
     """`module`, `state`, and `service`/`files` that run the state on paths under tmp_path."""
@@ -58,8 +60,18 @@ def checked(
     module.__salt__.update({"cp.cache_file": cache_file, "formula.file": file})
     names = {
         f"checked.{name}": lambda *a, _name=name, **k: getattr(module, _name)(*a, **k)
-        for name in ("render", "differences", "check", "swap", "restore", "digests", "loaded",
-                     "mark_loaded", "is_unit_file", "matches")
+        for name in (
+            "render",
+            "differences",
+            "check",
+            "swap",
+            "restore",
+            "digests",
+            "loaded",
+            "mark_loaded",
+            "is_unit_file",
+            "matches",
+        )
     }
     ready: list[int] = []
 
@@ -68,12 +80,23 @@ def checked(
 
     state = load_source(
         "salt/_states/checked.py",
-        salt={**names, "checked.systemctl": systemd, "checked.last_words": lambda unit: "last words",
-              "checked.ready": is_ready},
+        salt={
+            **names,
+            "checked.systemctl": systemd,
+            "checked.last_words": lambda unit: "last words",
+            "checked.ready": is_ready,
+        },
     )
     return SimpleNamespace(
-        module=module, state=state, files=state.files, service=state.service, staging=staging,
-        units=units, tree=source, ready=ready, test=lambda on: state.__opts__.update(test=on),
+        module=module,
+        state=state,
+        files=state.files,
+        service=state.service,
+        staging=staging,
+        units=units,
+        tree=source,
+        ready=ready,
+        test=lambda on: state.__opts__.update(test=on),
     )
 
 
@@ -106,7 +129,8 @@ def test_a_failing_check_changes_nothing_and_its_words_are_in_the_comment(
 ) -> None:
     conf.write_text("old\n")
     ret = checked.files(
-        "x", {str(conf): {"contents": "bad\n", **me}},
+        "x",
+        {str(conf): {"contents": "bad\n", **me}},
         checks=[f"grep -q bad {{staged}}{conf}", f"ls {{staged}}{conf} {{staged}}/absent-word"],
     )
     assert ret["result"] is False
@@ -318,6 +342,7 @@ def test_a_failure_in_the_middle_of_the_swap_leaves_everything_as_before(
             if str(args[0]).startswith(path_of) and conf.parent.as_posix() in str(args[0]):
                 raise OSError(28, "No space left on device")
             return real(*args, **more)
+
         return call
 
     if where == "write":
@@ -366,6 +391,7 @@ def test_a_secret_is_never_readable_by_others_while_it_is_written(
 @pytest.fixture
 def running(checked: Any, conf: Path, me: dict[str, str], systemd: Any) -> Any:
     """A service `app` that runs on `good 1`; call with other contents to change it."""
+
     def apply(contents: str = "good 1\n", **more: Any) -> dict[str, Any]:
         options: dict[str, Any] = {"checks": [f"grep -q good {{staged}}{conf}"], "reload": True}
         files = {str(conf): {"contents": contents, **me}, **more.pop("files", {})}
@@ -395,7 +421,9 @@ def test_a_change_is_reloaded_where_that_suffices(running: Any, systemd: Any) ->
 def test_a_change_that_a_reload_cannot_take_restarts(
     running: Any, systemd: Any, conf: Path
 ) -> None:
-    assert running("good 2\n", restart_on=[f"{conf.parent}/*.conf"])["changes"]["app"] == "restarted"
+    assert (
+        running("good 2\n", restart_on=[f"{conf.parent}/*.conf"])["changes"]["app"] == "restarted"
+    )
     assert running("good 3\n", reload=False)["changes"]["app"] == "restarted"
     assert running("good 4\n", restart_on=["/other/*"])["changes"]["app"] == "reloaded"
     assert systemd.commands == ["restart app", "restart app", "reload app"]

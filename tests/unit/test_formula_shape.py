@@ -176,4 +176,4 @@ def test_a_daemon_says_how_its_status_is_asked(formula: Path) -> None:
     text = "\n".join(path.read_text(encoding="utf-8") for path in formula.glob("*.sls"))
     daemon = re.search(r"(?m)^\s+(checked\.service|service\.running|release\.rolled):", text)
     if daemon:
-        assert (formula / "status.yaml").is_file(), f"it runs a daemon ({daemon[1]})"
+        assert (formula / "status.yaml.j2").is_file(), f"it runs a daemon ({daemon[1]})"

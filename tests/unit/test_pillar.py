@@ -14,20 +14,27 @@ from salt.exceptions import CommandExecutionError
 
 SCHEMA = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",
-    "type": "object", "additionalProperties": False,
+    "type": "object",
+    "additionalProperties": False,
     "properties": {
         "port": {"type": "integer", "minimum": 1, "maximum": 65535},
         "mode": {"enum": ["fast", "exact"]},
         "size": {"type": "string", "pattern": "^[0-9]+mb$", "description": "such as 128mb"},
         "list": {"type": "array", "items": {"type": "string"}},
         "inner": {
-            "type": "object", "additionalProperties": False,
+            "type": "object",
+            "additionalProperties": False,
             "properties": {"depth": {"type": ["integer", "null"]}, "name": {"type": "string"}},
         },
     },
 }
-DEFAULTS = {"port": 80, "mode": "fast", "size": "1mb", "list": ["a", "b"],
-            "inner": {"depth": 1, "name": "default"}}
+DEFAULTS = {
+    "port": 80,
+    "mode": "fast",
+    "size": "1mb",
+    "list": ["a", "b"],
+    "inner": {"depth": 1, "name": "default"},
+}
 
 
 @pytest.fixture
@@ -68,20 +75,28 @@ def test_a_pillar_that_is_right_has_no_problems(formula: ModuleType) -> None:
     [
         ({"wbe": {}}, "pillar wbe: unknown key; did you mean 'web'? known: store, web"),
         ({"zzzz": {}}, "pillar zzzz: unknown key; known: store, web"),
-        ({"web": {"prot": 80}},
-         "pillar web:prot: unknown key; did you mean 'port'? known: inner, list, mode, port, size"),
-        ({"web": {"inner": {"dept": 1}}},
-         "pillar web:inner:dept: unknown key; did you mean 'depth'? known: depth, name"),
+        (
+            {"web": {"prot": 80}},
+            "pillar web:prot: unknown key; did you mean 'port'? known: inner, list, mode, port, size",
+        ),
+        (
+            {"web": {"inner": {"dept": 1}}},
+            "pillar web:inner:dept: unknown key; did you mean 'depth'? known: depth, name",
+        ),
         ({"web": {"port": "80"}}, "pillar web:port: '80' is not of type integer"),
         ({"web": {"port": True}}, "pillar web:port: True is not of type integer"),
-        ({"web": {"inner": {"depth": "x"}}},
-         "pillar web:inner:depth: 'x' is not of type integer or null"),
+        (
+            {"web": {"inner": {"depth": "x"}}},
+            "pillar web:inner:depth: 'x' is not of type integer or null",
+        ),
         ({"web": None}, "pillar web: None is not of type object"),
         ({"web": {"port": 0}}, "pillar web:port: 0 is out of range; allowed: 1..65535"),
         ({"web": {"port": 65536}}, "pillar web:port: 65536 is out of range; allowed: 1..65535"),
         ({"web": {"mode": "quick"}}, "pillar web:mode: 'quick' is not one of fast, exact"),
-        ({"web": {"size": "128"}},
-         "pillar web:size: '128' does not look right; allowed: such as 128mb"),
+        (
+            {"web": {"size": "128"}},
+            "pillar web:size: '128' does not look right; allowed: such as 128mb",
+        ),
         ({"web": {"list": ["a", 5]}}, "pillar web:list[1]: 5 is not of type string"),
     ],
 )
@@ -97,7 +112,9 @@ def test_every_problem_is_told_at_once_one_line_each(formula: ModuleType) -> Non
     assert {line.split(":")[0] + ":" + line.split(":")[1] for line in lines if "web" in line}
     assert [line.removeprefix("pillar ").split(": ")[0] for line in lines] == sorted(
         ["wbe", "store:size", "web:mdoe", "web:port", "web:prot"],
-        key=lambda path: [line.removeprefix("pillar ").split(": ")[0] for line in lines].index(path),
+        key=lambda path: [line.removeprefix("pillar ").split(": ")[0] for line in lines].index(
+            path
+        ),
     )
     assert len(lines) == 5
     assert all("\n" not in line for line in lines)
@@ -113,14 +130,21 @@ def test_another_formulas_mistake_refuses_this_one_too(formula: ModuleType) -> N
 
 
 def test_settings_are_defaults_then_family_then_release_then_pillar(formula: ModuleType) -> None:
-    (formula.tree / "web" / "os.yaml").write_text(yaml.safe_dump({
-        "Debian": {"port": 1, "mode": "exact", "size": "2mb", "inner": {"name": "family"}},
-        "bookworm": {"port": 2, "size": "3mb"},
-        "trixie": {"port": 99},
-        "RedHat": {"port": 98},
-    }))
+    (formula.tree / "web" / "os.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "Debian": {"port": 1, "mode": "exact", "size": "2mb", "inner": {"name": "family"}},
+                "bookworm": {"port": 2, "size": "3mb"},
+                "trixie": {"port": 99},
+                "RedHat": {"port": 98},
+            }
+        )
+    )
     assert formula.settings("web") == {
-        "port": 2, "mode": "exact", "size": "3mb", "list": ["a", "b"],
+        "port": 2,
+        "mode": "exact",
+        "size": "3mb",
+        "list": ["a", "b"],
         "inner": {"depth": 1, "name": "family"},
     }
     formula.__pillar__.update({"web": {"port": 3, "inner": {"depth": 7}}})
@@ -167,8 +191,11 @@ def refusals(machine_copy: Callable[..., list[Any]]) -> dict[str, str]:
     wrong = {
         "key": {"redis": {"prot": 1}},
         "top": {"haporxy": {}},
-        "several": {"redis": {"port": "x"}, "haproxy": {"backend": {"balance": "magic"}},
-                    "counter": {"health": {"redy": "/"}}},
+        "several": {
+            "redis": {"port": "x"},
+            "haproxy": {"backend": {"balance": "magic"}},
+            "counter": {"health": {"redy": "/"}},
+        },
     }
     questions = [
         *(["state.show_sls", ["base"], {"pillar": pillar}] for pillar in wrong.values()),

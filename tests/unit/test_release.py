@@ -32,13 +32,18 @@ def home(tmp_path: Path) -> str:
 
 
 def artifact(
-    version: str, members: dict[str, bytes] | None = None, cut: int = 0,
-    add: tarfile.TarInfo | None = None, top: str | None = None,
+    version: str,
+    members: dict[str, bytes] | None = None,
+    cut: int = 0,
+    add: tarfile.TarInfo | None = None,
+    top: str | None = None,
 ) -> Path:
     """dist/app-VERSION.tar.gz and its hash; `cut` bytes are missing at its end."""
     top = top or f"app-{version}"
     content = {
-        f"{top}/release.json": b"{}", f"{top}/bin/app": b"#!/bin/sh\n", f"{top}/lib/a.py": b"x = 1\n"
+        f"{top}/release.json": b"{}",
+        f"{top}/bin/app": b"#!/bin/sh\n",
+        f"{top}/lib/a.py": b"x = 1\n",
     }
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
@@ -93,7 +98,11 @@ def test_unpacked_files_are_not_writable_by_others_and_belong_to_who_unpacked(
 @pytest.mark.parametrize("filters", [True, False], ids=["with-filters", "as-on-debian-12"])
 @pytest.mark.parametrize("kind", ["dotdot", "absolute", "symlink", "hardlink", "device"])
 def test_a_member_that_would_land_outside_is_refused(
-    release: ModuleType, home: str, kind: str, filters: bool, monkeypatch: pytest.MonkeyPatch,
+    release: ModuleType,
+    home: str,
+    kind: str,
+    filters: bool,
+    monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
     """Debian 12's Python 3.11.2 knows no extraction filters: it must be safe without them."""
@@ -288,9 +297,7 @@ def state(
     settled: list[str | float] = []
     unseen: set[str] = set()
 
-    def wait_ready(
-        address: str, port: int, path: str, seconds: float, unit: str
-    ) -> str | None:
+    def wait_ready(address: str, port: int, path: str, seconds: float, unit: str) -> str | None:
         waits.append(port)
         number = unit.removeprefix("app@").removesuffix(".service")
         return "not ready" if release.running(home)[number] in broken else None
@@ -300,8 +307,17 @@ def state(
         return "the load balancer does not see it" if command in unseen else None
 
     names = (
-        "installed", "install", "offer", "prune", "running", "fingerprint", "started_with",
-        "set_instance", "reset_instance", "mark_started", "remove_instance",
+        "installed",
+        "install",
+        "offer",
+        "prune",
+        "running",
+        "fingerprint",
+        "started_with",
+        "set_instance",
+        "reset_instance",
+        "mark_started",
+        "remove_instance",
     )
     module = load_source(
         "salt/_states/release.py",
@@ -320,8 +336,9 @@ def state(
         assert isinstance(answer, dict)
         return answer
 
-    return SimpleNamespace(module=module, rolled=rolled, broken=broken, waits=waits, settled=settled,
-                           unseen=unseen)
+    return SimpleNamespace(
+        module=module, rolled=rolled, broken=broken, waits=waits, settled=settled, unseen=unseen
+    )
 
 
 def units(*numbers: int) -> list[str]:

@@ -43,8 +43,7 @@ def test_every_sls_of_the_tree_is_rendered_on_some_machine(
     }
     # An SLS that only includes others has no state of its own to be seen by.
     including = {
-        name for name in written - used
-        if any(other.startswith(f"{name}.") for other in used)
+        name for name in written - used if any(other.startswith(f"{name}.") for other in used)
     }
     assert written - used - including == set()
 
@@ -121,7 +120,9 @@ def test_no_rendered_file_or_state_contains_a_secret(rendered: Any) -> None:
             if not spec["secret"]:
                 assert hashlib.sha256(value.encode()).hexdigest() not in text, f"{path}: {name}"
         if not spec["secret"]:
-            assert not re.search(r"(?im)^\s*(requirepass|masterauth|password)\b\s*[:= ]", text), path
+            assert not re.search(r"(?im)^\s*(requirepass|masterauth|password)\b\s*[:= ]", text), (
+                path
+            )
     states = json.dumps(rendered.low)
     for value in SECRETS.values():
         assert value not in states
@@ -190,7 +191,8 @@ def test_instances_listen_where_haproxy_looks_for_them(all_rendered: dict[Any, A
         for chunk in one.low:
             if (chunk["state"], chunk["fun"]) == ("release", "rolled"):
                 wanted = {
-                    address for name, address in expected_servers(one).items()
+                    address
+                    for name, address in expected_servers(one).items()
                     if name.rpartition("-")[0] == one.name
                 }
                 assert {
@@ -252,15 +254,21 @@ def certificate(folder: Path) -> None:
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "throwaway")])
     now = datetime.datetime.now(datetime.UTC)
     made = (
-        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
-        .serial_number(1).not_valid_before(now).not_valid_after(now + datetime.timedelta(days=1))
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now)
+        .not_valid_after(now + datetime.timedelta(days=1))
         .sign(key, hashes.SHA256())
     )
     folder.mkdir(parents=True)
     (folder / "site.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
     (folder / "site.pem.key").write_bytes(
         key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8,
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
             serialization.NoEncryption(),
         )
     )
@@ -269,7 +277,10 @@ def certificate(folder: Path) -> None:
 def haproxy_says(folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["haproxy", "-c", "-q", "-f", str(folder / "etc/haproxy/haproxy.cfg")],
-        capture_output=True, text=True, check=False, timeout=30,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
     )
 
 
@@ -315,7 +326,10 @@ def test_redis_itself_accepts_the_rendered_configuration(
                 file.write("banana yes\n")
         done = subprocess.run(
             ["sh", str(root / "salt/redis/files/check"), str(folder)],
-            capture_output=True, text=True, check=False, timeout=30,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=30,
             env={**os.environ, "TMPDIR": str(tmp_path)},
         )
         if spoilt:

@@ -27,12 +27,14 @@ HA = {
 @pytest.fixture
 def on(load_source: Callable[..., ModuleType]) -> Callable[..., Any]:
     """`on(PROD, "edge1")`: the module as that machine sees it."""
+
     def load(machines: dict[str, Any], name: str, **own: Any) -> Any:
         pillar = {
             "topology": {"name": "test", "domain": "counter.test", "machines": machines},
             "machine": {"name": name, **machines[name], **own},
         }
         return load_source("salt/_modules/topology.py", pillar=pillar, grains={"num_cpus": 4})
+
     return load
 
 
@@ -97,5 +99,6 @@ def test_roles_select_machines_and_the_certificate_names_the_edge(on: Callable[.
     assert [one["name"] for one in edge.machines("app")] == ["app1", "app2"]
     assert len(edge.machines()) == 4
     assert edge.names() == {
-        "dns": ["counter.test", "edge1", "localhost"], "ip": ["10.0.0.1", "127.0.0.1"],
+        "dns": ["counter.test", "edge1", "localhost"],
+        "ip": ["10.0.0.1", "127.0.0.1"],
     }

@@ -25,7 +25,9 @@ def main():
         fields = line.split()
         if len(fields) >= 3 and fields[1] == "worker" and fields[2] == "0":
             return 0
-    print("haproxy did not take the new configuration and goes on with the old one", file=sys.stderr)
+    print(
+        "haproxy did not take the new configuration and goes on with the old one", file=sys.stderr
+    )
     return 1
 
 
