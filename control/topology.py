@@ -69,19 +69,21 @@ def load(name: str, folder: Path = FOLDER) -> Topology:
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
         network = ipaddress.IPv4Network(data["network"])
-        listed = data["machines"]
+        listed, domain = dict(data["machines"]), data["domain"]
     except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
         raise Refused(f"{path.name}: not a topology: {error}", 2) from error
     machines: dict[str, Machine] = {}
     owner: dict[str, str] = {}
     for one, given in listed.items():
         where = f"{path.name}: machines:{one}"
+        if not isinstance(given, dict):
+            raise Refused(f"{where}: needs address and roles", 2)
         for role in given.get("roles", []):
             if role not in ROLES:
                 near = difflib.get_close_matches(role, ROLES, 1)
                 hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(ROLES)}"
                 raise Refused(f"{where}:roles: unknown role {role}; {hint}", 2)
-        address = given.get("address")
+        address = str(given.get("address"))
         try:
             inside = ipaddress.IPv4Address(address) in network
         except ValueError as error:
@@ -95,6 +97,4 @@ def load(name: str, folder: Path = FOLDER) -> Topology:
     for role in ("edge", "app", "store"):
         if not any(role in machine.roles for machine in machines.values()):
             raise Refused(f"{path.name}: no machine has role {role}", 2)
-    return Topology(
-        data.get("name", name), data["domain"], network, machines, data.get("suite", "trixie")
-    )
+    return Topology(data.get("name", name), domain, network, machines, data.get("suite", "trixie"))

@@ -66,6 +66,9 @@ inside chmod 0600 /home/vagrant/.ssh/authorized_keys
 inside systemctl -q enable systemd-networkd systemd-resolved ssh
 # Nothing in a container to wait for but eth0, and no console to log in on.
 inside systemctl -q mask systemd-networkd-wait-online.service getty@.service console-getty.service
+# The resolver of the host, for as long as this runs in a chroot of it.
+rm -f "$root/etc/resolv.conf"
+cp -L /etc/resolv.conf "$root/etc/resolv.conf"
 env -i PATH="$PATH" ${PIP_INDEX_URL:+PIP_INDEX_URL="$PIP_INDEX_URL"} \
     chroot "$root" env PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root /opt/bootstrap/bootstrap.sh >&2
 # Every machine makes its own.
@@ -92,7 +95,7 @@ say "building from distribution packages (once; about a minute)"
 mmdebstrap --quiet --variant=minbase --include="$(IFS=,; echo "${packages[*]}")" \
     --customize-hook="$work/customize \"\$1\" $work" \
     "$suite" "$work/rootfs" >&2
-# mmdebstrap leaves the host's resolv.conf; the machine has its own resolver.
+# The machine has its own resolver.
 ln -sfn /run/systemd/resolve/stub-resolv.conf "$work/rootfs/etc/resolv.conf"
 
 say "packing"

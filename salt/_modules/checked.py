@@ -17,6 +17,7 @@ import pwd
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import tempfile
 
@@ -187,17 +188,34 @@ def _run_check(command, staged):
             word = __salt__["formula.file"](word)
         words.append(word)
     try:
-        done = subprocess.run(
-            words, capture_output=True, text=True, timeout=_CHECK_TIMEOUT, stdin=subprocess.DEVNULL
-        )
+        code, said = _bounded(words, _CHECK_TIMEOUT)
     except FileNotFoundError:
         return f"{words[0]}: not found, so the configuration cannot be checked"
     except subprocess.TimeoutExpired:
         return f"{command}: no answer within {_CHECK_TIMEOUT} s"
-    if done.returncode == 0:
+    if code == 0:
         return None
-    said = (done.stderr + done.stdout).strip()
-    return said or f"{command}: exit code {done.returncode}, without a word"
+    return said or f"{command}: exit code {code}, without a word"
+
+
+def _bounded(words, seconds, shell=False):
+    """``(exit code, output)``; TimeoutExpired after ``seconds``, its children ended with it."""
+    with subprocess.Popen(
+        words,
+        shell=shell,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    ) as process:
+        try:
+            said, _ = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    return process.returncode, said.strip()
 
 
 def _interpreter(source):
@@ -211,19 +229,10 @@ def ready(command):
         path = shlex.quote(__salt__["formula.file"](program))
         command = f"{_interpreter(program)} {path} {rest}"
     try:
-        done = subprocess.run(
-            command,
-            shell=True,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            stdin=subprocess.DEVNULL,
-        )
+        code, said = _bounded(command, 10, shell=True)
     except subprocess.TimeoutExpired:
         return f"{command}: no answer"
-    if done.returncode == 0:
-        return None
-    return (done.stderr or done.stdout).strip() or f"{command}: exit code {done.returncode}"
+    return None if code == 0 else said or f"{command}: exit code {code}"
 
 
 def _verify_units(wanted, staged, instance):
@@ -259,23 +268,15 @@ def _verify_units(wanted, staged, instance):
             for source in (_UNITS, staged + _UNITS):
                 for dropin in glob.glob(f"{source}/{unit}.d/*.conf"):
                     shutil.copy(dropin, f"{folder}/{name}.d/")
-            done = subprocess.run(
-                [
-                    "systemd-analyze",
-                    "verify",
-                    "--man=no",
-                    "--recursive-errors=no",
-                    f"{folder}/{name}",
-                ],
-                capture_output=True,
-                text=True,
-                timeout=_CHECK_TIMEOUT,
-                stdin=subprocess.DEVNULL,
-            )
+            words = ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no"]
+            try:
+                code, said = _bounded([*words, f"{folder}/{name}"], _CHECK_TIMEOUT)
+            except (FileNotFoundError, subprocess.TimeoutExpired) as error:
+                return f"{unit} cannot be verified: {error}"
             # It returns 0 on a misspelt key: any word it says is a refusal.
-            said = (done.stderr + done.stdout).strip().replace(folder, _UNITS)
-            if done.returncode or said:
-                return said or f"systemd-analyze verify {unit}: exit code {done.returncode}"
+            if code or said:
+                said = said.replace(folder, _UNITS)
+                return said or f"systemd-analyze verify {unit}: exit code {code}"
     return None
 
 
@@ -400,9 +401,10 @@ def matches(path, patterns):
     return any(fnmatch.fnmatch(path, pattern) for pattern in patterns)
 
 
-def systemctl(*words, timeout=120):
+def systemctl(*words, timeout=1800):
     """
-    ``(exit code, output)`` of systemctl.
+    ``(exit code, output)`` of systemctl. systemd bounds its jobs by the unit's own settings;
+    ``timeout``, in seconds, is for a systemd that does not answer.
 
     CLI Example:
 
@@ -411,16 +413,9 @@ def systemctl(*words, timeout=120):
         salt-call checked.systemctl is-active haproxy
     """
     try:
-        done = subprocess.run(
-            ["systemctl", *words],
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            stdin=subprocess.DEVNULL,
-        )
+        return _bounded(["systemctl", *words], timeout)
     except subprocess.TimeoutExpired:
         return 124, f"systemctl {' '.join(words)}: not done after {timeout} s"
-    return done.returncode, (done.stdout + done.stderr).strip()
 
 
 def last_words(unit, lines=5):

@@ -36,6 +36,11 @@ def _name(version):
     return str(version)
 
 
+def _dist():
+    """Where artifacts are carried: beside the state tree."""
+    return os.path.join(os.path.dirname(__opts__["file_roots"]["base"][0]), "dist")
+
+
 def sha256(path):
     """SHA-256 of a file in hexadecimal.
 
@@ -106,7 +111,7 @@ def choose(name, root, version=None):
     versions = set(running(root).values())
     carried = [
         file[len(name) + 1 : -len(".tar.gz")]
-        for file in (os.listdir("dist") if os.path.isdir("dist") else [])
+        for file in (os.listdir(_dist()) if os.path.isdir(_dist()) else [])
         if file.startswith(f"{name}-") and file.endswith(".tar.gz")
     ]
     if len(carried) == 1:
@@ -130,7 +135,7 @@ def artifact(name, version):
 
         salt-call release.artifact counter 0.1.0
     """
-    path = os.path.abspath(os.path.join("dist", f"{name}-{_name(version)}.tar.gz"))
+    path = os.path.abspath(os.path.join(_dist(), f"{name}-{_name(version)}.tar.gz"))
     if not os.path.exists(path):
         return None, None
     try:

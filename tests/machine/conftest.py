@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -34,7 +35,7 @@ class Lab:
 
     def __init__(self, topology: str) -> None:
         self.topology = topology
-        self.host = topology
+        self.host = self.name = topology
         self.state = ROOT / ".lab" / topology
         self.ca = str(self.state / "ca.pem")
         self.url = self.make("-s", "url").stdout.strip()
@@ -70,7 +71,7 @@ class Lab:
                 "-F",
                 str(self.state / "ssh_config"),
                 self.host,
-                f"sudo -n sh -c {quote(command)}",
+                f"sudo -n sh -c {shlex.quote(command)}",
             ],
             capture_output=True,
             text=True,
@@ -153,16 +154,37 @@ class Lab:
         return bool(states) and all(state == "UP" for state in states)
 
 
-def quote(command: str) -> str:
-    import shlex
+class KitchenLab(Lab):
+    """A machine that Test Kitchen made, as its verifier describes it in the environment."""
 
-    return shlex.quote(command)
+    def __init__(self) -> None:
+        self.topology = "kitchen"
+        self.state = ROOT / ".lab" / "kitchen"
+        self.state.mkdir(parents=True, exist_ok=True)
+        self.host = os.environ["KITCHEN_HOSTNAME"]
+        (self.state / "ssh_config").write_text(
+            f"Host {self.host}\n  User {os.environ['KITCHEN_USERNAME']}\n"
+            f"  Port {os.environ.get('KITCHEN_PORT', '22')}\n"
+            f"  IdentityFile {os.environ['KITCHEN_SSH_KEY']}\n"
+            "  StrictHostKeyChecking no\n  UserKnownHostsFile /dev/null\n  LogLevel ERROR\n"
+        )
+        self.ca = str(self.state / "ca.pem")
+        Path(self.ca).write_text(self.run("cat /etc/stack/pki/ca.pem"))
+        self.address = self.host
+        self.url = f"https://{self.host}/"
+        self.name = self.run("hostname").strip()
 
 
-@pytest.fixture(scope="session", params=["dev", "dev12"])
+TOPOLOGIES = ["kitchen"] if "KITCHEN_HOSTNAME" in os.environ else ["dev", "dev12"]
+
+
+@pytest.fixture(scope="session", params=TOPOLOGIES)
 def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     """A converged machine; see the module's text."""
     topology = request.param
+    if topology == "kitchen":
+        yield KitchenLab()
+        return
     made_here = not (ROOT / ".lab" / topology / "ssh_config").exists()
     machine = Lab(topology)
     try:

@@ -12,6 +12,7 @@ from conftest import Lab
 UNITS = ("haproxy", "redis-server", "counter@1", "counter@2")
 
 
+@pytest.mark.controller
 def test_up_ends_with_the_url_and_a_table_of_services(lab: Lab) -> None:
     output = lab.up_output  # type: ignore[attr-defined]
     assert output.strip().splitlines()[-1] == lab.url
@@ -128,7 +129,7 @@ def test_a_client_can_verify_the_certificate(lab: Lab) -> None:
         timeout=20,
     )
     assert stranger.returncode == 60, "only the machine's own CA vouches for it"
-    for name in ("counter.test", "localhost", lab.host):
+    for name in ("counter.test", "localhost", lab.name):
         answer = lab.curl(
             "healthz",
             "--connect-to",
@@ -194,9 +195,7 @@ def test_request_id_is_ours_and_reaches_the_application_log(lab: Lab) -> None:
 def test_version_names_the_artifact(lab: Lab) -> None:
     told = json.loads(lab.curl("version"))
     assert set(told) >= {"version", "commit", "sha256"}
-    stored = lab.run(
-        f"cut -d' ' -f1 /srv/stack/dist/counter-{told['version']}.tar.gz.sha256"
-    ).strip()
+    stored = lab.run(f"cat /opt/counter/releases/{told['version']}/artifact.sha256").strip()
     assert told["sha256"] == stored
 
 
@@ -211,6 +210,7 @@ def test_figures_are_not_public(lab: Lab) -> None:
     assert "haproxy_server_status" in lab.run("curl -s http://127.0.0.1:8405/metrics")
 
 
+@pytest.mark.controller
 def test_status_tells_of_an_unwell_service_and_fails(lab: Lab) -> None:
     assert lab.make("-s", "status").returncode == 0
     lab.run("systemctl stop redis-server")

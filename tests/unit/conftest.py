@@ -41,7 +41,7 @@ def load(path: Path, **dunders: Any) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     names: dict[str, Any] = {
         "__salt__": {},
-        "__opts__": {"test": False},
+        "__opts__": {"test": False, "file_roots": {"base": ["salt"]}},
         "__pillar__": {},
         "__grains__": {},
         "__context__": {},

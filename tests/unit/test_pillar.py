@@ -77,7 +77,8 @@ def test_a_pillar_that_is_right_has_no_problems(formula: ModuleType) -> None:
         ({"zzzz": {}}, "pillar zzzz: unknown key; known: store, web"),
         (
             {"web": {"prot": 80}},
-            "pillar web:prot: unknown key; did you mean 'port'? known: inner, list, mode, port, size",
+            "pillar web:prot: unknown key; did you mean 'port'? known: inner, list, mode,"
+            " port, size",
         ),
         (
             {"web": {"inner": {"dept": 1}}},
@@ -109,14 +110,8 @@ def test_a_wrong_pillar_is_refused_with_its_path_and_what_is_right(
 def test_every_problem_is_told_at_once_one_line_each(formula: ModuleType) -> None:
     pillar = {"wbe": 1, "web": {"prot": 1, "mdoe": 2, "port": 0}, "store": {"size": 5}}
     lines = formula.problems(pillar)
-    assert {line.split(":")[0] + ":" + line.split(":")[1] for line in lines if "web" in line}
-    assert [line.removeprefix("pillar ").split(": ")[0] for line in lines] == sorted(
-        ["wbe", "store:size", "web:mdoe", "web:port", "web:prot"],
-        key=lambda path: [line.removeprefix("pillar ").split(": ")[0] for line in lines].index(
-            path
-        ),
-    )
-    assert len(lines) == 5
+    paths = [line.removeprefix("pillar ").split(": ")[0] for line in lines]
+    assert sorted(paths) == ["store:size", "wbe", "web:mdoe", "web:port", "web:prot"]
     assert all("\n" not in line for line in lines)
 
 
@@ -199,7 +194,7 @@ def refusals(machine_copy: Callable[..., list[Any]]) -> dict[str, str]:
     }
     questions = [
         *(["state.show_sls", ["base"], {"pillar": pillar}] for pillar in wrong.values()),
-        ["state.show_lowstate", [], {"pillar": wrong["key"]}],
+        ["state.show_highstate", [], {"pillar": wrong["key"]}],
         ["state.show_sls", ["base"], {"pillar": {"redis": {"port": 6380}}}],
     ]
     answers = machine_copy(questions)
@@ -214,7 +209,7 @@ def test_one_formula_alone_is_refused_for_any_formulas_mistake(refusals: dict[st
 
 def test_a_whole_apply_is_refused_with_the_path(refusals: dict[str, str]) -> None:
     assert "pillar redis:prot: unknown key" in refusals["whole"]
-    assert "'state': 'pkg'" not in refusals["whole"], "states were made all the same"
+    assert "base packages" not in refusals["whole"], "states were made all the same"
 
 
 def test_real_salt_tells_every_problem_at_once(refusals: dict[str, str]) -> None:

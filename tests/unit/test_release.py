@@ -233,7 +233,7 @@ def test_two_artifacts_and_none_in_use_is_a_question_not_a_guess(
 
 
 def test_environment_values_reach_systemd_unharmed(release: ModuleType, home: str) -> None:
-    """As systemd.exec(5) reads EnvironmentFile=: in quotes, only backslash and quote are special."""
+    """As systemd.exec(5) reads EnvironmentFile=: in quotes, backslash and quote are special."""
     release.set_instance(home, 1, "v", {"B": 'a "b" \\ c', "A": "two words", "C": "50%d"})
     assert Path(home, "instances/1/env").read_text() == (
         'A="two words"\nB="a \\"b\\" \\\\ c"\nC="50%d"\n'

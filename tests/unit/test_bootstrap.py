@@ -1,0 +1,267 @@
+"""Getting Salt onto a machine, and what a person reads of a run."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+# A lock and the list it is made from.
+LOCKS = {
+    "bootstrap/salt.lock": "bootstrap/salt.in",
+    "requirements/control.lock": "requirements/control.in",
+    "requirements/dev.lock": "requirements/dev.in",
+    "webapp/requirements.lock": "webapp/requirements.in",
+}
+
+
+# --- bootstrap/converge ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def converge(load_source: Callable[..., ModuleType]) -> Any:
+    return load_source("bootstrap/converge")
+
+
+def result(outcome: bool | None, changes: dict[str, Any] | None = None, **more: Any) -> Any:
+    return {"result": outcome, "changes": changes or {}, "comment": "", "__run_num__": 0, **more}
+
+
+@pytest.mark.parametrize(
+    ("given", "word"),
+    [
+        (result(False, {"a": 1}), "FAILED"),
+        (result(None, {"a": 1}), "would change"),
+        (result(True, {"a": 1}), "changed"),
+        (result(True), "ok"),
+    ],
+)
+def test_outcome_is_one_word(converge: Any, given: Any, word: str) -> None:
+    assert converge.outcome(given) == word
+
+
+def test_the_closing_line_counts_what_changed_and_failed(converge: Any) -> None:
+    answer = {"a": result(True, {"x": 1}), "b": result(True), "c": result(True, {"x": 1})}
+    assert converge.explain(answer) == "2 changed, 0 failed"
+    assert converge.explain({"a": result(True)}) == "0 changed, 0 failed"
+
+
+def test_failures_are_told_in_running_order_with_formula_and_reason(
+    converge: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer = {
+        "a": result(False, __id__="second", __sls__="redis", comment="no\nroom", __run_num__=2),
+        "b": result(False, __id__="first", __sls__="base", comment="why", __run_num__=1),
+        "c": result(True, {"x": 1}, __id__="quiet", __run_num__=0),
+    }
+    assert converge.explain(answer) == "1 changed, 2 failed"
+    said = capsys.readouterr().out
+    assert "FAILED first (base):\n    why\nFAILED second (redis):\n    no\n    room\n" in said
+    assert "quiet" not in said
+
+
+def test_a_test_run_shows_what_would_change(
+    converge: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer = {
+        "a": result(None, {"/etc/x": "-old\n+new"}, __id__="config"),
+        "b": result(None, {"web": "not running"}, __id__="service", __run_num__=1),
+        "c": result(None, comment="would be made", __id__="made", __run_num__=2),
+    }
+    assert converge.explain(answer) == "3 would change, 0 failed"
+    said = capsys.readouterr().out
+    assert "would change config:\n    -old\n    +new\n" in said
+    assert "would change service:\n    web: not running\n" in said
+    assert "would change made:\n    would be made\n" in said
+
+
+def test_states_that_a_state_ran_inside_itself_are_not_counted(converge: Any) -> None:
+    answer = {"a": result(True, {"x": 1}), "b": result(True, {"x": 1}, __state_ran__=True)}
+    assert converge.explain(answer) == "1 changed, 0 failed"
+
+
+def test_a_refused_pillar_is_told_once_and_short(
+    converge: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer = [
+        "Rendering SLS 'base:base' failed: Problem running salt function in Jinja template: the"
+        " pillar is refused; nothing was changed:\npillar redis:prot: unknown key"
+        "\n/var/cache/salt/x(1):\n---\nexcerpt",
+        "Rendering SLS 'base:redis' failed: Problem running salt function in Jinja template: the"
+        " pillar is refused; nothing was changed (reasons: see above)",
+    ]
+    assert converge.explain(answer) == "0 changed, 1 failed"
+    assert capsys.readouterr().out == (
+        "the pillar is refused; nothing was changed:\npillar redis:prot: unknown key\n"
+    )
+
+
+def test_a_run_that_never_came_to_a_state_is_a_failure(
+    converge: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert converge.explain("The function is running already") == "0 changed, 1 failed"
+    assert "running already" in capsys.readouterr().out
+
+
+def test_each_state_is_shown_as_it_ends_and_inner_ones_are_not(
+    converge: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class State:
+        def call(self, low: dict[str, Any]) -> Any:
+            if low["__id__"] == "outer":
+                self.call({"__id__": "inner"})
+            return result(True, {"x": 1})
+
+        def call_chunks(self, chunks: list[dict[str, Any]]) -> None:
+            for chunk in chunks:
+                self.call(chunk)
+
+    converge.report_each_state(State)
+    State().call_chunks([{"__id__": "outer"}, {"__id__": "last"}])
+    lines = capsys.readouterr().out.splitlines()
+    assert [re.sub(r"\s+[\d.]+s ", "", line) for line in lines] == [
+        "[  1/2] outer: changed",
+        "[  2/2] last: changed",
+    ]
+
+
+# --- bootstrap.sh ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def script() -> Iterator[Path]:
+    """A copy that any account can read."""
+    folder = Path(tempfile.mkdtemp(prefix="bootstrap-"))
+    folder.chmod(0o755)
+    shutil.copy(ROOT / "bootstrap" / "bootstrap.sh", folder)
+    (folder / "bootstrap.sh").chmod(0o755)
+    yield folder / "bootstrap.sh"
+    shutil.rmtree(folder)
+
+
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(words, capture_output=True, text=True, check=False, timeout=30, cwd="/")
+
+
+def test_help_says_how_to_call_it(script: Path) -> None:
+    done = run(str(script), "--help")
+    assert done.returncode == 0
+    assert "bootstrap.sh [--wheels DIR]" in done.stdout
+    assert not re.search(r"(?m)^#|^set ", done.stdout), "the comment signs or the code are shown"
+
+
+@pytest.mark.parametrize("words", [["--banana"], ["extra"], ["--wheels"]])
+def test_an_unknown_argument_is_refused_before_anything_happens(
+    script: Path, words: list[str]
+) -> None:
+    done = run(str(script), *words)
+    assert done.returncode == 1
+    assert done.stderr.startswith("bootstrap: ")
+    assert words[0] in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_without_root_it_says_so(script: Path) -> None:
+    command = [str(script)]
+    if os.geteuid() == 0:
+        if not shutil.which("setpriv"):
+            pytest.skip("run as root, and there is no setpriv to become somebody else")
+        command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *command]
+    done = run(*command)
+    assert done.returncode == 1
+    assert done.stderr == f"bootstrap: must run as root: try 'sudo {script}'\n"
+
+
+def test_shell_scripts_are_shell() -> None:
+    for path in [ROOT / "bootstrap" / "bootstrap.sh", *(ROOT / "lab").iterdir()]:
+        first = path.read_text(encoding="utf-8").splitlines()[0]
+        if path.suffix == ".rb":
+            continue
+        shell = "bash" if "bash" in first else "sh"
+        done = run(shell, "-n", str(path))
+        assert done.returncode == 0, f"{path}: {done.stderr}"
+
+
+# --- locks ----------------------------------------------------------------------------------------
+
+
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def pins(lock: Path) -> dict[str, str]:
+    """`{package: the pin's whole block}`."""
+    blocks = re.split(r"(?m)^(?=[A-Za-z0-9])", lock.read_text(encoding="utf-8"))
+    found = {}
+    for block in blocks[1:]:
+        match = re.match(r"([A-Za-z0-9._-]+)(?:\[[^]]*\])?==([^\s;\\]+)", block)
+        assert match, f"{lock.name}: not a pin: {block.splitlines()[0]}"
+        found[canonical(match[1])] = block
+    return found
+
+
+def wanted(path: Path) -> Iterator[str]:
+    """Requirements of a list and of those it includes."""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        line = line.split(" #")[0].strip()
+        if line.startswith("-r "):
+            yield from wanted(path.parent / line[3:])
+        elif line and not line.startswith(("#", "-")):
+            yield line
+
+
+def test_every_lock_of_the_project_is_looked_at() -> None:
+    there = {
+        str(path.relative_to(ROOT))
+        for pattern in ("*.lock", "*/*.lock")
+        for path in ROOT.glob(pattern)
+        if not path.relative_to(ROOT).parts[0].startswith(".")
+    }
+    assert there == set(LOCKS)
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_every_pin_has_a_hash(lock: str) -> None:
+    found = pins(ROOT / lock)
+    assert found
+    for name, block in found.items():
+        assert re.search(r"--hash=sha256:[0-9a-f]{64}\b", block), f"{lock}: {name}"
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_a_lock_names_no_index_and_no_path_of_who_made_it(lock: str) -> None:
+    for number, line in enumerate((ROOT / lock).read_text(encoding="utf-8").splitlines(), 1):
+        where = f"{lock}:{number}: {line}"
+        assert "://" not in line, where
+        assert not re.match(r"\s*(-i|-f|-e|--(extra-)?index|--find|--trusted)", line), where
+        assert not re.search(r"(^|[\s=@])/[a-z]", line), where
+
+
+@pytest.mark.parametrize(("lock", "source"), LOCKS.items())
+def test_a_lock_holds_everything_that_its_list_asks_for(lock: str, source: str) -> None:
+    found = pins(ROOT / lock)
+    asked = list(wanted(ROOT / source))
+    assert asked
+    for requirement in asked:
+        match = re.match(r"([A-Za-z0-9._-]+)", requirement)
+        assert match, requirement
+        assert canonical(match[1]) in found, f"{lock} lacks {requirement}: run 'make lock'"
+        exact = re.search(r"==([0-9][^\s;]*)", requirement)
+        if exact:
+            assert f"=={exact[1]}" in found[canonical(match[1])].split("--hash")[0], requirement
+
+
+def test_no_machine_gets_what_the_overrides_leave_out() -> None:
+    text = (ROOT / "bootstrap" / "overrides.txt").read_text(encoding="utf-8")
+    left_out = re.findall(r'(?m)^([A-Za-z0-9._-]+) ; python_version < "3"$', text)
+    assert left_out
+    assert {canonical(name) for name in left_out} & set(pins(ROOT / "bootstrap/salt.lock")) == set()
