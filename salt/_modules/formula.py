@@ -174,6 +174,42 @@ def settings(name):
     return merged
 
 
+def applied():
+    """Formulas that this machine's roles bring, in the order of top.sls.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call formula.applied
+    """
+    if "formula.applied" not in __context__:
+        tops = __salt__["state.show_top"]()
+        __context__["formula.applied"] = [one for env in tops.values() for one in env]
+    return list(__context__["formula.applied"])
+
+
+def collect(filename):
+    """
+    What each formula of this machine says in its own ``filename`` (Jinja, then YAML), for the
+    formulas that serve all others and know none by name: ``{formula: data}``, in the order of
+    top.sls, without the formulas that have no such file.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call formula.collect status.yaml.j2
+    """
+    return {
+        name: __salt__["slsutil.renderer"](
+            f"{_TREE}{name}/{filename}", default_renderer="jinja|yaml"
+        )
+        for name in applied()
+        if f"{name}/{filename}" in _files()
+    }
+
+
 def file(source):
     """
     Path on this machine of a ``salt://`` file, for programs that a check runs.

@@ -14,13 +14,6 @@ def __virtual__():
     return __virtualname__
 
 
-def _formulas():
-    """Formulas of this machine's roles that have a status.yaml.j2, in the order of top.sls."""
-    tops = __salt__["state.show_top"]()
-    files = set(__salt__["cp.list_master"]())
-    return [name for name in tops.get("base", []) if f"{name}/status.yaml.j2" in files]
-
-
 def _run(command):
     done = subprocess.run(
         command,
@@ -83,11 +76,8 @@ def services():
         salt-call report.services
     """
     found = []
-    for name in _formulas():
-        text = __salt__["slsutil.renderer"](
-            f"salt://{name}/status.yaml.j2", default_renderer="jinja|yaml"
-        )
-        for unit, ask in text.items():
+    for name, units in __salt__["formula.collect"]("status.yaml.j2").items():
+        for unit, ask in units.items():
             state = _properties(unit)
             active = f"{state.get('ActiveState', '?')}"
             health = "ok"
