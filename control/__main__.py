@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shlex
 import socket
 import subprocess
@@ -15,6 +16,10 @@ from pathlib import Path
 from . import lab, remote, topology
 from .errors import Refused
 from .topology import ROOT, Topology
+
+
+# Commands after which a connection that breaks is no failure.
+GOES_DOWN = re.compile(r"\s*(systemctl\s+)?(reboot|poweroff|halt|shutdown)\b")
 
 
 class Steps:
@@ -236,9 +241,14 @@ def command_ssh(where: Topology) -> int:
     where.machine(host)
     command = os.environ.get("CMD")
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
-    return subprocess.run(
+    code = subprocess.run(
         remote.ssh(where, host, command, terminal=terminal), check=False
     ).returncode
+    if code == 255 and command and GOES_DOWN.match(command):
+        # The machine took ssh down with it, as it was told to.
+        print(f"{host} goes down")
+        return 0
+    return code
 
 
 def command_down(where: Topology) -> int:

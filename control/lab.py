@@ -26,6 +26,8 @@ SUITES = ("trixie", "bookworm")
 BRIDGE = "counterbr0"
 # What this host was given for the lab and gets rid of with the last machine.
 _RUN = Path("/run/counter-lab")
+PLUGIN = "vagrant-lxc"
+PLUGIN_VERSION = "1.4.3"
 # Debian package -> why it is needed.
 PACKAGES = {
     "vagrant": "makes the machines",
@@ -76,6 +78,18 @@ def suite(topology: Topology) -> str:
     return given
 
 
+def _apt(words: list[str], why: str) -> None:
+    done = subprocess.run(
+        sudo(["env", "DEBIAN_FRONTEND=noninteractive", "RUNLEVEL=1", "apt-get", "-q", *words]),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        tail = "\n".join((done.stdout + done.stderr).strip().splitlines()[-5:])
+        raise Refused(f"{why} failed (network?):\n{tail}")
+
+
 def install_packages() -> None:
     """Debian packages that the lxc lab needs and this host lacks; says what and why."""
     listed = subprocess.run(
@@ -86,6 +100,8 @@ def install_packages() -> None:
     ).stdout
     there = {line.split()[0] for line in listed.splitlines() if line.split()[1:2] == ["ii"]}
     missing = [package for package in PACKAGES if package not in there]
+    if PLUGIN in missing and _has_plugin():
+        missing.remove(PLUGIN)
     if not missing:
         return
     if not shutil.which("apt-get"):
@@ -96,17 +112,30 @@ def install_packages() -> None:
     say("installing system packages for the lab:")
     for package in missing:
         say(f"  {package:<16} {PACKAGES[package]}")
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    for command in (
-        ["apt-get", "update", "-q"],
-        ["apt-get", "install", "-q", "-y", "--no-install-recommends", *missing],
-    ):
-        done = subprocess.run(
-            sudo(command), env=environment, capture_output=True, text=True, check=False
+    _apt(["update"], "apt-get update")
+    policy = subprocess.run(
+        ["apt-cache", "policy", PLUGIN], capture_output=True, text=True, check=False
+    ).stdout
+    from_gems = PLUGIN in missing and ("Candidate:" not in policy or "Candidate: (none)" in policy)
+    if from_gems:
+        missing.remove(PLUGIN)
+    if missing:
+        _apt(["install", "-y", "--no-install-recommends", *missing], "apt-get install")
+    if from_gems:
+        # Debian 13 has Vagrant but not this plugin.
+        say(f"  this release has no package {PLUGIN}: asking Vagrant for {PLUGIN} {PLUGIN_VERSION}")
+        run_quiet(
+            ["vagrant", "plugin", "install", PLUGIN, "--plugin-version", PLUGIN_VERSION], cwd="/"
         )
-        if done.returncode:
-            tail = "\n".join((done.stdout + done.stderr).strip().splitlines()[-5:])
-            raise Refused(f"{' '.join(command[:2])} failed (network?):\n{tail}")
+
+
+def _has_plugin() -> bool:
+    if not shutil.which("vagrant"):
+        return False
+    plugins = subprocess.run(
+        ["vagrant", "plugin", "list"], capture_output=True, text=True, check=False, cwd="/"
+    )
+    return PLUGIN in plugins.stdout
 
 
 def _link_exists(name: str) -> bool:
