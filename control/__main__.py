@@ -17,7 +17,6 @@ from . import lab, remote, topology
 from .errors import Refused
 from .topology import ROOT, Topology
 
-
 # Commands after which a connection that breaks is no failure.
 GOES_DOWN = re.compile(r"\s*(systemctl\s+)?(reboot|poweroff|halt|shutdown)\b")
 
