@@ -8,7 +8,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 
 PYTHON ?= python3
-export TOPOLOGY HOST SUITE PROVIDER TEST PILLAR SLS CMD SERVICE REQUEST SINCE FOLLOW VERSION YES
+export TOPOLOGY HOST SUITE PROVIDER TEST PILLAR SLS CMD SERVICE REQUEST SINCE FOLLOW VERSION YES SECRET
 VENV := .venv
 CONTROL := $(VENV)/bin/python -m control
 
@@ -36,6 +36,10 @@ status: $(VENV)/.control ## Every service: unit, version, port, health; fails if
 .PHONY: apply
 apply: $(VENV)/.control ## Converge again [HOST=h|local] [TEST=1] [SLS=haproxy] [PILLAR='{…}']
 	@$(CONTROL) apply
+
+.PHONY: rotate
+rotate: $(VENV)/.control ## A new value for a secret, without a moment lost [SECRET=redis-counter]
+	@$(CONTROL) rotate
 
 .PHONY: ssh
 ssh: $(VENV)/.control ## A shell as root, or one command [HOST=h] [CMD='…']

@@ -250,6 +250,33 @@ def command_ssh(where: Topology) -> int:
     return code
 
 
+def command_rotate(where: Topology) -> int:
+    """A new value for one secret, on every machine that has it, with no moment without one."""
+    name = os.environ.get("SECRET") or ""
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", name):
+        raise Refused("SECRET=name is needed, such as SECRET=redis-counter", 2)
+    holders = [
+        host
+        for host in where.machines
+        if remote.run(where, host, f"test -e /etc/stack/secrets/{name} && echo yes || true").strip()
+    ]
+    if not holders:
+        raise Refused(f"no machine of topology {where.name} has a secret {name}")
+
+    def on_each(function: str) -> None:
+        for host in holders:
+            remote.run(where, host, f"cd {remote.PLACE} && salt-call secret.{function} {name}")
+
+    on_each("rotate")
+    print(f"==> {name}: new value, the old one still valid", flush=True)
+    code = command_apply(where)
+    if code:
+        raise Refused(f"{name}: both values stay valid; mend the above and run this again", code)
+    on_each("forget")
+    print(f"==> {name}: dropping the old value", flush=True)
+    return command_apply(where)
+
+
 def command_down(where: Topology) -> int:
     lab.take_down(where)
     print(f"no machine of topology {where.name} is left")
@@ -261,6 +288,7 @@ COMMANDS = {
     "apply": command_apply,
     "status": command_status,
     "url": command_url,
+    "rotate": command_rotate,
     "ssh": command_ssh,
     "down": command_down,
 }

@@ -19,8 +19,8 @@ __virtualname__ = "formula"
 
 _TREE = "salt://"
 # Pillar keys that are not a formula's: what pillar/topology.sls says of the machines, which it
-# has checked itself.
-_DATA = ("topology", "machine")
+# has checked itself, and the encrypted secrets (salt/_modules/secret.py).
+_DATA = ("topology", "machine", "secrets")
 
 
 def __virtual__():

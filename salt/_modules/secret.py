@@ -1,5 +1,6 @@
 """
-Secrets of this machine: made here at first need, kept in files that only root reads.
+Secrets of this machine: given by encrypted pillar (``secrets``), or made here at first need; kept
+in files that only root reads.
 
 Nothing here returns a secret to a state's output, a log or a diff; templates ask for a hash or
 for the path (systemd's ``LoadCredential=``), not for the value.
@@ -48,25 +49,13 @@ def exists(name):
     return os.path.exists(path(name))
 
 
-def make(name, size=32):
-    """
-    Make secret ``name`` of ``size`` random bytes, URL-safe text, unless it exists.
-    Returns True when it was made. Written whole or not at all.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-call secret.make redis-counter
-    """
-    target = path(name)
-    if os.path.exists(target):
-        return False
+def _write(target, value):
+    """Whole or not at all, and never readable by anybody else."""
     os.makedirs(FOLDER, mode=0o700, exist_ok=True)
     handle, staged = tempfile.mkstemp(dir=FOLDER)
     try:
-        with os.fdopen(handle, "w", encoding="ascii") as file:
-            file.write(secrets.token_urlsafe(size))
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(value)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(staged, 0o600)
@@ -74,6 +63,103 @@ def make(name, size=32):
     except BaseException:
         os.unlink(staged)
         raise
+
+
+def _given(name):
+    """The value that the pillar gives for ``name``, or None. Refused while still encrypted."""
+    value = (__pillar__.get("secrets") or {}).get(name)
+    if value is None:
+        return None
+    value = str(value).strip()
+    if not value or value.startswith("-----BEGIN PGP MESSAGE-----"):
+        raise CommandExecutionError(
+            f"pillar secrets:{name}: could not be decrypted: is the machine's key in"
+            " /etc/salt/gpgkeys and the file's first line #!yaml|gpg?"
+        )
+    return value
+
+
+def _read(target):
+    try:
+        with open(target, encoding="utf-8") as file:
+            return file.read()
+    except FileNotFoundError:
+        return None
+
+
+def pending(name):
+    """What :py:func:`ensure` would do with ``name``: ``make``, ``replace`` or None.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call secret.pending redis-counter
+    """
+    now, given = _read(path(name)), _given(name)
+    if now is None:
+        return "make"
+    return "replace" if given is not None and given != now else None
+
+
+def ensure(name, size=32):
+    """
+    Make sure that secret ``name`` is here: the pillar's value where it gives one, else ``size``
+    random bytes as URL-safe text, made once. Returns what was done: ``make``, ``replace``, None.
+
+    A replaced value stays beside the new one (``NAME.previous``) until :py:func:`forget`, so that
+    both are accepted while its users are moved.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call secret.ensure redis-counter
+    """
+    todo = pending(name)
+    if todo == "replace":
+        _write(path(name) + ".previous", _read(path(name)))
+    if todo:
+        _write(path(name), _given(name) or secrets.token_urlsafe(size))
+    return todo
+
+
+def rotate(name, size=32):
+    """
+    Give secret ``name`` a new random value; the old one stays valid until :py:func:`forget`. The
+    whole rotation is ``make rotate SECRET=name``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call secret.rotate redis-counter
+    """
+    if not exists(name):
+        raise CommandExecutionError(f"there is no secret {name} in {FOLDER}")
+    if _given(name) is not None:
+        raise CommandExecutionError(
+            f"secret {name} is given by the pillar: change it there and apply"
+        )
+    if not os.path.exists(path(name) + ".previous"):
+        _write(path(name) + ".previous", _read(path(name)))
+        _write(path(name), secrets.token_urlsafe(size))
+    return True
+
+
+def forget(name):
+    """Drop the value that ``name`` had before; True when there was one.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call secret.forget redis-counter
+    """
+    try:
+        os.unlink(path(name) + ".previous")
+    except FileNotFoundError:
+        return False
     return True
 
 
@@ -88,7 +174,20 @@ def sha256(name):
 
         salt-call secret.sha256 redis-counter
     """
-    if not exists(name):
-        return "0" * 64
-    with open(path(name), "rb") as file:
-        return hashlib.sha256(file.read()).hexdigest()
+    return hashes(name)[0]
+
+
+def hashes(name):
+    """
+    SHA-256 of every value of ``name`` that is to be accepted: the current one, then the one
+    before while a rotation is under way.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call secret.hashes redis-counter
+    """
+    values = [_read(path(name)), _read(path(name) + ".previous")]
+    found = [hashlib.sha256(value.encode()).hexdigest() for value in values if value is not None]
+    return found or ["0" * 64]

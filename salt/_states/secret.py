@@ -1,5 +1,7 @@
 """Secrets that a machine makes for itself; see the execution module of the same name."""
 
+from salt.exceptions import CommandExecutionError
+
 __virtualname__ = "secret"
 
 
@@ -9,7 +11,8 @@ def __virtual__():
 
 def present(name):
     """
-    Secret ``name`` exists; made at random when missing, never changed, never shown.
+    Secret ``name`` exists: the pillar's (``secrets:NAME``, encrypted) where it gives one, else made
+    at random once. Never shown.
 
     .. code-block:: yaml
 
@@ -18,10 +21,15 @@ def present(name):
             - name: redis-counter
     """
     ret = {"name": name, "changes": {}, "result": True, "comment": "is there"}
-    if __salt__["secret.exists"](name):
-        return ret
-    ret["changes"] = {name: "made"}
-    if __opts__["test"]:
-        return {**ret, "result": None, "comment": "would be made at random"}
-    __salt__["secret.make"](name)
-    return {**ret, "comment": f"made at random in {__salt__['secret.path'](name)}"}
+    words = {"make": "made", "replace": "replaced by the pillar's"}
+    try:
+        todo = __salt__["secret.pending"](name)
+        if todo is None:
+            return ret
+        ret["changes"] = {name: words[todo]}
+        if __opts__["test"]:
+            return {**ret, "result": None, "comment": f"would be {words[todo]}"}
+        __salt__["secret.ensure"](name)
+    except (CommandExecutionError, OSError) as error:
+        return {**ret, "changes": {}, "result": False, "comment": str(error)}
+    return {**ret, "comment": f"{words[todo]} in {__salt__['secret.path'](name)}"}

@@ -38,6 +38,9 @@ redis running:
     # redis-server has no check mode: the new configuration is started on a scratch folder.
     - checks:
         - salt://redis/files/check {staged}
+    # Users are reread (ACL LOAD); the rest Redis reads only at its start.
+    - reload: true
+    - restart_on: [/etc/redis/redis.conf]
     - ready: redis-admin PING | grep -qx PONG
     - require:
       - pkg: redis package

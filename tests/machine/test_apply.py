@@ -7,7 +7,7 @@ import re
 import subprocess
 
 import pytest
-from conftest import Lab
+from lab_machine import Lab
 
 SERVICES = "haproxy redis-server counter@1 counter@2"
 

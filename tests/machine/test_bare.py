@@ -6,7 +6,7 @@ import re
 import subprocess
 
 import pytest
-from conftest import ROOT, Lab
+from lab_machine import ROOT, Lab
 
 CHECKOUT = "/root/checkout"
 

@@ -6,7 +6,7 @@ import asyncio
 import time
 
 import pytest
-from conftest import Lab
+from lab_machine import Lab
 
 MODES = ("keepalive", "close", "h2")
 

@@ -22,15 +22,15 @@ def secret(load_source: Callable[..., ModuleType], tmp_path: Path) -> ModuleType
 
 @pytest.fixture
 def state(secret: ModuleType, load_source: Callable[..., ModuleType]) -> ModuleType:
-    names = ("exists", "make", "path")
+    names = ("pending", "ensure", "path")
     return load_source(
         "salt/_states/secret.py", salt={f"secret.{name}": getattr(secret, name) for name in names}
     )
 
 
 def test_a_secret_is_long_random_and_for_its_owner_alone(secret: ModuleType) -> None:
-    assert secret.make("one") is True
-    assert secret.make("two") is True
+    assert secret.ensure("one") == "make"
+    assert secret.ensure("two") == "make"
     one, two = (Path(secret.path(name)) for name in ("one", "two"))
     assert one.read_text() != two.read_text()
     assert len(one.read_text()) >= 43, "less than 32 bytes of randomness"
@@ -41,9 +41,9 @@ def test_a_secret_is_long_random_and_for_its_owner_alone(secret: ModuleType) -> 
 
 
 def test_a_secret_is_never_made_anew(secret: ModuleType) -> None:
-    secret.make("one")
+    secret.ensure("one")
     before = Path(secret.path("one")).read_text()
-    assert secret.make("one") is False
+    assert secret.ensure("one") is None
     assert Path(secret.path("one")).read_text() == before
 
 
@@ -55,15 +55,15 @@ def test_a_failed_write_leaves_no_half_secret(
 
     monkeypatch.setattr(secret.os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
-        secret.make("one")
+        secret.ensure("one")
     assert os.listdir(secret.FOLDER) == []
     monkeypatch.undo()
-    assert secret.make("one") is True
+    assert secret.ensure("one") == "make"
 
 
 @pytest.mark.parametrize("name", ["../shadow", "a/b", "", "A", "a b", "-a", "a\n"])
 def test_a_name_that_could_leave_the_folder_is_refused(secret: ModuleType, name: str) -> None:
-    for function in (secret.path, secret.make, secret.exists, secret.sha256):
+    for function in (secret.path, secret.ensure, secret.exists, secret.sha256):
         with pytest.raises(CommandExecutionError, match="use a-z, 0-9 and -"):
             function(name)
     assert not os.path.exists(secret.FOLDER)
@@ -73,7 +73,7 @@ def test_the_hash_is_of_the_secret_and_a_placeholder_before_there_is_one(
     secret: ModuleType,
 ) -> None:
     assert secret.sha256("one") == "0" * 64
-    secret.make("one")
+    secret.ensure("one")
     value = Path(secret.path("one")).read_bytes()
     assert secret.sha256("one") == hashlib.sha256(value).hexdigest()
 
@@ -93,3 +93,54 @@ def test_the_state_in_test_mode_makes_nothing(secret: ModuleType, state: ModuleT
     ret = state.present("one")
     assert (ret["result"], ret["changes"]) == (None, {"one": "made"})
     assert not secret.exists("one")
+
+
+def given(secret: ModuleType, **values: str) -> None:
+    secret.__pillar__["secrets"] = values  # type: ignore[attr-defined]
+
+
+def test_the_pillars_value_is_taken_and_replaces_the_one_before(secret: ModuleType) -> None:
+    secret.ensure("one")
+    made = Path(secret.path("one")).read_text()
+    given(secret, one="from-the-pillar\n")
+    assert secret.ensure("one") == "replace"
+    assert Path(secret.path("one")).read_text() == "from-the-pillar"
+    assert secret.ensure("one") is None, "a second apply changes nothing"
+    both = [hashlib.sha256(v.encode()).hexdigest() for v in ("from-the-pillar", made)]
+    assert secret.hashes("one") == both, "the old one stays valid while its users are moved"
+    assert secret.forget("one") is True
+    assert secret.hashes("one") == both[:1]
+    assert secret.forget("one") is False
+
+
+@pytest.mark.parametrize("value", ["-----BEGIN PGP MESSAGE-----\nabc", " "])
+def test_a_value_that_was_not_decrypted_is_refused(
+    secret: ModuleType, state: ModuleType, value: str
+) -> None:
+    given(secret, one=value)
+    ret = state.present("one")
+    assert ret["result"] is False
+    assert "secrets:one: could not be decrypted" in ret["comment"]
+    assert not secret.exists("one")
+
+
+def test_rotation_keeps_the_old_value_until_it_is_forgotten(secret: ModuleType) -> None:
+    secret.ensure("one")
+    old = secret.sha256("one")
+    secret.rotate("one")
+    new = secret.sha256("one")
+    assert new != old
+    assert secret.hashes("one") == [new, old]
+    secret.rotate("one")
+    assert secret.hashes("one") == [new, old], "an interrupted rotation goes on with the same value"
+    for name in os.listdir(secret.FOLDER):
+        assert stat.S_IMODE(Path(secret.FOLDER, name).stat().st_mode) == 0o600
+
+
+def test_rotating_what_is_not_there_or_not_ours_is_refused(secret: ModuleType) -> None:
+    with pytest.raises(CommandExecutionError, match="there is no secret one"):
+        secret.rotate("one")
+    given(secret, one="value")
+    secret.ensure("one")
+    with pytest.raises(CommandExecutionError, match="given by the pillar"):
+        secret.rotate("one")

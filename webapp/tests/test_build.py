@@ -19,7 +19,7 @@ from types import ModuleType
 
 import pytest
 
-from conftest import WEBAPP, App, RedisServer, StartApp, number
+from support import WEBAPP, App, RedisServer, StartApp, number
 
 CACHE = WEBAPP.parent / ".cache" / "wheels"
 

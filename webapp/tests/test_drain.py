@@ -14,8 +14,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from conftest import App, RedisServer, StartApp, number, wait_for
 from counter.server import Server
+from support import App, RedisServer, StartApp, number, wait_for
 
 
 class Load:

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from conftest import App, RedisServer, number, wait_for
+from support import App, RedisServer, number, wait_for
 
 
 def test_each_get_counts_once_and_answers_the_exact_text(app: App) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from conftest import WEBAPP, App, RedisServer, StartApp, wait_for
 from counter.log import REQUEST_ID_LENGTH, clean_request_id
+from support import WEBAPP, App, RedisServer, StartApp, wait_for
 
 REQUEST_FIELDS = {
     "ts",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import KEY, RedisServer, StartApp, number, wait_for
+from support import KEY, RedisServer, StartApp, number, wait_for
 
 
 def test_it_starts_without_redis_and_recovers_when_redis_comes(

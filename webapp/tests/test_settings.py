@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from conftest import WEBAPP, environment
 from counter.settings import VARIABLES, SettingsError, markdown_table, read_settings
+from support import WEBAPP, environment
 
 
 def run(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,169 @@
+"""One machine of the lab and the ways to reach it, for the tests that talk to it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import testinfra
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests"))
+
+from checked_load import LoadHandle, Result, run_load, start_load  # noqa: E402
+
+TEXT = re.compile(r"Hello World! I have been seen (\d+) times\.\n")
+# Seconds. Generous: it bounds a wait for a condition, it is no claim about speed.
+PATIENCE = 60
+
+
+class Lab:
+    """One machine of the lab and the ways to reach it."""
+
+    def __init__(self, topology: str) -> None:
+        self.topology = topology
+        self.host = self.name = topology
+        self.state = ROOT / ".lab" / topology
+        self.ca = str(self.state / "ca.pem")
+        self.url = self.make("-s", "url").stdout.strip()
+        self.address = self.url.removeprefix("https://").rstrip("/")
+
+    def make(
+        self, *words: str, timeout: int = 600, check: bool = True, **settings: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Type `make WORDS` for this topology, settings as environment variables."""
+        done = subprocess.run(
+            ["make", *words],
+            cwd=ROOT,
+            text=True,
+            capture_output=True,
+            timeout=timeout,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "TOPOLOGY": self.topology, "SUITE": "", **settings},
+        )
+        if check and done.returncode:
+            raise AssertionError(
+                f"make {' '.join(words)}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+            )
+        return done
+
+    def apply(self, check: bool = True, **settings: str) -> subprocess.CompletedProcess[str]:
+        return self.make("apply", check=check, **settings)
+
+    def run(self, command: str, check: bool = True, timeout: int = 120) -> str:
+        """Output of a shell command as root on the machine."""
+        done = subprocess.run(
+            [
+                "ssh",
+                "-F",
+                str(self.state / "ssh_config"),
+                self.host,
+                f"sudo -n sh -c {shlex.quote(command)}",
+            ],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            stdin=subprocess.DEVNULL,
+        )
+        if check and done.returncode:
+            raise AssertionError(f"{command}: exit {done.returncode}\n{done.stdout}{done.stderr}")
+        return done.stdout
+
+    @property
+    def testinfra(self) -> testinfra.host.Host:
+        return testinfra.get_host(
+            f"ssh://{self.host}", ssh_config=str(self.state / "ssh_config"), sudo=True
+        )
+
+    def curl(self, path: str = "", *words: str) -> str:
+        """Output of curl for a path of the service, its CA trusted and nothing else."""
+        done = subprocess.run(
+            [
+                "curl",
+                "-sS",
+                "--max-time",
+                "10",
+                "--cacert",
+                self.ca,
+                *words,
+                self.url + path.lstrip("/"),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=20,
+        )
+        return done.stdout
+
+    def status(self, path: str = "", *words: str) -> int:
+        return int(self.curl(path, "-o", "/dev/null", "-w", "%{http_code}", *words) or 0)
+
+    def count(self) -> int:
+        """The count as Redis has it, which counts nothing."""
+        return int(self.run("redis-admin GET counter:seen").strip() or 0)
+
+    def see(self) -> int:
+        """GET / and the number it says."""
+        text = self.curl()
+        found = TEXT.fullmatch(text)
+        assert found, f"not the text: {text!r}"
+        return int(found.group(1))
+
+    async def load(self, **options: object) -> Result:
+        return await run_load(self.url, cacert=self.ca, **options)  # type: ignore[arg-type]
+
+    @contextlib.contextmanager
+    def under_load(self, **options: object) -> Iterator[LoadHandle]:
+        """A checked load that runs as long as the block, at most five minutes."""
+        handle = start_load(self.url, cacert=self.ca, seconds=300, **options)
+        try:
+            handle.wait_for(50)
+            yield handle
+        finally:
+            handle.stop()
+
+    def wait(self, what: str, condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > deadline:
+                raise AssertionError(f"{what}: not within {seconds} s")
+            time.sleep(0.1)
+
+    def serving(self) -> bool:
+        return self.status("readyz") == 200
+
+    def all_ready(self) -> bool:
+        """Every instance takes requests, as HAProxy sees it."""
+        said = self.run(
+            "curl -s 'http://127.0.0.1:8405/;csv' | grep '^app,' | grep -v BACKEND | cut -d, -f18",
+            check=False,
+        )
+        states = said.split()
+        return bool(states) and all(state == "UP" for state in states)
+
+
+class KitchenLab(Lab):
+    """A machine that Test Kitchen made, as its verifier describes it in the environment."""
+
+    def __init__(self) -> None:
+        self.topology = "kitchen"
+        self.state = ROOT / ".lab" / "kitchen"
+        self.state.mkdir(parents=True, exist_ok=True)
+        self.host = os.environ["KITCHEN_HOSTNAME"]
+        (self.state / "ssh_config").write_text(
+            f"Host {self.host}\n  User {os.environ['KITCHEN_USERNAME']}\n"
+            f"  Port {os.environ.get('KITCHEN_PORT', '22')}\n"
+            f"  IdentityFile {os.environ['KITCHEN_SSH_KEY']}\n"
+            "  StrictHostKeyChecking no\n  UserKnownHostsFile /dev/null\n  LogLevel ERROR\n"
+        )
+        self.ca = str(self.state / "ca.pem")
+        Path(self.ca).write_text(self.run("cat /etc/stack/pki/ca.pem"))
+        self.address = self.host
+        self.url = f"https://{self.host}/"
+        self.name = self.run("hostname").strip()
