@@ -19,6 +19,27 @@ def _load(path):
         return safe_load(file)
 
 
+ROLES = ("edge", "app", "store", "monitor")
+
+
+def _check(topology):
+    """Refuse what every formula would build on: unknown roles, an address that is given twice."""
+    seen = {}
+    for name, machine in topology["machines"].items():
+        for role in machine["roles"]:
+            if role not in ROLES:
+                raise ValueError(
+                    f"topology {topology['name']}: machines:{name}:roles: unknown role {role};"
+                    f" known: {', '.join(ROLES)}"
+                )
+        owner = seen.setdefault(machine["address"], name)
+        if owner != name:
+            raise ValueError(
+                f"topology {topology['name']}: machines:{name}:address:"
+                f" {machine['address']} is {owner}'s already"
+            )
+
+
 def _own_address(given):
     """The topology's address when this machine has it, else the first of its own."""
     own = ip_addrs()
@@ -31,6 +52,7 @@ def run():
     if os.path.exists(os.path.join(root, "machine.yaml")):
         given = _load(os.path.join(root, "machine.yaml"))
     topology = _load(os.path.join(root, "topologies", given.get("topology", "dev") + ".yaml"))
+    _check(topology)
     machines = topology["machines"]
     name = given.get("name")
     if name is None and len(machines) == 1:

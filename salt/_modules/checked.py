@@ -35,7 +35,8 @@ _DROPIN = re.compile(
 )
 # Seconds a check may take; a hanging check must not hang the apply.
 _CHECK_TIMEOUT = 60
-_SPEC = {"source", "contents", "mode", "user", "group", "template", "secret"}
+_ORIGINS = ("source", "contents", "from_secret")
+_SPEC = {*_ORIGINS, "mode", "user", "group", "template", "secret"}
 
 
 def __virtual__():
@@ -47,47 +48,52 @@ def render(files, context=None):
     The files as they are to be: ``{path: {data: bytes, mode: int, user, group, secret: bool}}``.
 
     files
-        ``{path: {source: salt://… or contents: text, mode: '0644', user: root, group: root,
-        template: jinja, secret: false}}``; a source ending in ``.j2`` is a Jinja template
+        ``{path: {…, mode: '0644', user: root, group: root, template: jinja, secret: false}}`` with
+        one of ``source: salt://…`` (a Jinja template if it ends in ``.j2``), ``contents: text`` and
+        ``from_secret: NAME``, the value of a secret of this machine, never shown
     context
         what the templates get beside Salt's own names
     """
     wanted = {}
-    with tempfile.TemporaryDirectory(prefix="checked-") as scratch:
-        for path, spec in files.items():
-            unknown = set(spec) - _SPEC
-            if unknown or ("source" in spec) == ("contents" in spec) or not os.path.isabs(path):
-                raise CommandExecutionError(
-                    f"{path}: needs an absolute path and either source or contents;"
-                    f" allowed: {', '.join(sorted(_SPEC))}"
-                )
-            if "contents" in spec:
-                data = spec["contents"].encode()
-            elif spec.get("template") == "jinja" or spec["source"].endswith(".j2"):
-                target = os.path.join(scratch, "rendered")
-                # `salt`, `pillar` and `grains` are there as in an SLS.
-                done = __salt__["cp.get_template"](
-                    spec["source"], target, template="jinja", context=context or {}
-                )
-                if not done:
-                    raise CommandExecutionError(f"{path}: {spec['source']} did not render")
-                with open(target, "rb") as file:
-                    data = file.read()
-                os.unlink(target)
-            else:
-                cached = __salt__["cp.cache_file"](spec["source"])
-                if not cached:
-                    raise CommandExecutionError(f"{path}: {spec['source']} is not in the tree")
-                with open(cached, "rb") as file:
-                    data = file.read()
-            wanted[path] = {
-                "data": data,
-                "mode": int(str(spec.get("mode", "0644")), 8),
-                "user": spec.get("user", "root"),
-                "group": spec.get("group", "root"),
-                "secret": bool(spec.get("secret")),
-            }
+    for path, spec in files.items():
+        origins = [key for key in _ORIGINS if key in spec]
+        if set(spec) - _SPEC or len(origins) != 1 or not os.path.isabs(path):
+            raise CommandExecutionError(
+                f"{path}: needs an absolute path and one of {', '.join(_ORIGINS)};"
+                f" allowed: {', '.join(sorted(_SPEC))}"
+            )
+        wanted[path] = {
+            "data": _data(path, spec, context or {}),
+            "mode": int(str(spec.get("mode", "0644")), 8),
+            "user": spec.get("user", "root"),
+            "group": spec.get("group", "root"),
+            "secret": bool(spec.get("secret")) or "from_secret" in spec,
+        }
     return wanted
+
+
+def _data(path, spec, context):
+    if "contents" in spec:
+        return spec["contents"].encode()
+    if "from_secret" in spec:
+        source = __salt__["secret.path"](spec["from_secret"])
+    elif spec.get("template") == "jinja" or spec["source"].endswith(".j2"):
+        with tempfile.TemporaryDirectory(prefix="checked-") as scratch:
+            target = os.path.join(scratch, "rendered")
+            # `salt`, `pillar` and `grains` are there as in an SLS.
+            done = __salt__["cp.get_template"](
+                spec["source"], target, template="jinja", context=context
+            )
+            if not done:
+                raise CommandExecutionError(f"{path}: {spec['source']} did not render")
+            with open(target, "rb") as file:
+                return file.read()
+    else:
+        source = __salt__["cp.cache_file"](spec["source"])
+        if not source:
+            raise CommandExecutionError(f"{path}: {spec['source']} is not in the tree")
+    with open(source, "rb") as file:
+        return file.read()
 
 
 def _current(path):

@@ -78,8 +78,16 @@ def _explain(name, error):
     if rule == "type":
         wanted = " or ".join(wanted) if isinstance(wanted, list) else wanted
         what = f"{value!r} is not of type {wanted}"
-    elif rule == "required":
-        what = error.message
+    elif rule == "dependentRequired":
+        # {certificate: [key]}: named by what is there and what is not.
+        gaps = [
+            f"{there} needs {needed} too"
+            for there, all_needed in wanted.items()
+            if there in value
+            for needed in all_needed
+            if needed not in value
+        ]
+        what = "; ".join(gaps)
     elif rule == "enum":
         what = f"{value!r} is not one of {', '.join(map(str, wanted))}"
     elif rule in ("minimum", "maximum"):

@@ -38,4 +38,4 @@ haproxy running:
     - ready_timeout: 10
     - require:
       - pkg: haproxy package
-      - x509: site certificate
+      - sls: haproxy.tls

@@ -1,8 +1,33 @@
-# The edge's certificate: made here, signed by a small CA of this machine's own, so that a client
-# can verify it. A later apply renews both before they expire.
+# The edge's certificate: the pillar's, or made here and signed by a small CA of this machine's own,
+# so that a client can verify it; then a later apply renews both before they expire.
 {% from 'haproxy/map.jinja' import haproxy with context %}
 {% set names = salt['topology.names']() %}
 
+{% if haproxy.tls.certificate %}
+certificate folder:
+  file.directory:
+    - name: {{ haproxy.tls.directory }}
+    - group: haproxy
+    - mode: '0750'
+    - makedirs: true
+
+certificate key given:
+  secret.present:
+    - name: {{ haproxy.tls.key }}
+
+site certificate:
+  checked.files:
+    - files:
+        {{ haproxy.tls.directory }}/site.pem:
+          contents: {{ haproxy.tls.certificate | json }}
+        {{ haproxy.tls.directory }}/site.pem.key:
+          {from_secret: {{ haproxy.tls.key }}, group: haproxy, mode: '0640'}
+    - checks:
+        - salt://haproxy/files/check-certificate {staged}{{ haproxy.tls.directory }}/site.pem
+    - require:
+      - file: certificate folder
+      - secret: certificate key given
+{% else %}
 ca folder:
   file.directory:
     - name: /etc/stack/pki
@@ -76,3 +101,4 @@ site certificate:
     - require:
       - x509: site key
       - x509: ca certificate
+{% endif %}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -191,6 +192,7 @@ def refusals(machine_copy: Callable[..., list[Any]]) -> dict[str, str]:
             "haproxy": {"backend": {"balance": "magic"}},
             "counter": {"health": {"redy": "/"}},
         },
+        "certificate": {"haproxy": {"tls": {"certificate": "-----BEGIN CERTIFICATE-----"}}},
     }
     questions = [
         *(["state.show_sls", ["base"], {"pillar": pillar}] for pillar in wrong.values()),
@@ -220,3 +222,39 @@ def test_real_salt_tells_every_problem_at_once(refusals: dict[str, str]) -> None
 def test_a_right_overlay_is_taken(refusals: dict[str, str]) -> None:
     assert "base packages" in refusals["right"]
     assert "refused" not in refusals["right"]
+
+
+def test_a_certificate_without_its_key_is_refused(refusals: dict[str, str]) -> None:
+    assert "pillar haproxy:tls: certificate needs key too" in refusals["certificate"]
+
+
+@pytest.mark.parametrize(
+    ("machines", "line"),
+    [
+        (
+            {"dev": {"address": "192.168.56.10", "roles": ["egde"]}},
+            "machines:dev:roles: unknown role egde; known: edge, app, store, monitor",
+        ),
+        (
+            {
+                "dev": {"address": "192.168.56.10", "roles": ["edge", "app", "store"]},
+                "two": {"address": "192.168.56.10", "roles": ["app"]},
+            },
+            "machines:two:address: 192.168.56.10 is dev's already",
+        ),
+    ],
+)
+def test_a_wrong_topology_is_refused_on_the_machine_too(
+    root: Path, tmp_path: Path, machines: dict[str, Any], line: str
+) -> None:
+    """The pillar file itself, as Salt's `py` renderer runs it."""
+    (tmp_path / "topologies").mkdir()
+    topology = {"name": "dev", "domain": "d.test", "network": "192.168.56.0/24"}
+    text = yaml.safe_dump({**topology, "machines": machines})
+    (tmp_path / "topologies" / "dev.yaml").write_text(text)
+    (tmp_path / "machine.yaml").write_text("{topology: dev, name: dev}")
+    source = (root / "pillar" / "topology.sls").read_text()
+    names: dict[str, Any] = {"__opts__": {"pillar_roots": {"base": [str(tmp_path)]}}}
+    exec(compile(source, "topology.sls", "exec"), names)
+    with pytest.raises(ValueError, match=re.escape(line)):
+        names["run"]()

@@ -73,6 +73,7 @@ def test_no_state_id_appears_twice(rendered: Any) -> None:
 def test_every_requisite_names_a_state_that_is_there(rendered: Any) -> None:
     known = {(chunk["state"], chunk["__id__"]) for chunk in rendered.low}
     known |= {(chunk["state"], chunk["name"]) for chunk in rendered.low if "name" in chunk}
+    known |= {("sls", chunk["__sls__"]) for chunk in rendered.low}
     for chunk in rendered.low:
         for kind in ("require", "watch", "onchanges", "require_in", "watch_in"):
             for one in chunk.get(kind, []):

@@ -1,0 +1,137 @@
+"""Secrets: given by encrypted pillar or made on the machine, rotated, shown to nobody."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+
+from lab_machine import Lab
+
+VALUE = "given-by-the-pillar-0123456789"
+
+
+def test_a_rotated_password_is_used_and_the_old_one_dropped(lab: Lab) -> None:
+    old = lab.run("cat /etc/stack/secrets/redis-counter")
+    redis = lab.run("systemctl show -P MainPID redis-server")
+    with lab.under_load(mode="keepalive") as load:
+        told = lab.make("rotate", SECRET="redis-counter").stdout
+        load.wait_for(load.result.ok + 100)
+    assert not load.result.duplicates
+    # Redis closes connections of a user whose passwords changed: what was on them may fail.
+    assert load.result.error_count <= 2 * 16, load.result.summary()
+    new = lab.run("cat /etc/stack/secrets/redis-counter")
+    assert new != old
+    assert new not in told
+    assert old not in told
+    assert lab.run("systemctl show -P MainPID redis-server") == redis, "no restart was needed"
+    lab.run("umask 077; mkdir -p /root/old")
+    try:
+        # The old value comes from a file and goes through the environment, as everywhere.
+        lab.run(f"printf %s '{old}' > /root/old/value")
+        said = lab.run(
+            "REDISCLI_AUTH=$(cat /root/old/value) redis-cli --user counter PING 2>&1 || true"
+        )
+        assert "WRONGPASS" in said
+    finally:
+        lab.run("rm -rf /root/old")
+    assert lab.run("ls /etc/stack/secrets | grep -c previous || true").strip() == "0"
+    assert lab.apply().stdout.strip().endswith("0 changed, 0 failed")
+
+
+def test_rotating_an_unknown_secret_is_one_clear_line(lab: Lab) -> None:
+    refused = lab.make("rotate", check=False, SECRET="redis-countre")
+    assert refused.returncode != 0
+    assert "has a secret redis-countre" in refused.stderr
+
+
+def test_a_secret_given_by_encrypted_pillar_is_used_and_lies_open_nowhere(lab: Lab) -> None:
+    """With Salt's gpg renderer: a key made on the machine, a pillar encrypted to it."""
+    lab.run("command -v gpg >/dev/null || apt-get install -qq -y gnupg >/dev/null", timeout=300)
+    before = lab.run("cat /etc/stack/secrets/redis-counter")
+    home = "/etc/salt/gpgkeys"
+    lab.run(
+        f"mkdir -p {home} && chmod 700 {home} && gpg --homedir {home} --batch --quiet"
+        " --passphrase '' --quick-generate-key machine@test default default never 2>/dev/null"
+    )
+    cipher = lab.run(
+        f"printf %s {VALUE} | gpg --homedir {home} --batch --trust-model always --armor --encrypt"
+        " --recipient machine@test"
+    )
+    text = "#!yaml|gpg\nsecrets:\n  redis-counter: |\n"
+    text += "".join(f"    {line}\n" for line in cipher.strip().splitlines())
+    pillar = "/srv/stack/pillar/secrets.sls"
+    try:
+        lab.run(f"cat > {pillar} <<'E'\n{text}E")
+        said = lab.run("cd /srv/stack && bootstrap/converge")
+        assert re.search(r"\d+ changed, 0 failed", said), said
+        assert VALUE not in said
+        assert lab.run("cat /etc/stack/secrets/redis-counter") == VALUE
+        assert VALUE not in lab.run(f"cat {pillar}")
+        lab.run("cd /srv/stack && salt-call secret.forget redis-counter")
+        lab.run("cd /srv/stack && bootstrap/converge")
+        lab.see()
+        for place in ("/var/log", "/var/cache/salt", "/var/lib/stack", "/srv", "/opt/counter"):
+            found = lab.run(
+                f"grep -rlF -f /etc/stack/secrets/redis-counter {place} 2>/dev/null || true"
+            )
+            assert found == "", f"it lies open in {found}"
+    finally:
+        lab.run(f"rm -rf {pillar} {home}")
+        assert before != VALUE
+        # From now on it is an ordinary secret of the machine again.
+        lab.make("rotate", SECRET="redis-counter")
+    assert lab.apply().stdout.strip().endswith("0 changed, 0 failed")
+
+
+def test_nobody_can_read_what_is_secret(lab: Lab) -> None:
+    """As `nobody`, over everything that may hold a secret: the files of /etc and /var, processes."""
+    for name in lab.run("ls /etc/stack/secrets").split():
+        value = lab.run(f"cat /etc/stack/secrets/{name}")
+        assert re.fullmatch(r"[\w-]{20,}", value), "a needle of its own"
+        # The needle is read by root and handed over on standard input.
+        found = lab.run(
+            f"setpriv --reuid=nobody --regid=nogroup --clear-groups grep -rlsF -f /dev/stdin"
+            f" /etc /var /srv /opt /run /tmp 2>/dev/null < /etc/stack/secrets/{name} || true",
+            timeout=300,
+        )
+        assert found == "", f"nobody reads {name} in {found}"
+
+
+def test_a_certificate_of_ones_own_is_served_and_a_wrong_key_refused(lab: Lab) -> None:
+    """Certificate in the pillar, its key among the secrets."""
+
+    def issuer() -> str:
+        return subprocess.run(
+            f"openssl s_client -connect {lab.address}:443 </dev/null 2>/dev/null"
+            " | openssl x509 -noout -issuer",
+            shell=True, capture_output=True, text=True, timeout=20,
+        ).stdout  # fmt: skip
+
+    own = issuer()
+    secret, pillar = "/etc/stack/secrets/site-key", "/srv/stack/pillar/secrets.sls"
+    for name in ("mine", "other"):
+        lab.run(
+            f"openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30"
+            f" -subj /CN={name}.test -keyout /root/{name}.key -out /root/{name}.pem 2>/dev/null"
+        )
+    overlay = {
+        "haproxy": {"tls": {"certificate": lab.run("cat /root/mine.pem"), "key": "site-key"}}
+    }
+    try:
+        lab.run(f"umask 077; cp /root/other.key {secret}")
+        refused = lab.apply(check=False, PILLAR=json.dumps(overlay))
+        assert refused.returncode != 0
+        assert "the private key is not this certificate's" in refused.stdout
+        assert issuer() == own
+        lab.run(f"umask 077; cp /root/mine.key {secret}")
+        told = lab.apply(PILLAR=json.dumps(overlay)).stdout
+        assert "PRIVATE KEY" not in told
+        lab.wait("it is served", lambda: "mine.test" in issuer())
+        key = "/etc/haproxy/tls/site.pem.key"
+        assert lab.run(f"stat -c '%a %U %G' {key}").strip() == "640 root haproxy"
+    finally:
+        lab.run(f"rm -f {secret} {pillar} /root/mine.* /root/other.*")
+        lab.apply()
+    lab.wait("the machine's own is back", lambda: issuer() == own)
+    assert lab.apply().stdout.strip().endswith("0 changed, 0 failed")
