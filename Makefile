@@ -100,8 +100,11 @@ $(VENV)/.dev: requirements/dev.lock bootstrap/install.py | $(VENV)/bin/python
 	@$(VENV)/bin/python bootstrap/install.py $<
 	@touch $@ $(VENV)/.control
 
-# The webapp's tests run a real Redis of their own.
+# Programs that the tests use: a real Redis, and the eyes of an outsider.
+TEST_PACKAGES := redis-server openssl curl testssl.sh
 .PHONY: tests-need
 tests-need:
-	@command -v redis-server >/dev/null || { \
-	    echo "installing redis-server (the application's tests run a real one)"; lab/apt redis-server; }
+	@missing=; for package in $(TEST_PACKAGES); do \
+	    dpkg-query -W -f='$${db:Status-Abbrev}' $$package 2>/dev/null | grep -q '^ii' || missing="$$missing $$package"; \
+	done; if [ -n "$$missing" ]; then \
+	    echo "installing what the tests use:$$missing"; lab/apt $$missing; fi
