@@ -8,7 +8,10 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 
 PYTHON ?= python3
-export TOPOLOGY HOST SUITE PROVIDER TEST PILLAR SLS CMD SERVICE REQUEST SINCE FOLLOW VERSION YES SECRET
+SETTINGS := TOPOLOGY HOST SUITE PROVIDER TEST PILLAR SLS CMD SERVICE REQUEST SINCE FOLLOW VERSION YES SECRET
+# Taken as they were typed: a `$` in CMD or PILLAR is the machine's, not make's.
+$(foreach name,$(SETTINGS),$(eval override $(name) := $$(value $(name))))
+export $(SETTINGS)
 VENV := .venv
 CONTROL := $(VENV)/bin/python -m control
 
@@ -22,7 +25,7 @@ help: ## This list
 	    awk -F'\t' '{ printf "  %-12s %s\n", $$1, $$2 }'
 
 .PHONY: up
-up: $(VENV)/.control ## Machines up and converged; ends with the URL [TOPOLOGY=dev|prod] [SUITE=trixie|bookworm]
+up: $(VENV)/.control ## Machines up and converged; ends with the URL [TOPOLOGY=dev|dev12] [SUITE=trixie|bookworm]
 	@$(CONTROL) up
 
 .PHONY: url
@@ -82,6 +85,9 @@ $(TO_COME):
 
 # --- what they need -----------------------------------------------------------------------------
 
+# One that was killed while being made has a python but no pip.
+WHOLE_VENV = $(VENV)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+
 # A virtual environment with the interpreter on the PATH; Debian keeps `venv` in a package apart.
 $(VENV)/bin/python:
 	@if ! $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then \
@@ -93,10 +99,12 @@ $(VENV)/bin/python:
 
 $(VENV)/.control: requirements/control.lock bootstrap/install.py | $(VENV)/bin/python
 	@echo "installing the controller's Python packages into $(VENV)"
+	@$(WHOLE_VENV)
 	@$(VENV)/bin/python bootstrap/install.py $< && touch $@
 
 $(VENV)/.dev: requirements/dev.lock bootstrap/install.py | $(VENV)/bin/python
 	@echo "installing the Python packages for lint and tests into $(VENV)"
+	@$(WHOLE_VENV)
 	@$(VENV)/bin/python bootstrap/install.py $<
 	@touch $@ $(VENV)/.control
 

@@ -4,7 +4,7 @@
 #
 #   bootstrap.sh [--wheels DIR]
 #
-# Run as root on Debian 12/13 or Ubuntu 22.04/24.04. Every package is checked against the
+# Run as root on Debian 12 or 13 (or another system with apt-get and Python 3.11 or later). Every package is checked against the
 # hashes in salt.lock. With --wheels the packages come from DIR and no index is asked.
 # A second run does nothing; an interrupted one is started over. No compiler is installed.
 set -eu
@@ -33,7 +33,7 @@ if ! "$python" -c 'import venv, ensurepip' 2>/dev/null; then
     say "installing python3-venv (Salt lives in its own virtual environment)"
     export DEBIAN_FRONTEND=noninteractive
     apt-get update -q >/dev/null
-    apt-get install -q -y --no-install-recommends python3 python3-venv ca-certificates >/dev/null
+    apt-get -o DPkg::Lock::Timeout=300 install -q -y --no-install-recommends python3 python3-venv ca-certificates >/dev/null
 fi
 
 # The environment is named by all that makes it: lock, interpreter, this script.
@@ -66,8 +66,11 @@ ln -sfn "$env" "$root.new" && mv -T "$root.new" "$root"
 for tool in salt-call salt-cloud salt-ssh; do
     ln -sfn "$root/bin/$tool" "/usr/local/bin/$tool"
 done
-# Environments of earlier locks.
-for old in "$root"-????????????; do
-    [ "$old" = "$env" ] || rm -rf "$old"
-done
+# Environments of earlier locks, unless an apply is just running from one.
+exec 9>>/run/stack-apply.lock
+if flock --nonblock 9; then
+    for old in "$root"-????????????; do
+        [ "$old" = "$env" ] || rm -rf "$old"
+    done
+fi
 say "Salt $salt is ready in $root"

@@ -61,8 +61,7 @@ def build_artifact() -> str:
 
 def converge(where: Topology, host: str, words: list[str]) -> int:
     line = " ".join(shlex.quote(word) for word in words)
-    code, _ = remote.stream(where, host, f"cd {remote.PLACE} && exec bootstrap/converge {line}")
-    return code
+    return remote.stream(where, host, f"cd {remote.PLACE} && exec bootstrap/converge {line}")
 
 
 def fetch_ca(where: Topology) -> Path:
@@ -118,26 +117,38 @@ def table(where: Topology) -> tuple[str, bool]:
     return "\n".join(lines), well
 
 
+def one_machine(where: Topology) -> None:
+    """Several machines need secrets that they share, which are still to come."""
+    if len(where.machines) > 1:
+        raise Refused(
+            f"topology {where.name} has {len(where.machines)} machines; running more than one is"
+            " still to come (see CHANGELOG.md)",
+            2,
+        )
+
+
 def command_up(where: Topology) -> int:
+    one_machine(where)
     steps = Steps(6)
-    which = lab.provider()
+    which = lab.provider(where)
     steps.begin("packages", f"host packages (provider {which})")
     if which == "lxc":
         lab.install_packages()
     steps.begin("box", f"base box {lab.suite(where)}")
     if which == "lxc":
-        lab.prepare_network(where)
         lab.box(lab.suite(where))
-        lab.claim(where)
     steps.begin("artifact", "artifact of the application")
     release = build_artifact()
     print(f"  counter {release}", flush=True)
     steps.begin("boot", f"machines: {', '.join(where.machines)}")
+    if which == "lxc":
+        lab.prepare_network(where)
+        lab.claim(where)
     lab.bring_up(where)
     steps.begin("salt", "Salt on the machines")
     for host in where.machines:
         remote.carry(where, host, release)
-        code, _ = remote.stream(where, host, f"{remote.PLACE}/bootstrap/bootstrap.sh")
+        code = remote.stream(where, host, f"{remote.PLACE}/bootstrap/bootstrap.sh")
         if code:
             raise Refused(f"{host}: Salt could not be installed (see above)")
     steps.begin("states", "states")
@@ -156,10 +167,14 @@ def command_up(where: Topology) -> int:
 
 
 def command_apply(where: Topology) -> int:
+    one_machine(where)
     words = []
     if os.environ.get("SLS"):
         words.append(os.environ["SLS"])
-    if os.environ.get("TEST"):
+    test = os.environ.get("TEST") or "0"
+    if test not in ("0", "1"):
+        raise Refused(f"TEST={test}: use TEST=1 to only show what would change", 2)
+    if test == "1":
         words.append("test=True")
     given = os.environ.get("PILLAR")
     if given:
@@ -171,7 +186,10 @@ def command_apply(where: Topology) -> int:
             raise Refused(
                 'PILLAR: must be a JSON object, such as \'{"counter": {"instances": 3}}\'', 2
             )
-        words.append(f"pillar={json.dumps(overlay)}")
+        fixed = sorted({"machine", "topology", "secrets"} & set(overlay))
+        if fixed:
+            raise Refused(f"PILLAR: {', '.join(fixed)} cannot be overlaid", 2)
+        words.append(f"pillar={json.dumps(overlay, ensure_ascii=False)}")
     host = os.environ.get("HOST")
     if host == "local":
         return apply_here(where, words)
@@ -188,14 +206,13 @@ def command_apply(where: Topology) -> int:
             print(f"==> {name}", flush=True)
         try:
             remote.carry(where, name, release)
-            code, _ = remote.stream(
-                where, name, f"{remote.PLACE}/bootstrap/bootstrap.sh >/dev/null"
-            )
+            code = remote.stream(where, name, f"{remote.PLACE}/bootstrap/bootstrap.sh >/dev/null")
             code = code or converge(where, name, words)
         except Refused as error:
             print(f"{name}: {error}", file=sys.stderr)
             code = 1
-        worst = max(worst, code)
+        # Of ssh killed by a signal, the code is negative.
+        worst = worst or (code if code >= 0 else 128 - code)
     return worst
 
 
@@ -219,6 +236,8 @@ def apply_here(where: Topology, words: list[str]) -> int:
         ).returncode
         if code:
             return code
+    if "test=True" not in words:
+        print("\n  curl --cacert /etc/stack/pki/ca.pem https://localhost/")
     return 0
 
 
@@ -307,6 +326,9 @@ def main() -> int:
     except Refused as refusal:
         print(f"{chosen}: {refusal}", file=sys.stderr)
         return refusal.code
+    except OSError as error:
+        print(f"{chosen}: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"\n{chosen}: interrupted; run it again and it goes on", file=sys.stderr)
         return 130

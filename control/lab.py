@@ -26,6 +26,8 @@ SUITES = ("trixie", "bookworm")
 BRIDGE = "counterbr0"
 # What this host was given for the lab and gets rid of with the last machine.
 _RUN = Path("/run/counter-lab")
+# A machine that has just booted may be updating itself.
+LOCK_WAIT = ("-o", "DPkg::Lock::Timeout=300")
 PLUGIN = "vagrant-lxc"
 PLUGIN_VERSION = "1.4.3"
 # Debian package -> why it is needed.
@@ -51,12 +53,22 @@ def sudo(command: Sequence[str]) -> list[str]:
     return list(command) if os.geteuid() == 0 else ["sudo", *command]
 
 
-def provider() -> str:
-    """``virtualbox``, ``libvirt`` or ``lxc``: PROVIDER if given, else the first that is here."""
+def provider(topology: Topology) -> str:
+    """``virtualbox``, ``libvirt`` or ``lxc``: what the topology's machines were made with, else
+    PROVIDER if given, else the first that is here."""
     given = os.environ.get("PROVIDER")
+    if given and given not in ("virtualbox", "libvirt", "lxc"):
+        raise Refused(f"PROVIDER={given}: use virtualbox, libvirt or lxc", 2)
+    note = state(topology) / "provider"
+    if note.exists():
+        made = note.read_text(encoding="utf-8").strip()
+        if given and given != made:
+            raise Refused(
+                f"the machines of {topology.name} were made with {made}: 'make down' first, then"
+                f" PROVIDER={given}"
+            )
+        return made
     if given:
-        if given not in ("virtualbox", "libvirt", "lxc"):
-            raise Refused(f"PROVIDER={given}: use virtualbox, libvirt or lxc", 2)
         return given
     if shutil.which("vagrant"):
         if shutil.which("VBoxManage"):
@@ -80,7 +92,17 @@ def suite(topology: Topology) -> str:
 
 def _apt(words: list[str], why: str) -> None:
     done = subprocess.run(
-        sudo(["env", "DEBIAN_FRONTEND=noninteractive", "RUNLEVEL=1", "apt-get", "-q", *words]),
+        sudo(
+            [
+                "env",
+                "DEBIAN_FRONTEND=noninteractive",
+                "RUNLEVEL=1",
+                "apt-get",
+                "-q",
+                *LOCK_WAIT,
+                *words,
+            ]
+        ),
         capture_output=True,
         text=True,
         check=False,
@@ -144,7 +166,7 @@ def _link_exists(name: str) -> bool:
 
 def prepare_network(topology: Topology) -> None:
     """The bridge that is the topology's private network, and lxc's network for the way out."""
-    if not Path("/proc/sys/net/bridge").exists() and os.geteuid() != 0 and not shutil.which("sudo"):
+    if os.geteuid() != 0 and not shutil.which("sudo"):
         raise Refused("preparing the lab's network needs root: install sudo or run as root")
     for route in subprocess.run(
         ["ip", "-4", "-o", "addr", "show"], capture_output=True, text=True, check=True
@@ -178,20 +200,22 @@ def prepare_network(topology: Topology) -> None:
         run_quiet(sudo(["systemctl", "start", "lxc-net"]))
     else:
         # No systemd here: the same start script by hand.
-        script = next(
-            (
-                p
-                for p in ("/usr/libexec/lxc/lxc-net", "/usr/lib/x86_64-linux-gnu/lxc/lxc-net")
-                if Path(p).exists()
-            ),
-            None,
-        )
-        if script is None:
-            raise Refused("lxc's network script lxc-net was not found: is the package lxc whole?")
-        run_quiet(sudo([script, "start"]))
+        _lxc_net("start")
         run_quiet(sudo(["touch", str(_RUN / "lxc-net")]))
     if not _link_exists("lxcbr0"):
         raise Refused("lxc's network lxcbr0 did not come up: see /etc/default/lxc-net")
+
+
+def _lxc_net(word: str) -> None:
+    for script in ("/usr/libexec/lxc/lxc-net", "/usr/lib/x86_64-linux-gnu/lxc/lxc-net"):
+        if Path(script).exists():
+            run_quiet(sudo([script, word]))
+            return
+    raise Refused("lxc's network script lxc-net was not found: is the package lxc whole?")
+
+
+def _destroy(container: str) -> None:
+    run_quiet(sudo([str(ROOT / "lab" / "enter"), "lxc-destroy", "--force", "--name", container]))
 
 
 def release_network() -> None:
@@ -202,10 +226,7 @@ def release_network() -> None:
         run_quiet(sudo(["ip", "link", "del", BRIDGE]))
         run_quiet(sudo(["rm", "-f", str(_RUN / "bridge")]))
     if (_RUN / "lxc-net").exists():
-        for script in ("/usr/libexec/lxc/lxc-net", "/usr/lib/x86_64-linux-gnu/lxc/lxc-net"):
-            if Path(script).exists():
-                run_quiet(sudo([script, "stop"]))
-                break
+        _lxc_net("stop")
         run_quiet(sudo(["rm", "-f", str(_RUN / "lxc-net")]))
 
 
@@ -218,13 +239,17 @@ def run_quiet(command: Sequence[str], cwd: str | None = None) -> None:
 def containers() -> list[str]:
     """Names of the lab's containers on this host, whichever checkout made them."""
     listed = subprocess.run(sudo(["lxc-ls", "-1"]), capture_output=True, text=True, check=False)
+    if listed.returncode:
+        raise Refused(
+            f"lxc-ls failed, so nothing is known of the machines: {listed.stderr.strip()}"
+        )
     return [name for name in listed.stdout.split() if name.startswith("counter-")]
 
 
-def vagrant(topology: Topology, *words: str, provider_name: str | None = None) -> list[str]:
+def vagrant(*words: str, provider_name: str) -> list[str]:
     """Command line of vagrant, run where lxc works; see :func:`environment`."""
     command = ["vagrant", *words]
-    if provider_name in (None, "lxc"):
+    if provider_name == "lxc":
         command = [str(ROOT / "lab" / "enter"), *command]
     return command
 
@@ -262,14 +287,15 @@ def is_up(topology: Topology) -> bool:
 
 def box(suite_name: str) -> None:
     """Build the base box unless it is cached, and make it known to Vagrant unless it is."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    # Through sudo nothing of the environment is left: what the build needs is named.
+    passed = [f"LAB_CACHE={CACHE}", "DEBIAN_FRONTEND=noninteractive"]
+    passed += [f"{name}={value}" for name, value in os.environ.items() if name.startswith("PIP_")]
     built = subprocess.run(
-        sudo([str(ROOT / "lab" / "enter"), str(ROOT / "lab" / "box.sh"), suite_name])
-        if os.geteuid()
-        else [str(ROOT / "lab" / "box.sh"), suite_name],
+        sudo(["env", *passed, str(ROOT / "lab" / "box.sh"), suite_name]),
         stdout=subprocess.PIPE,
         text=True,
         check=False,
-        env={**os.environ, "LAB_CACHE": str(CACHE)},
     )
     if built.returncode:
         raise Refused(f"the base box for {suite_name} could not be built (see above)")
@@ -312,21 +338,25 @@ def claim(topology: Topology) -> None:
         owner = note.read_text(encoding="utf-8").strip() if note.exists() else ""
         known = (state(topology) / "vagrant" / "machines" / name / "lxc" / "id").exists()
         if container in existing and not known:
-            if owner and owner != str(ROOT) and (Path(owner) / ".lab" / topology.name).exists():
+            if not owner:
+                # A note is written before the first container: this one is somebody else's.
+                raise Refused(
+                    f"machine {container} is there but was not made by you: whoever made it runs"
+                    f" 'make down TOPOLOGY={topology.name}', or remove it with lxc-destroy"
+                )
+            if owner != str(ROOT) and (Path(owner) / ".lab" / topology.name).exists():
                 raise Refused(
                     f"machine {container} runs already, for the checkout in {owner}:"
                     f" 'make down TOPOLOGY={topology.name}' there first"
                 )
             say(f"removing {container}, left half-made by an interrupted run")
-            run_quiet(
-                sudo([str(ROOT / "lab" / "enter"), "lxc-destroy", "--force", "--name", container])
-            )
+            _destroy(container)
         note.write_text(f"{ROOT}\n", encoding="utf-8")
 
 
 def bring_up(topology: Topology) -> None:
     """``vagrant up`` without provisioning, its output passed on; then the ssh configuration."""
-    which = provider()
+    which = provider(topology)
     folder = state(topology)
     folder.mkdir(parents=True, exist_ok=True)
     made, wanted = made_suite(topology), os.environ.get("SUITE")
@@ -338,7 +368,7 @@ def bring_up(topology: Topology) -> None:
     (folder / "provider").write_text(f"{which}\n", encoding="utf-8")
     # vagrant itself says what it does; indented, it reads as part of this step.
     with subprocess.Popen(
-        vagrant(topology, "up", f"--provider={which}", "--no-provision", provider_name=which),
+        vagrant("up", f"--provider={which}", "--no-provision", provider_name=which),
         cwd=ROOT,
         env=environment(topology),
         stdout=subprocess.PIPE,
@@ -354,7 +384,7 @@ def bring_up(topology: Topology) -> None:
     if process.returncode:
         raise Refused("vagrant up failed:\n" + "".join(lines[-15:]).rstrip())
     written = subprocess.run(
-        vagrant(topology, "ssh-config", provider_name=which),
+        vagrant("ssh-config", provider_name=which),
         cwd=ROOT,
         env=environment(topology),
         capture_output=True,
@@ -390,17 +420,18 @@ def take_down(topology: Topology) -> None:
                     capture_output=True,
                     check=False,
                 )
-        if shutil.which("vagrant"):
-            done = subprocess.run(
-                vagrant(topology, "destroy", "--force", provider_name=which),
-                cwd=ROOT,
-                env=environment(topology),
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            if done.returncode:
-                raise Refused(f"vagrant destroy failed:\n{(done.stderr or done.stdout).strip()}")
+        if not shutil.which("vagrant"):
+            raise Refused("vagrant is not on the PATH, so the machines cannot be removed")
+        done = subprocess.run(
+            vagrant("destroy", "--force", provider_name=which),
+            cwd=ROOT,
+            env=environment(topology),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise Refused(f"vagrant destroy failed:\n{(done.stderr or done.stdout).strip()}")
     owners = CACHE / "machines"
     if shutil.which("lxc-ls"):
         existing = containers()
@@ -409,11 +440,7 @@ def take_down(topology: Topology) -> None:
             note = owners / container
             owner = note.read_text(encoding="utf-8").strip() if note.exists() else ""
             if container in existing and owner == str(ROOT):
-                run_quiet(
-                    sudo(
-                        [str(ROOT / "lab" / "enter"), "lxc-destroy", "--force", "--name", container]
-                    )
-                )
+                _destroy(container)
             if owner == str(ROOT):
                 note.unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)

@@ -50,6 +50,21 @@ def run(topology: Topology, host: str, command: str, data: bytes = b"") -> str:
 
 def _files() -> Iterable[Path]:
     """Files of the carried parts, in a fixed order; what git ignores stays at home."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z", "--", *CARRIED],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if listed.returncode == 0:
+        yield from (
+            path
+            for name in sorted(listed.stdout.split("\0"))
+            if name and (path := ROOT / name).is_file()
+        )
+        return
+    # Not a git checkout: everything that is not made here.
     for part in CARRIED:
         start = ROOT / part
         for path in [start] if start.is_file() else sorted(start.rglob("*")):
@@ -82,6 +97,9 @@ def pack(topology: Topology, host: str, release: str) -> tuple[str, bytes]:
             digest.update(json.dumps([name, mode]).encode() + hashlib.sha256(content).digest())
             info = tarfile.TarInfo(name)
             info.size, info.mode = len(content), mode
+            # Salt believes that a file of the same path and time has the same content: the time
+            # follows from the content, so a changed file has another one.
+            info.mtime = int(hashlib.sha256(content).hexdigest()[:7], 16)
             archive.addfile(info, io.BytesIO(content))
     return digest.hexdigest()[:16], buffer.getvalue()
 
@@ -94,45 +112,34 @@ def write_identity(topology: Topology, name: str, release: str) -> None:
     target.with_suffix(".new").replace(target)
 
 
-def carry(topology: Topology, host: str, release: str) -> bool:
-    """Put the tree on a machine, whole, by swapping a link; False when it was there already."""
+def carry(topology: Topology, host: str, release: str) -> None:
+    """Put the tree on a machine, whole, by swapping a link, unless it is there."""
     name, archive = pack(topology, host, release)
     target = f"{PLACE}.d/{name}"
-    if run(topology, host, f"readlink {PLACE} || true").strip() == target:
-        return False
+    before = run(topology, host, f"readlink {PLACE} || true").strip()
+    if before == target:
+        return
     run(
         topology,
         host,
         f"set -e; mkdir -p {PLACE}.d; rm -rf {target}.part; mkdir {target}.part;"
         f" tar -xz --no-same-owner -C {target}.part; sync -f {target}.part;"
         f" rm -rf {target}; mv {target}.part {target};"
-        # Salt believes that a file of the same path and time has the same content, and the
-        # times in the archive are all alike.
-        " rm -rf /var/cache/salt/stack/roots /var/cache/salt/stack/files;"
         f" ln -sfn {target} {PLACE}.new; mv -T {PLACE}.new {PLACE};"
-        f" find {PLACE}.d -mindepth 1 -maxdepth 1 ! -name {name} -exec rm -rf {{}} +",
+        # The tree before stays: an apply may still be running from it.
+        f" find {PLACE}.d -mindepth 1 -maxdepth 1 ! -name {name}"
+        f" ! -name '{Path(before).name or name}' -exec rm -rf {{}} +",
         archive,
     )
-    return True
 
 
-def stream(topology: Topology, host: str, command: str) -> tuple[int, str]:
-    """Run ``command`` as root with its output passed on; (exit code, last line of it)."""
+def stream(topology: Topology, host: str, command: str) -> int:
+    """Run ``command`` as root with its output passed on; its exit code."""
     terminal = sys.stdout.isatty()
-    if terminal:
-        done = subprocess.run(ssh(topology, host, command, terminal=True), check=False)
-        return done.returncode, ""
-    last = ""
-    with subprocess.Popen(
-        ssh(topology, host, command),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
+    sys.stdout.flush()
+    return subprocess.run(
+        ssh(topology, host, command, terminal=terminal),
+        stdin=None if terminal else subprocess.DEVNULL,
         stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-    ) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            print(line, end="", flush=True)
-            last = line.strip() or last
-    return process.returncode, last
+        check=False,
+    ).returncode

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from .errors import Refused
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "pillar" / "topologies"
 ROLES = ("edge", "app", "store", "monitor")
+KEYS = {"name", "suite", "domain", "network", "machines", "trusted"}
+MACHINE_KEYS = ("address", "roles", "memory", "cpus")
 
 
 @dataclass(frozen=True)
@@ -72,13 +75,31 @@ def load(name: str, folder: Path = FOLDER) -> Topology:
         listed, domain = dict(data["machines"]), data["domain"]
     except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
         raise Refused(f"{path.name}: not a topology: {error}", 2) from error
+    if data.get("name", name) != name:
+        raise Refused(f"{path.name}: name: {data['name']} is not the file's own, {name}", 2)
+    unknown = sorted(set(data) - KEYS)
+    if unknown:
+        raise Refused(
+            f"{path.name}: {unknown[0]}: unknown key; known: {', '.join(sorted(KEYS))}", 2
+        )
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", str(domain)):
+        raise Refused(f"{path.name}: domain: {domain!r} is no domain name", 2)
     machines: dict[str, Machine] = {}
-    owner: dict[str, str] = {}
+    owner: dict[str, str] = {str(next(network.hosts())): "the lab's host"}
     for one, given in listed.items():
         where = f"{path.name}: machines:{one}"
         if not isinstance(given, dict):
             raise Refused(f"{where}: needs address and roles", 2)
-        for role in given.get("roles", []):
+        if not re.fullmatch(r"[a-z][a-z0-9-]{0,30}", str(one)):
+            raise Refused(f"{where}: a name has a-z, 0-9 and -", 2)
+        unknown = sorted(set(given) - set(MACHINE_KEYS))
+        if unknown:
+            near = difflib.get_close_matches(unknown[0], MACHINE_KEYS, 1)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(MACHINE_KEYS)}"
+            raise Refused(f"{where}:{unknown[0]}: unknown key; {hint}", 2)
+        if not isinstance(given.get("roles"), list):
+            raise Refused(f"{where}:roles: needs a list of {', '.join(ROLES)}", 2)
+        for role in given["roles"]:
             if role not in ROLES:
                 near = difflib.get_close_matches(role, ROLES, 1)
                 hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(ROLES)}"

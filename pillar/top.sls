@@ -1,5 +1,6 @@
 base:
   '*':
     - topology
+    - settings
     # Only where there is one: encrypted secrets, docs/secrets.md.
     - secrets: {ignore_missing: true}

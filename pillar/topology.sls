@@ -8,6 +8,8 @@ is not one of the lab's and has an address of its own. Without the file, as in a
 """
 
 import os
+import re
+import socket
 
 # By name: in a `py` pillar file `salt` itself is Salt's execution modules.
 from salt.utils.network import ip_addrs
@@ -26,6 +28,10 @@ def _check(topology):
     """Refuse what every formula would build on: unknown roles, an address that is given twice."""
     seen = {}
     for name, machine in topology["machines"].items():
+        if not re.fullmatch(r"[a-z][a-z0-9-]{0,30}", name):
+            raise ValueError(
+                f"topology {topology['name']}: machines:{name}: a name has a-z, 0-9 and -"
+            )
         for role in machine["roles"]:
             if role not in ROLES:
                 raise ValueError(
@@ -41,9 +47,16 @@ def _check(topology):
 
 
 def _own_address(given):
-    """The topology's address when this machine has it, else the first of its own."""
-    own = ip_addrs()
-    return given if given in own or not own else own[0]
+    """The topology's address when this machine has it, else the one it uses towards the world."""
+    if given in ip_addrs():
+        return given
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as route:
+        try:
+            # Asks the routing table; nothing is sent. 192.0.2.0/24 is nobody's (RFC 5737).
+            route.connect(("192.0.2.1", 9))
+            return route.getsockname()[0]
+        except OSError:
+            return "127.0.0.1"
 
 
 def run():
@@ -65,6 +78,8 @@ def run():
     machine = machines[name]
     if given.get("address") == "auto":
         machine["address"] = _own_address(machine["address"])
+        # The topology's is of lab machines; this server has as many as it has.
+        machine.pop("cpus", None)
     return {
         "topology": topology,
         "machine": {"name": name, "release": given.get("release"), **machine},

@@ -10,6 +10,7 @@ applied.
 import copy
 import difflib
 import os
+import re
 
 import salt.utils.dictupdate
 import salt.utils.yaml
@@ -180,6 +181,34 @@ def settings(name):
         if layer:
             merged = salt.utils.dictupdate.update(merged, copy.deepcopy(_plain(layer)))
     return merged
+
+
+def seconds(duration):
+    """Seconds of a duration as HAProxy writes it: ``500ms``, ``2s``, ``1m``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call formula.seconds 500ms
+    """
+    found = re.fullmatch(r"(\d+)(ms|s|m|h)", str(duration))
+    if not found:
+        raise CommandExecutionError(f"{duration!r} is no duration: use 500ms, 2s, 1m")
+    return int(found.group(1)) * {"ms": 0.001, "s": 1, "m": 60, "h": 3600}[found.group(2)]
+
+
+def refuse(reason):
+    """Stop the run while it renders, before anything changes, for settings that are valid each
+    but not together.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call formula.refuse 'pillar a:b: does not fit c:d'
+    """
+    raise CommandExecutionError(f"the pillar is refused; nothing was changed:\n{reason}")
 
 
 def applied():

@@ -263,11 +263,17 @@ def prune(root, keep=KEEP):
     used = {
         *running(root).values(),
         os.path.basename(os.readlink(f"{_folder(root, 'new')}/release")),
+        # What an interrupted roll would go back to.
+        *(json.loads(text)[0] for number in running(root) if (text := _good(root, number))),
     }
     spare = [version for version in installed(root) if version not in used]
     gone = spare[:-keep] if keep else spare
     for version in gone:
-        shutil.rmtree(os.path.join(root, "releases", version))
+        # Renamed first: half a release must never look like a whole one. install() sweeps what a
+        # killed run leaves.
+        aside = os.path.join(root, "releases", f".unpack-gone-{version}")
+        os.rename(os.path.join(root, "releases", version), aside)
+        shutil.rmtree(aside)
     return gone
 
 
@@ -305,6 +311,10 @@ def set_instance(root, instance, version, environment):
     folder = _folder(root, instance)
     os.makedirs(folder, exist_ok=True)
     before = (running(root).get(str(instance)), _text(os.path.join(folder, "env")))
+    good = _good(root, instance)
+    if good is not None and started_with(root, instance) is None:
+        # A roll was interrupted half-way: what it tried is nothing to go back to.
+        before = tuple(json.loads(good))
     text = "".join(f'{key}="{_quoted(value)}"\n' for key, value in sorted(environment.items()))
     _replace(folder, version, text)
     return before
@@ -332,6 +342,10 @@ def _text(path):
         return None
 
 
+def _good(root, instance):
+    return _text(os.path.join(_folder(root, instance), "good"))
+
+
 def _replace(folder, version, text):
     # While these two disagree with what was started, `started` is gone: an interrupted roll
     # is then seen, and finished, by the next one.
@@ -347,7 +361,14 @@ def _replace(folder, version, text):
 
 
 def mark_started(root, instance, value):
-    """Remember the fingerprint that ``instance`` now runs on."""
+    """Remember the fingerprint that ``instance`` now runs on, and what that is, to go back to."""
+    good = [running(root).get(str(instance)), _text(os.path.join(_folder(root, instance), "env"))]
+    path = os.path.join(_folder(root, instance), "good")
+    with open(f"{path}.new", "w", encoding="utf-8") as file:
+        json.dump(good, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.rename(f"{path}.new", path)
     with open(os.path.join(_folder(root, instance), "started"), "w", encoding="ascii") as file:
         file.write(value)
 

@@ -90,7 +90,10 @@ def services():
                         health = (said.splitlines() or ["failed"])[-1][:60]
                 except subprocess.TimeoutExpired:
                     health = "no answer in 10 s"
-            version = _run(ask["version"])[1] if "version" in ask else ""
+            try:
+                version = _run(ask["version"])[1] if "version" in ask else ""
+            except subprocess.TimeoutExpired:
+                version = "?"
             found.append(
                 {
                     "service": name,

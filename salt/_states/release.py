@@ -86,7 +86,7 @@ def rolled(
     timeout
         seconds an instance may take to get ready
     settled
-        command, ``{instance}`` in it replaced, that succeeds once the load balancer uses the
+        command, ``{instance}``, ``{address}`` and ``{port}`` in it replaced, that succeeds once the load balancer uses the
         instance again; waited for, at most ``timeout``, before the next one is touched
     settle
         where no such command can be asked: seconds to leave the load balancer for noticing
@@ -160,7 +160,7 @@ def rolled(
             ret["changes"][unit] = f"on {version}"
             # An instance that is ready is not yet in use: were the next one drained before the
             # load balancer's next check, there would be none for a moment.
-            command = settled and settled.format(instance=number)
+            command = settled and settled.format(instance=number, address=address, port=own_port)
             said = __salt__["release.wait_settled"](command, settle, timeout)
             if said:
                 return {

@@ -4,6 +4,10 @@
 {% from 'redis/map.jinja' import redis with context %}
 {% set version = salt['release.choose'](counter.name, counter.root, counter.version) %}
 {% set store = salt['topology.machines']('store')[0] %}
+{% set check = haproxy.backend.check %}
+{% if counter.drain_seconds < salt['formula.seconds'](check.interval) * check.fall + 1 %}
+{{ salt['formula.refuse']('pillar counter:drain_seconds: ' ~ counter.drain_seconds ~ ' is too short: the edge needs haproxy:backend:check interval x fall + 1 s = ' ~ (salt['formula.seconds'](check.interval) * check.fall + 1) ~ ' s to see that an instance drains') }}
+{% endif %}
 {% set unit = '/etc/systemd/system/' ~ counter.name ~ '@.service' %}
 
 {{ counter.name }} runtime:
@@ -50,11 +54,10 @@
     - health: {{ counter.health.ready }}
     - timeout: {{ counter.ready_seconds }}
     {% if 'edge' in salt['topology.machine']().roles %}
-    # No HAProxy yet on a first apply: then nobody has to notice.
+    # The edge is here: it is asked whether it uses the instance.
     - settled: >-
-        ! systemctl -q is-active haproxy ||
-        curl -s 'http://{{ haproxy.admin.address }}:{{ haproxy.admin.port }}/;csv' | grep -q '^app,{{ salt['topology.machine']().name }}-{instance},.*,UP,'
-        || ! grep -q '{{ salt['topology.machine']().name }}-{instance} ' /etc/haproxy/haproxy.cfg
+        /usr/bin/python3 {{ salt['formula.file']('salt://haproxy/files/server_up.py') }}
+        {{ haproxy.admin.socket }} {{ salt['topology.machine']().name }}-{instance} {address}:{port}
     {% else %}
     - settle: {{ counter.settle_seconds }}
     {% endif %}

@@ -22,6 +22,8 @@ haproxy running:
         /etc/systemd/system/haproxy.service.d/hardening.conf: {source: salt://haproxy/files/hardening.conf}
     - context:
         haproxy: {{ haproxy | json }}
+        # The application's own setting: 200 = take requests, 404 = draining, else down.
+        health: {{ counter.health.ready }}
         servers: {{ salt['topology.servers']('app', counter.port, counter.instances) | json }}
         machine:
           name: {{ salt['topology.machine']().name }}

@@ -104,11 +104,14 @@ def test_an_unknown_machine_gets_a_hint(load: Callable[..., topology.Topology]) 
         load(GOOD).machine("xyz")
 
 
+NONE = topology.Topology("none", "x", None, {})  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("variable", "call"),
     [
-        ("PROVIDER", lambda: lab.provider()),
-        ("SUITE", lambda: lab.suite(topology.Topology("none", "x", None, {}))),  # type: ignore
+        ("PROVIDER", lambda: lab.provider(NONE)),
+        ("SUITE", lambda: lab.suite(NONE)),
     ],
 )
 def test_an_unknown_provider_or_suite_is_refused_with_the_known_ones(
@@ -264,11 +267,11 @@ def test_machines_that_are_not_up_are_a_refusal_that_says_what_to_do(
     monkeypatch.setattr(lab, "ROOT", tmp_path)
     for name in ("HOST", "PILLAR", "SLS", "TEST"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("TOPOLOGY", "prod")
+    monkeypatch.setenv("TOPOLOGY", "dev12")
     monkeypatch.setattr(sys, "argv", ["control", command])
     assert main.main() == 1
     said = capsys.readouterr().err
-    assert said.startswith(f"{command}: no machines of topology prod are up: 'make up' first")
+    assert said.startswith(f"{command}: no machines of topology dev12 are up: 'make up' first")
     assert len(said.splitlines()) == 1
 
 
@@ -292,3 +295,25 @@ def test_pillar_and_sls_reach_the_machine_as_one_word_each(
     words = shlex.split(sent[0])
     assert words[-2] == "haproxy"
     assert json.loads(words[-1].removeprefix("pillar=")) == overlay
+
+
+@pytest.mark.parametrize("command", ["up", "apply"])
+def test_several_machines_are_still_to_come_and_say_so(root: Path, command: str) -> None:
+    done = call(root, command, TOPOLOGY="prod")
+    assert done.returncode == 2
+    assert "has 5 machines" in done.stderr
+    assert "still to come" in done.stderr
+
+
+def test_a_dollar_in_a_setting_is_the_machines_not_makes(root: Path, tmp_path: Path) -> None:
+    """`make ssh CMD='echo $HOME'` must not be expanded here, let alone run here."""
+    makefile = (root / "Makefile").read_text().split("# --- for people")[0]
+    (tmp_path / "Makefile").write_text(makefile + "\nshow:\n\t@printenv CMD\n")
+    typed = "echo $HOME $(shell touch ran) $$"
+    for words in ([f"CMD={typed}"], []):
+        done = subprocess.run(
+            ["make", "-s", "show", *words], cwd=tmp_path, capture_output=True, text=True,
+            env={**os.environ, **({} if words else {"CMD": typed})}, check=True,
+        )  # fmt: skip
+        assert done.stdout == typed + "\n"
+    assert not (tmp_path / "ran").exists()
