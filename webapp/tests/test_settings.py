@@ -29,7 +29,7 @@ def test_the_defaults_are_right() -> None:
     settings = read_settings({})
     assert settings.listen == ("127.0.0.1", 8001)
     assert (settings.threads, settings.key) == (4, "counter:seen")
-    assert (settings.redis_connect_timeout, settings.redis_timeout) == (0.3, 0.5)
+    assert (settings.redis_connect_timeout, settings.redis_timeout) == (0.1, 0.8)
     assert (settings.drain_seconds, settings.finish_seconds) == (4.0, 10.0)
 
 

@@ -14,6 +14,10 @@ from counter.log import Log, describe
 from counter.settings import Settings
 
 
+# Seconds, at most, between two tries while Redis is away.
+_PAUSE = 0.1
+
+
 class StoreError(Exception):
     """Redis did not do what was asked. `status` is the HTTP status that tells the client."""
 
@@ -43,9 +47,9 @@ class Store:
     and a second INCR could count one request twice. Each command waits at most the connect
     timeout plus the timeout of an answer.
 
-    While Redis is away, one thread at a time tries it, and not again for as long as the last
-    try took; the others fail at once. Without that, requests would queue behind threads that
-    all wait for a frozen Redis, and a client would wait for many timeouts, not one.
+    While Redis is away, one thread at a time tries it; the others fail at once. Without that,
+    requests would queue behind threads that all wait for a frozen Redis, and a client would wait
+    for many timeouts, not one.
     """
 
     def __init__(self, settings: Settings, log: Log) -> None:
@@ -84,11 +88,11 @@ class Store:
         self._client.connection_pool.disconnect()
 
     def _ask(self, command: Callable[[], object]) -> object:
-        probing = self._reachable is False
-        if probing and (
-            time.monotonic() < self._next_try or not self._probe.acquire(blocking=False)
-        ):
-            raise StoreAwayError("Redis was away a moment ago")
+        probing = False
+        if self._reachable is False:
+            if time.monotonic() < self._next_try or not self._probe.acquire(blocking=False):
+                raise StoreAwayError("Redis was away a moment ago")
+            probing = True
         started = time.monotonic()
         try:
             answer = command()
@@ -97,7 +101,10 @@ class Store:
             self._note(True)
             raise StoreRefusedError(describe(error)) from error
         except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
-            self._next_try = 2 * time.monotonic() - started
+            # A pause before the next try lets the requests that have queued behind this one be
+            # answered; a longer one would only keep a store that is back from being used.
+            now = time.monotonic()
+            self._next_try = now + min(now - started, _PAUSE)
             self._note(False, error)
             raise StoreAwayError(describe(error)) from error
         except redis.ResponseError:
