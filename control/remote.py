@@ -45,9 +45,7 @@ def ssh(
     return [*line, host, shell]
 
 
-def run(
-    topology: Topology, host: str, command: str, data: bytes = b"", fresh: bool = False
-) -> str:
+def run(topology: Topology, host: str, command: str, data: bytes = b"", fresh: bool = False) -> str:
     """Output of ``command`` as root on ``host``; Refused with its last words when it fails.
     ``fresh`` as in :func:`ssh`."""
     done = subprocess.run(

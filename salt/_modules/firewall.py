@@ -42,9 +42,7 @@ def _sources(given, where):
             _refuse(f"{where}: unknown role {role}; {_one_of(role, _ROLES)}")
         own = __salt__["topology.machine"]()["name"]
         # A machine reaches itself over loopback, which is never closed.
-        return [
-            one["address"] for one in __salt__["topology.machines"](role) if one["name"] != own
-        ]
+        return [one["address"] for one in __salt__["topology.machines"](role) if one["name"] != own]
     if isinstance(given, dict) and set(given) == {"network"}:
         try:
             network = ipaddress.ip_network(given["network"])

@@ -159,7 +159,12 @@ def service(
     if before and to_do:
         code, said = __salt__["checked.run"](before)
         if code:
-            return {**ret, "changes": {}, "result": False, "comment": f"nothing was changed: {said}"}
+            return {
+                **ret,
+                "changes": {},
+                "result": False,
+                "comment": f"nothing was changed: {said}",
+            }
 
     try:
         replaced = __salt__["checked.swap"]({p: wanted[p] for p in changes if p in wanted}, extra)

@@ -83,7 +83,7 @@ def test_a_network_may_be_of_either_family(firewall: Callable[..., Any]) -> None
 @pytest.mark.parametrize(
     ("opening", "said"),
     [
-        ({**WEB, "from": {"role": "egde"}}, "web/firewall.yaml.j2: tcp 443: unknown role egde; did you mean edge?"),
+        ({**WEB, "from": {"role": "edg"}}, "web/firewall.yaml.j2: tcp 443: unknown role edg; did you mean edge?"),
         ({**WEB, "port": 70000}, "web/firewall.yaml.j2: port 70000: use a number, 1..65535"),
         ({**WEB, "port": "443"}, "port '443'"),
         ({**WEB, "port": True}, "port True"),
@@ -135,7 +135,9 @@ def test_formulas_of_which_none_keeps_ssh_open_are_refused(firewall: Callable[..
 
 
 def test_replacing_what_a_formula_does_not_open_is_refused(firewall: Callable[..., Any]) -> None:
-    with pytest.raises(CommandExecutionError, match=r"replace:wbe: opens nothing; did you mean web"):
+    with pytest.raises(
+        CommandExecutionError, match=r"replace:wbe: opens nothing; did you mean web"
+    ):
         firewall({"base": [SSH], "web": [WEB]}, replace={"wbe": []}).zone()
 
 
