@@ -96,8 +96,9 @@ $(VENV)/.dev: requirements/dev.lock bootstrap/install.py | $(VENV)/bin/python
 	@$(VENV)/bin/python bootstrap/install.py $<
 	@touch $@ $(VENV)/.control
 
-# The webapp's tests run a real Redis of their own.
+# PROGRAM:PACKAGE of what the tests run: a real Redis for the application, a scanner for the firewall.
+TESTS_NEED := redis-server:redis-server nmap:nmap
 .PHONY: tests-need
 tests-need:
-	@command -v redis-server >/dev/null || { \
-	    echo "installing redis-server (the application's tests run a real one)"; lab/apt redis-server; }
+	@for one in $(TESTS_NEED); do command -v "$${one%%:*}" >/dev/null || { \
+	    echo "installing $${one##*:} (the tests run it)"; lab/apt "$${one##*:}"; }; done
