@@ -166,6 +166,11 @@ def service(
                 "comment": f"nothing was changed: {said}",
             }
 
+    if extra:
+        # The service has these loaded still: to be known also by an apply after one that was
+        # killed when they were gone and the service not yet told.
+        known = {**__salt__["checked.loaded"](name), **__salt__["checked.digests"](extra)}
+        __salt__["checked.mark_loaded"](name, known)
     try:
         replaced = __salt__["checked.swap"]({p: wanted[p] for p in changes if p in wanted}, extra)
     except (CommandExecutionError, OSError) as error:

@@ -50,6 +50,7 @@ firewalld running:
     - files:
         /etc/firewalld/firewalld.conf: {source: salt://firewalld/files/firewalld.conf.j2}
         /etc/firewalld/zones/stack.xml: {source: salt://firewalld/files/zone.xml.j2}
+        /etc/firewalld/guard.nft: {source: salt://firewalld/files/guard.nft.j2}
         /etc/stack/denied.nft: {source: salt://firewalld/files/denied.nft}
         /etc/systemd/system/firewalld.service.d/hardening.conf: {source: salt://firewalld/files/hardening.conf}
     # Nothing but these decides what is let in.
@@ -62,6 +63,7 @@ firewalld running:
         log: {{ salt['firewall.own_kernel_log']() | json }}
     - checks:
         - salt://firewalld/files/check {staged}
+        - nft -c -f {staged}/etc/firewalld/guard.nft
         - nft -c -f {staged}/etc/stack/denied.nft
     {%- if firewalld.confirm_seconds %}
     - before: /usr/local/sbin/firewall-confirm --arm {{ firewalld.confirm_seconds }}
