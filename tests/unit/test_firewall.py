@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from types import ModuleType
@@ -195,3 +196,19 @@ def test_a_pillar_that_closes_ssh_stops_the_render(machine_copy: Callable[..., l
     overlay = {"firewalld": {"replace": {"base": []}}}
     (low,) = machine_copy([["state.show_low_sls", ["firewalld"], {"pillar": overlay}]])
     assert "refused: the firewall: tcp 22 (ssh) would be closed to everybody" in str(low)
+
+
+def test_the_guard_has_the_same_openings(rendered: Any) -> None:
+    guard = rendered.text("/etc/firewalld/guard.nft")
+    zone = ET.fromstring(rendered.text(ZONE))
+    for port in zone.findall("port"):
+        line = f"        {port.get('protocol')} dport {port.get('port')} accept\n"
+        assert guard.count(line) == 1
+    for rule in zone.findall("rule"):
+        port, source = rule.find("port"), rule.find("source")
+        if port is not None and source is not None:
+            words = f"saddr {source.get('address')} {port.get('protocol')} dport {port.get('port')} accept"
+            assert guard.count(words) == 1
+    wanted = len(zone.findall("port")) + len(zone.findall("rule/port"))
+    assert len(re.findall(r"dport \d+ accept", guard)) == wanted
+    assert "policy drop" in guard
