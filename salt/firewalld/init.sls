@@ -74,3 +74,10 @@ firewalld running:
     - require:
       - service: firewalld may start
       - service: firewall taken back at boot when unconfirmed
+
+# The rules that run are the ones that are wanted: what was once taken back is no news any more.
+firewall note of a change taken back:
+  file.absent:
+    - name: /var/lib/stack/firewall/reverted
+    - require:
+      - checked: firewalld running

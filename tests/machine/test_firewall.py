@@ -364,6 +364,7 @@ def test_an_apply_that_is_killed_right_after_the_reload_is_taken_back(lab: Lab) 
     lab.wait("taken back", lambda: "is taken back" in firewall_status(lab), 60)
     assert rules(lab) == before
     assert lab.apply().stdout.strip().endswith(" 0 failed")
+    assert firewall_status(lab) == "firewall: confirmed", "no word of it once all is as wanted"
     assert lab.apply().stdout.strip().endswith("0 changed, 0 failed")
 
 
