@@ -19,6 +19,8 @@ from .topology import ROOT, Topology
 
 # Commands after which a connection that breaks is no failure.
 GOES_DOWN = re.compile(r"\s*(systemctl\s+)?(reboot|poweroff|halt|shutdown)\b")
+# There while a change of a machine's firewall waits to be confirmed.
+UNCONFIRMED = "/var/lib/stack/firewall/unconfirmed"
 
 
 class Steps:
@@ -61,7 +63,33 @@ def build_artifact() -> str:
 
 def converge(where: Topology, host: str, words: list[str]) -> int:
     line = " ".join(shlex.quote(word) for word in words)
-    return remote.stream(where, host, f"cd {remote.PLACE} && exec bootstrap/converge {line}")
+    code = remote.stream(where, host, f"cd {remote.PLACE} && exec bootstrap/converge {line}")
+    if "test=True" in words:
+        return code
+    # Also after a failure: whether one can still get in has nothing to do with another state.
+    return max(code, confirm_firewall(where, host))
+
+
+def confirm_firewall(where: Topology, host: str) -> int:
+    """
+    Keep changed firewall rules, now that a new connection has come in through them; without it
+    they take themselves back (salt/firewalld). 0, or 1 when they could not be confirmed.
+
+    On stderr: the last line of stdout is what the apply did.
+    """
+    try:
+        if not remote.run(where, host, f"ls {UNCONFIRMED} 2>/dev/null || true"):
+            return 0
+        said = remote.run(where, host, "/usr/local/sbin/firewall-confirm", fresh=True)
+    except Refused as error:
+        print(
+            f"{host}: the changed firewall could not be confirmed over a new connection, so the"
+            f" rules before come back by themselves: {error}",
+            file=sys.stderr,
+        )
+        return 1
+    print(f"{host}: {said.strip()} (over a new ssh connection)", file=sys.stderr)
+    return 0
 
 
 def fetch_ca(where: Topology) -> Path:
@@ -235,10 +263,16 @@ def apply_here(where: Topology, words: list[str]) -> int:
             [str(ROOT / "bootstrap" / command[0]), *command[1:]], cwd=ROOT, check=False
         ).returncode
         if code:
-            return code
-    if "test=True" not in words:
+            break
+    if Path(UNCONFIRMED).exists():
+        print(
+            "the firewall has changed: run 'sudo firewall-confirm' from a NEW ssh connection to this"
+            " machine, or the rules before come back by themselves ('sudo firewall-confirm --status')",
+            file=sys.stderr,
+        )
+    if not code and "test=True" not in words:
         print("\n  curl --cacert /etc/stack/pki/ca.pem https://localhost/")
-    return 0
+    return code
 
 
 def command_status(where: Topology) -> int:

@@ -25,21 +25,31 @@ PLACE = "/srv/stack"
 CARRIED = ("Saltfile", "salt", "pillar", "bootstrap")
 
 
-def ssh(topology: Topology, host: str, command: str | None, terminal: bool = False) -> list[str]:
-    """Command line of ssh that runs ``command`` (a shell's, or none for a shell) as root."""
+def ssh(
+    topology: Topology,
+    host: str,
+    command: str | None,
+    terminal: bool = False,
+    fresh: bool = False,
+) -> list[str]:
+    """Command line of ssh that runs ``command`` (a shell's, or none for a shell) as root;
+    ``fresh``: over a connection of its own, not the one that is kept open."""
     if not lab.is_up(topology):
         raise Refused(f"no machines of topology {topology.name} are up: 'make up' first")
     line = ["ssh", "-F", str(lab.ssh_config(topology))]
     if terminal:
         line.append("-tt")
+    if fresh:
+        line += ["-o", "ControlMaster=no", "-o", "ControlPath=none"]
     shell = "sudo -n -i" if command is None else f"sudo -n sh -c {shlex.quote(command)}"
     return [*line, host, shell]
 
 
-def run(topology: Topology, host: str, command: str, data: bytes = b"") -> str:
-    """Output of ``command`` as root on ``host``; Refused with its last words when it fails."""
+def run(topology: Topology, host: str, command: str, data: bytes = b"", fresh: bool = False) -> str:
+    """Output of ``command`` as root on ``host``; Refused with its last words when it fails.
+    ``fresh`` as in :func:`ssh`."""
     done = subprocess.run(
-        ssh(topology, host, command), input=data, capture_output=True, check=False
+        ssh(topology, host, command, fresh=fresh), input=data, capture_output=True, check=False
     )
     if done.returncode:
         said = (done.stderr or done.stdout).decode(errors="replace").strip()

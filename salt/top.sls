@@ -2,6 +2,7 @@
 base:
   '*':
     - base
+    - firewalld
   'machine:roles:store':
     - match: pillar
     - redis

@@ -228,8 +228,8 @@ def _interpreter(source):
     return "/usr/bin/python3" if source.endswith(".py") else "/bin/sh"
 
 
-def ready(command):
-    """None when the shell command says that the service does its work, else what it said."""
+def run(command):
+    """``(exit code, output)`` of a shell command; a leading ``salt://…`` is a program of the tree."""
     program, _, rest = command.partition(" ")
     if program.startswith("salt://"):
         path = shlex.quote(__salt__["formula.file"](program))
@@ -237,8 +237,14 @@ def ready(command):
     try:
         code, said = _bounded(command, 10, shell=True)
     except subprocess.TimeoutExpired:
-        return f"{command}: no answer"
-    return None if code == 0 else said or f"{command}: exit code {code}"
+        return 124, f"{command}: no answer"
+    return code, said or (f"{command}: exit code {code}" if code else "")
+
+
+def ready(command):
+    """None when the shell command says that the service does its work, else what it said."""
+    code, said = run(command)
+    return None if code == 0 else said
 
 
 def _verify_units(wanted, staged, instance):

@@ -93,6 +93,7 @@ def service(
     ready=None,
     ready_timeout=30,
     instance="1",
+    before=None,
 ):
     """
     A service that is enabled and runs on exactly these files.
@@ -112,6 +113,9 @@ def service(
         program of the tree
     ready_timeout
         seconds to wait for that
+    before
+        shell command that runs once the files are accepted and just before anything changes, not
+        when nothing does; when it fails nothing is changed. What it says is part of the comment
 
     .. code-block:: yaml
 
@@ -134,12 +138,15 @@ def service(
     def systemctl(*words):
         return __salt__["checked.systemctl"](*words)
 
-    if test:
+    said = ""
+    if test or before:
         active = systemctl("is-active", name)[0] == 0
         # Also what an apply that was killed after the swap has left to do.
         now = __salt__["checked.digests"]([*wanted, *(uses or ())])
         pending = now != __salt__["checked.loaded"](name)
-        if changes or pending or not active:
+        to_do = bool(changes or pending or not active)
+    if test:
+        if to_do:
             how = "reloaded" if reload and active else "restarted" if active else "started"
             return {
                 **ret,
@@ -149,9 +156,23 @@ def service(
                 "comment": f"would be checked and {how}",
             }
         return ret
+    if before and to_do:
+        code, said = __salt__["checked.run"](before)
+        if code:
+            return {
+                **ret,
+                "changes": {},
+                "result": False,
+                "comment": f"nothing was changed: {said}",
+            }
 
+    if extra:
+        # The service has these loaded still: to be known also by an apply after one that was
+        # killed when they were gone and the service not yet told.
+        known = {**__salt__["checked.loaded"](name), **__salt__["checked.digests"](extra)}
+        __salt__["checked.mark_loaded"](name, known)
     try:
-        before = __salt__["checked.swap"]({p: wanted[p] for p in changes if p in wanted}, extra)
+        replaced = __salt__["checked.swap"]({p: wanted[p] for p in changes if p in wanted}, extra)
     except (CommandExecutionError, OSError) as error:
         return {**ret, "result": False, "comment": f"nothing was changed: {error}"}
 
@@ -179,8 +200,8 @@ def service(
         failure = _act(name, action, ready, ready_timeout)
         if failure:
             words = __salt__["checked.last_words"](name)
-            if before:
-                __salt__["checked.restore"](before)
+            if replaced:
+                __salt__["checked.restore"](replaced)
                 systemctl("daemon-reload")
                 systemctl("reset-failed", name)
                 again = _act(
@@ -201,7 +222,9 @@ def service(
             **changes,
             name: {"start": "started", "restart": "restarted", "reload": "reloaded"}[action],
         }
-        ret["comment"] = f"{ret['changes'][name]} on checked configuration"
+        ret["comment"] = "\n".join(
+            filter(None, [f"{ret['changes'][name]} on checked configuration", said])
+        )
     elif was != now:
         __salt__["checked.mark_loaded"](name, now)
     if systemctl("is-enabled", name)[0] != 0:

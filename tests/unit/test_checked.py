@@ -71,6 +71,7 @@ def checked(
             "mark_loaded",
             "is_unit_file",
             "matches",
+            "run",
         )
     }
     ready: list[int] = []
@@ -416,6 +417,60 @@ def test_a_change_is_reloaded_where_that_suffices(running: Any, systemd: Any) ->
     ret = running("good 2\n")
     assert ret["changes"]["app"] == "reloaded"
     assert systemd.commands == ["reload app"]
+
+
+def test_a_file_that_only_goes_is_a_change_to_be_reloaded(
+    running: Any, systemd: Any, checked: Any, conf: Path
+) -> None:
+    stale = conf.with_name("stale.conf")
+    stale.write_text("old")
+    clean = [f"{conf.parent}/stale*"]
+    ret = running(clean=clean)
+    assert not stale.exists()
+    assert (systemd.commands, ret["changes"]["app"]) == (["reload app"], "reloaded")
+    systemd.commands.clear()
+    assert running(clean=clean)["changes"] == {}
+    assert systemd.commands == []
+
+
+def test_an_apply_killed_after_a_removal_is_finished_by_the_next(
+    running: Any, systemd: Any, checked: Any, conf: Path
+) -> None:
+    stale = conf.with_name("stale.conf")
+    stale.write_text("old")
+
+    def die(command: str) -> None:
+        raise KeyboardInterrupt
+
+    systemd.on = die
+    with pytest.raises(KeyboardInterrupt):
+        running(clean=[f"{conf.parent}/stale*"])
+    assert not stale.exists()
+    systemd.on = lambda command: None
+    systemd.commands.clear()
+    running(clean=[f"{conf.parent}/stale*"])
+    assert systemd.commands == ["reload app"]
+
+
+def test_the_command_before_a_change_runs_only_for_one(
+    running: Any, systemd: Any, tmp_path: Path
+) -> None:
+    before = f"echo x >> {tmp_path}/told; echo remember this"
+    running(before=before)
+    assert not (tmp_path / "told").exists(), "nothing was to do"
+    ret = running("good 2\n", before=before)
+    assert (tmp_path / "told").read_text() == "x\n"
+    assert "remember this" in ret["comment"]
+
+
+def test_a_command_before_that_fails_leaves_everything(
+    running: Any, systemd: Any, conf: Path
+) -> None:
+    was = conf.read_text()
+    ret = running("good 2\n", before="echo no disk; exit 1")
+    assert (ret["result"], ret["changes"]) == (False, {})
+    assert ret["comment"] == "nothing was changed: no disk"
+    assert (conf.read_text(), systemd.commands) == (was, [])
 
 
 def test_a_change_that_a_reload_cannot_take_restarts(

@@ -317,3 +317,39 @@ def test_a_dollar_in_a_setting_is_the_machines_not_makes(root: Path, tmp_path: P
         )  # fmt: skip
         assert done.stdout == typed + "\n"
     assert not (tmp_path / "ran").exists()
+
+
+# --- a changed firewall ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("waits", "reachable", "code", "said"),
+    [
+        ("", True, 0, ""),
+        ("/the/file", True, 0, "dev: firewall: confirmed (over a new ssh connection)\n"),
+        ("/the/file", False, 1, "dev: the changed firewall could not be confirmed over a new"),
+    ],
+)
+def test_a_changed_firewall_is_confirmed_over_a_new_connection(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    waits: str,
+    reachable: bool,
+    code: int,
+    said: str,
+) -> None:
+    from control import __main__ as main
+
+    def run(where: Any, host: str, command: str, fresh: bool = False) -> str:
+        if not fresh:
+            return waits
+        if not reachable:
+            raise Refused("dev: firewall-confirm: timed out")
+        return "firewall: confirmed\n"
+
+    monkeypatch.setattr(remote, "run", run)
+    monkeypatch.setattr(remote, "stream", lambda *words: 0)
+    assert main.converge(topology.load("dev"), "dev", []) == code
+    out, err = capsys.readouterr()
+    assert (out, err[: len(said)]) == ("", said)
+    assert main.converge(topology.load("dev"), "dev", ["test=True"]) == 0, "nothing was changed"

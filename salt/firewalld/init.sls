@@ -1,0 +1,83 @@
+# The firewall: package, the way back, then firewalld on its checked rules.
+{% from 'firewalld/map.jinja' import firewalld with context %}
+
+# Debian starts it at once, with rules of its own that close the service.
+firewalld does not start before it has its rules:
+  service.masked:
+    - name: firewalld
+    - runtime: true
+    - unless: test -e /usr/sbin/firewalld
+
+firewalld packages:
+  pkg.installed:
+    - pkgs: [firewalld, nftables]
+    - require:
+      - service: firewalld does not start before it has its rules
+
+firewalld may start:
+  service.unmasked:
+    - name: firewalld
+    - runtime: true
+    - require:
+      - pkg: firewalld packages
+
+firewall commands:
+  checked.files:
+    - files:
+        /usr/local/sbin/firewall-confirm: {source: salt://firewalld/files/firewall-confirm, mode: '0755'}
+        /usr/local/sbin/firewall-denied: {source: salt://firewalld/files/firewall-denied, mode: '0755'}
+    - checks:
+        - sh -n {staged}/usr/local/sbin/firewall-confirm
+        - python3 -c 'import ast, sys; ast.parse(open(sys.argv[1]).read())' {staged}/usr/local/sbin/firewall-denied
+
+# A reboot takes back what nobody confirmed.
+firewall unit for an unconfirmed change:
+  checked.files:
+    - files:
+        /etc/systemd/system/firewall-revert.service: {source: salt://firewalld/files/firewall-revert.service}
+    - require:
+      - checked: firewall commands
+
+firewall taken back at boot when unconfirmed:
+  service.enabled:
+    - name: firewall-revert
+    - require:
+      - checked: firewall unit for an unconfirmed change
+
+firewalld running:
+  checked.service:
+    - name: firewalld
+    - files:
+        /etc/firewalld/firewalld.conf: {source: salt://firewalld/files/firewalld.conf.j2}
+        /etc/firewalld/zones/stack.xml: {source: salt://firewalld/files/zone.xml.j2}
+        /etc/firewalld/guard.nft: {source: salt://firewalld/files/guard.nft.j2}
+        /etc/stack/denied.nft: {source: salt://firewalld/files/denied.nft}
+        /etc/systemd/system/firewalld.service.d/hardening.conf: {source: salt://firewalld/files/hardening.conf}
+    # Nothing but these decides what is let in.
+    - clean:
+        - /etc/firewalld/*.xml
+        - /etc/firewalld/*/*.xml
+    - context:
+        firewalld: {{ firewalld | json }}
+        zone: {{ salt['firewall.zone']() | json }}
+        log: {{ salt['firewall.own_kernel_log']() | json }}
+    - checks:
+        - salt://firewalld/files/check {staged}
+        - nft -c -f {staged}/etc/firewalld/guard.nft
+        - nft -c -f {staged}/etc/stack/denied.nft
+    {%- if firewalld.confirm_seconds %}
+    - before: /usr/local/sbin/firewall-confirm --arm {{ firewalld.confirm_seconds }}
+    {%- endif %}
+    - reload: true
+    - restart_on: [/etc/stack/denied.nft]
+    - ready: firewall-cmd --state
+    - require:
+      - service: firewalld may start
+      - service: firewall taken back at boot when unconfirmed
+
+# The rules that run are the ones that are wanted: what was once taken back is no news any more.
+firewall note of a change taken back:
+  file.absent:
+    - name: /var/lib/stack/firewall/reverted
+    - require:
+      - checked: firewalld running

@@ -1,0 +1,373 @@
+"""The firewall as an attacker meets it from outside, and as a tired operator changes it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+
+import pytest
+from lab_machine import Lab
+
+# On the lab's bridge, and no machine's.
+STRANGER = "192.168.56.201"
+SPACE, LINK, BRIDGE = "lab-stranger", "lab-stranger0", "counterbr0"
+PUBLIC = {22, 80, 443}
+# Opens one port more: the smallest change of rules that can be seen from outside.
+OPEN_8000 = '{"firewalld": {"openings": [{"port": 8000, "protocol": "tcp", "from": "any"}]%s}}'
+
+
+class Stranger:
+    """A computer on the machines' network that is none of them and not the lab's gateway."""
+
+    def run(self, *words: str, timeout: int = 120) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["ip", "netns", "exec", SPACE, *words],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+
+    def nmap(self, address: str, *words: str) -> set[int]:
+        """Ports that nmap finds open, of those that `words` say."""
+        done = self.run("nmap", "-n", "-Pn", "-T4", "--max-retries", "1", "--open", *words, address)
+        assert done.returncode == 0, done.stderr
+        assert "scanned in" in done.stdout, done.stdout
+        return {int(port) for port in re.findall(r"(?m)^(\d+)/\w+ +open ", done.stdout)}
+
+    def every_tcp_port(self, address: str) -> set[int]:
+        return self.nmap(address, "-p-", "--min-rate", "10000")
+
+    def reaches(self, address: str, port: int) -> bool:
+        program = f"import socket; socket.create_connection(({address!r}, {port}), 2)"
+        return self.run("python3", "-c", program).returncode == 0
+
+
+@pytest.fixture(scope="module")
+def stranger() -> Iterator[Stranger]:
+    if os.geteuid() != 0:
+        pytest.skip("a network namespace on the lab's bridge needs root")
+    if not os.path.exists(f"/sys/class/net/{BRIDGE}"):
+        pytest.skip(f"this lab has no bridge {BRIDGE} to attach an outside view to")
+    if not shutil.which("nmap"):
+        pytest.skip("no nmap: make tests-need installs it")
+
+    def ip(*words: str, check: bool = True) -> None:
+        subprocess.run(["ip", *words], check=check, capture_output=True)
+
+    def remove() -> None:
+        ip("link", "del", LINK, check=False)
+        ip("netns", "del", SPACE, check=False)
+
+    remove()
+    ip("netns", "add", SPACE)
+    try:
+        ip("link", "add", LINK, "type", "veth", "peer", "name", "eth0", "netns", SPACE)
+        ip("link", "set", LINK, "master", BRIDGE, "up")
+        ip("-n", SPACE, "addr", "add", f"{STRANGER}/24", "dev", "eth0")
+        ip("-n", SPACE, "link", "set", "eth0", "up")
+        yield Stranger()
+    finally:
+        remove()
+
+
+@pytest.fixture(autouse=True)
+def leave_the_rules_as_they_were(lab: Lab) -> Iterator[None]:
+    yield
+    lab.run("systemctl start firewalld")
+    lab.apply()
+
+
+def rules(lab: Lab) -> str:
+    """The firewall in the kernel; who owns the table may change, what it says not."""
+    return lab.run("nft list table inet firewalld | grep -v -e progname -e flags")
+
+
+def denied(lab: Lab) -> int:
+    found = re.match(r"denied: (\d+) packets, \d+ bytes", lab.run("firewall-denied"))
+    assert found
+    return int(found[1])
+
+
+def firewall_status(lab: Lab) -> str:
+    return lab.run("firewall-confirm --status || true").strip()
+
+
+@contextlib.contextmanager
+def listener(lab: Lab, port: int = 8000) -> Iterator[None]:
+    """A forgotten program of somebody's, on all addresses."""
+    unit = f"forgotten-{port}"
+    lab.run(f"systemd-run -q --unit={unit} --collect python3 -m http.server {port} --bind 0.0.0.0")
+    try:
+        lab.wait("it listens", lambda: f":{port} " in lab.run("ss -Hltn"))
+        yield
+    finally:
+        lab.run(f"systemctl stop {unit}")
+
+
+def kill_firewalld(lab: Lab) -> None:
+    lab.run('kill -9 "$(systemctl show -P MainPID firewalld)"')
+
+
+def converge(lab: Lab, pillar: str) -> str:
+    """An apply of the machine's own, which nobody confirms."""
+    return lab.run(f"cd /srv/stack && bootstrap/converge firewalld 'pillar={pillar}'")
+
+
+# --- what a stranger sees -------------------------------------------------------------------------
+
+
+def test_a_stranger_sees_ssh_and_the_site_and_nothing_else(lab: Lab, stranger: Stranger) -> None:
+    with listener(lab):
+        assert stranger.every_tcp_port(lab.address) == PUBLIC
+        assert stranger.nmap(lab.address, "-sU", "--top-ports", "100", "--min-rate", "200") == set()
+
+
+@pytest.mark.parametrize("what", ["stop", "kill -9", "restart"])
+def test_a_firewall_that_is_stopped_or_killed_opens_nothing(
+    lab: Lab, stranger: Stranger, what: str
+) -> None:
+    before = rules(lab)
+    with listener(lab):
+        if what == "kill -9":
+            kill_firewalld(lab)
+        else:
+            lab.run(f"systemctl {what} firewalld")
+        assert stranger.every_tcp_port(lab.address) == PUBLIC
+        if what != "stop":
+            lab.wait("it is back", lambda: "running" in lab.run("firewall-cmd --state || true"))
+    assert rules(lab) == before
+    assert lab.status("healthz") == 200
+
+
+def test_no_moment_of_a_restart_or_reload_lets_a_stranger_in(lab: Lab, stranger: Stranger) -> None:
+    # A first packet every few milliseconds, answered or not.
+    program = (
+        "import select, socket, sys, time\n"
+        "end, tries, live = time.monotonic() + 10, 0, []\n"
+        "while time.monotonic() < end:\n"
+        "    s = socket.socket(); s.setblocking(False)\n"
+        f"    s.connect_ex(({lab.address!r}, 8000)); live.append(s); tries += 1\n"
+        "    for one in select.select([], live, [], 0)[1]:\n"
+        "        if one.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0: sys.exit('it got in')\n"
+        "        one.close(); live.remove(one)\n"
+        "    while len(live) > 200: live.pop(0).close()\n"
+        "    time.sleep(0.002)\n"
+        "print(tries)\n"
+    )
+    with listener(lab):
+        watch = subprocess.Popen(
+            ["ip", "netns", "exec", SPACE, "python3", "-c", program],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for words in ("restart", "reload", "restart", "reload"):
+            lab.run(f"systemctl {words} firewalld")
+        kill_firewalld(lab)
+        out, err = watch.communicate(timeout=30)
+    assert watch.returncode == 0, err
+    assert int(out) > 500, "it did not try"
+
+
+def test_a_firewalld_that_cannot_start_leaves_the_same_openings(
+    lab: Lab, stranger: Stranger
+) -> None:
+    """Its rules gone too, as after a reboot."""
+    override = "/run/systemd/system/firewalld.service.d/broken.conf"
+    lab.run(
+        f"mkdir -p {os.path.dirname(override)}; systemctl stop firewalld;"
+        f" printf '[Service]\nExecStart=\nExecStart=/bin/false\nRestart=no\n' > {override};"
+        " nft delete table inet firewalld; systemctl daemon-reload; systemctl start firewalld || true"
+    )
+    try:
+        with listener(lab):
+            assert stranger.nmap(lab.address, "-p", "1-1000,6379,8000-8500") == PUBLIC
+            assert lab.status("healthz") == 200
+    finally:
+        lab.run(f"rm {override}; systemctl daemon-reload; systemctl restart firewalld")
+    assert "stack_guard" not in lab.run("nft list tables")
+
+
+def test_denials_are_counted(lab: Lab, stranger: Stranger) -> None:
+    before = denied(lab)
+    assert not stranger.reaches(lab.address, 8000)
+    assert before < denied(lab) <= before + 50
+    after = denied(lab)
+    assert stranger.reaches(lab.address, 443)
+    assert denied(lab) <= after + 20, "what is let in is no denial"
+
+
+def test_rules_and_their_absence_of_holes_outlive_a_reboot(lab: Lab, stranger: Stranger) -> None:
+    before = rules(lab)
+    lab.run("systemctl reboot || true", check=False)
+    lab.wait("it is gone", lambda: not lab.serving(), 30)
+    lab.wait("it is back", lab.serving)
+    lab.wait("all instances", lab.all_ready)
+    assert rules(lab) == before
+    # Up before the network is.
+    order = lab.run(
+        "systemctl show -P ActiveEnterTimestampMonotonic firewalld systemd-networkd haproxy ssh"
+    ).split()
+    assert int(order[0]) <= min(map(int, order[1:]))
+    assert stranger.every_tcp_port(lab.address) == PUBLIC
+
+
+# --- changing the rules ---------------------------------------------------------------------------
+
+
+def test_reloads_under_load_lose_nothing(lab: Lab) -> None:
+    for mode in ("keepalive", "close"):
+        with lab.under_load(mode=mode, concurrency=8) as load:
+            for _ in range(5):
+                lab.run("firewall-cmd --reload")
+                time.sleep(1)
+        assert load.stop().exact, load.stop().summary()
+
+
+def test_a_second_apply_changes_no_rule_and_waits_for_nobody(lab: Lab) -> None:
+    lab.apply()
+    done = lab.apply()
+    assert done.stdout.strip().endswith("0 changed, 0 failed")
+    assert "firewall" not in done.stderr
+    assert firewall_status(lab) == "firewall: confirmed"
+
+
+def test_an_opening_comes_and_goes_with_the_pillar(lab: Lab, stranger: Stranger) -> None:
+    with listener(lab):
+        done = lab.apply(PILLAR=OPEN_8000 % "")
+        assert "the change of rules is confirmed" in done.stderr
+        assert stranger.reaches(lab.address, 8000)
+        assert "confirmed" in lab.apply().stderr
+        assert not stranger.reaches(lab.address, 8000)
+
+
+def test_what_was_added_by_hand_is_removed(lab: Lab, stranger: Stranger) -> None:
+    before = rules(lab)
+    lab.run(
+        "cp /usr/lib/firewalld/zones/trusted.xml /etc/firewalld/zones/;"
+        f" sed -i 's|</zone>|<source address=\"{STRANGER}\"/></zone>|' /etc/firewalld/zones/trusted.xml;"
+        " firewall-cmd -q --reload"
+    )
+    with listener(lab):
+        assert stranger.reaches(lab.address, 8000), "the test's own hole"
+        lab.apply()
+        assert not stranger.reaches(lab.address, 8000)
+    assert rules(lab) == before
+
+
+@pytest.mark.parametrize("sls", ["", "firewalld"])
+def test_a_pillar_that_closes_ssh_is_refused_before_any_change(lab: Lab, sls: str) -> None:
+    before = rules(lab)
+    refused = lab.apply(
+        check=False,
+        SLS=sls,
+        PILLAR='{"firewalld": {"replace": {"base": []}}, "base": {"timezone": "Europe/Berlin"}}',
+    )
+    assert refused.returncode != 0
+    assert "refused: the firewall: tcp 22 (ssh) would be closed to everybody" in refused.stdout
+    assert rules(lab) == before
+    assert "Berlin" not in lab.run("readlink /etc/localtime"), "something was changed"
+    assert firewall_status(lab) == "firewall: confirmed"
+
+
+@pytest.mark.parametrize(
+    ("pillar", "said"),
+    [
+        ('{"icmp": {"accept_ipv6": ["neighbor-solicitation"]}}', "INVALID_ICMPTYPE"),
+        ('{"icmp": {"echo_limit": "50000/s"}}', "INVALID_LIMIT"),
+    ],
+)
+def test_rules_that_firewalld_refuses_leave_the_good_ones(lab: Lab, pillar: str, said: str) -> None:
+    before = rules(lab)
+    started = lab.run("systemctl show -P ExecMainStartTimestampMonotonic firewalld")
+    refused = lab.apply(check=False, PILLAR=f'{{"firewalld": {pillar}}}')
+    assert refused.returncode != 0
+    assert "refused by its own check, nothing was changed" in refused.stdout
+    assert said in refused.stdout, "firewalld's own message"
+    assert rules(lab) == before
+    assert lab.run("systemctl show -P ExecMainStartTimestampMonotonic firewalld") == started
+    assert firewall_status(lab) == "firewall: confirmed"
+
+
+# --- confirmed, or taken back ---------------------------------------------------------------------
+
+
+def test_a_change_that_nobody_confirms_takes_itself_back(lab: Lab, stranger: Stranger) -> None:
+    before = rules(lab)
+    with listener(lab):
+        converge(lab, OPEN_8000 % ', "confirm_seconds": 30')
+        assert "waits to be confirmed" in firewall_status(lab)
+        assert stranger.reaches(lab.address, 8000)
+        lab.wait("taken back", lambda: "is taken back" in firewall_status(lab), 60)
+        assert not stranger.reaches(lab.address, 8000)
+    assert rules(lab) == before
+    assert lab.make("status", check=False).returncode != 0, "the operator is told"
+    assert "too late" in lab.run("firewall-confirm 2>&1 || true")
+
+
+def test_a_change_that_is_confirmed_stays(lab: Lab, stranger: Stranger) -> None:
+    with listener(lab):
+        converge(lab, OPEN_8000 % ', "confirm_seconds": 30')
+        lab.run("firewall-confirm")
+        time.sleep(33)
+        assert stranger.reaches(lab.address, 8000)
+        assert firewall_status(lab) == "firewall: confirmed"
+
+
+def test_a_change_that_closes_ssh_for_the_controller_takes_itself_back(lab: Lab) -> None:
+    """It leaves ssh open to somebody, so it is not refused; only not to the one who applies."""
+    before = rules(lab)
+    narrow = '[{"port": 22, "protocol": "tcp", "from": {"network": "192.0.2.0/24"}}]'
+    done = lab.apply(
+        check=False,
+        PILLAR=f'{{"firewalld": {{"confirm_seconds": 30, "replace": {{"base": {narrow}}}}}}}',
+    )
+    assert done.returncode != 0
+    assert "the changed firewall could not be confirmed over a new connection" in done.stderr
+
+    def in_again() -> bool:
+        words = ["ssh", "-F", str(lab.state / "ssh_config"), "-o", "ControlPath=none", "-o"]
+        command = [*words, "ConnectTimeout=3", lab.host, "true"]
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+    assert not in_again()
+    lab.wait("ssh is back", in_again, 60)
+    assert rules(lab) == before
+
+
+def test_a_reboot_takes_back_what_nobody_confirmed(lab: Lab, stranger: Stranger) -> None:
+    before = rules(lab)
+    converge(lab, OPEN_8000 % ', "confirm_seconds": 600')
+    assert rules(lab) != before
+    lab.run("systemctl reboot || true", check=False)
+    lab.wait("it is gone", lambda: not lab.serving(), 30)
+    lab.wait("it is back", lab.serving)
+    lab.wait("taken back", lambda: "is taken back" in firewall_status(lab))
+    assert rules(lab) == before
+
+
+def test_an_apply_that_is_killed_right_after_the_reload_is_taken_back(lab: Lab) -> None:
+    before = rules(lab)
+    opened = OPEN_8000 % ', "confirm_seconds": 30'
+    lab.run(
+        f"cd /srv/stack; bootstrap/converge firewalld 'pillar={opened}' >/dev/null 2>&1 & pid=$!;"
+        " until nft list table inet firewalld | grep -q 8000; do"
+        " kill -0 $pid || exit 1; done; kill -9 $pid"
+    )
+    lab.wait("taken back", lambda: "is taken back" in firewall_status(lab), 60)
+    assert rules(lab) == before
+    assert lab.apply().stdout.strip().endswith(" 0 failed")
+    assert firewall_status(lab) == "firewall: confirmed", "no word of it once all is as wanted"
+    assert lab.apply().stdout.strip().endswith("0 changed, 0 failed")
+
+
+def test_the_unit_is_sandboxed(lab: Lab) -> None:
+    said = lab.run("systemd-analyze security firewalld | tail -1")
+    assert float(re.search(r": ([\d.]+) ", said)[1]) <= 4  # type: ignore[index]

@@ -1,0 +1,214 @@
+"""What a machine lets in follows from its formulas and its topology, and never locks SSH out."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import pytest
+from salt.exceptions import CommandExecutionError
+
+SSH = {"port": 22, "protocol": "tcp", "from": "any", "keep": True}
+WEB = {"port": 443, "protocol": "tcp", "from": "any"}
+ZONE = "/etc/firewalld/zones/stack.xml"
+
+
+@pytest.fixture
+def firewall(
+    load_source: Callable[..., ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Any]:
+    """`firewall({formula: [openings]}, replace={…}, openings=[…])`: the module on machine app1."""
+
+    def load(
+        said: dict[str, Any],
+        sshd: tuple[int, ...] = (22,),
+        grains: dict[str, Any] | None = None,
+        **settings: Any,
+    ) -> Any:
+        machines = [
+            {"name": "edge1", "address": "10.0.0.1", "roles": ["edge"]},
+            {"name": "app1", "address": "10.0.0.2", "roles": ["app", "store"]},
+            {"name": "app2", "address": "10.0.0.3", "roles": ["app"]},
+        ]
+        module = load_source(
+            "salt/_modules/firewall.py",
+            salt={
+                "formula.settings": lambda name: {"openings": [], "replace": {}, **settings},
+                "formula.collect": lambda name: said,
+                "topology.machine": lambda: machines[1],
+                "topology.machines": lambda role=None: [
+                    one for one in machines if role is None or role in one["roles"]
+                ],
+            },
+            grains=grains or {},
+        )
+        monkeypatch.setattr(module, "_sshd_ports", lambda: set(sshd))
+        return module
+
+    return load
+
+
+def test_openings_of_all_formulas_and_the_pillar_are_joined(firewall: Callable[..., Any]) -> None:
+    module = firewall({"base": [SSH], "web": [WEB], "none": None}, openings=[{**WEB, "port": 80}])
+    assert module.zone() == {
+        "ports": [{"port": port, "protocol": "tcp"} for port in (22, 80, 443)],
+        "rules": [],
+    }
+    assert {one["formula"] for one in module.openings()} == {"base", "web", "pillar"}
+
+
+def test_a_role_is_the_addresses_of_its_other_machines(firewall: Callable[..., Any]) -> None:
+    redis = {"port": 6379, "protocol": "tcp", "from": {"role": "app"}}
+    rules = firewall({"base": [SSH], "redis": [redis]}).zone()["rules"]
+    assert rules == [{"family": "ipv4", "address": "10.0.0.3", "port": 6379, "protocol": "tcp"}]
+
+
+@pytest.mark.parametrize("role", ["store", "monitor"])
+def test_a_role_that_nobody_else_has_opens_nothing(firewall: Callable[..., Any], role: str) -> None:
+    zone = firewall({"base": [SSH], "x": [{**WEB, "from": {"role": role}}]}).zone()
+    assert zone == {"ports": [{"port": 22, "protocol": "tcp"}], "rules": []}
+
+
+def test_a_network_may_be_of_either_family(firewall: Callable[..., Any]) -> None:
+    both = [{**WEB, "from": {"network": net}} for net in ("10.0.0.0/8", "2001:db8::/32")]
+    rules = firewall({"base": [SSH], "web": both}).zone()["rules"]
+    assert [(rule["family"], rule["address"]) for rule in rules] == [
+        ("ipv4", "10.0.0.0/8"),
+        ("ipv6", "2001:db8::/32"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("opening", "said"),
+    [
+        ({**WEB, "from": {"role": "edg"}}, "web/firewall.yaml.j2: tcp 443: unknown role edg; did you mean edge?"),
+        ({**WEB, "port": 70000}, "web/firewall.yaml.j2: port 70000: use a number, 1..65535"),
+        ({**WEB, "port": "443"}, "port '443'"),
+        ({**WEB, "port": True}, "port True"),
+        ({**WEB, "protocol": "sctp"}, "protocol 'sctp': use tcp or udp"),
+        ({**WEB, "form": "any"}, "unknown key form; did you mean from?"),
+        ({"port": 443, "protocol": "tcp"}, "web/firewall.yaml.j2: no from"),
+        ({**WEB, "from": "all"}, "from: 'all': use any"),
+        ({**WEB, "from": {"network": "10.0.0.1/8"}}, "has host bits set"),
+        ({**WEB, "from": {"network": "0.0.0.0/0"}}, "say 'from: any'"),
+        ("443", "needs port, protocol and from"),
+    ],
+)  # fmt: skip
+def test_a_wrong_opening_is_refused_in_one_line(
+    firewall: Callable[..., Any], opening: Any, said: str
+) -> None:
+    with pytest.raises(CommandExecutionError) as caught:
+        firewall({"base": [SSH], "web": [opening]}).zone()
+    assert str(caught.value).startswith("refused: the firewall: ")
+    assert said in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "replace",
+    [[], [{**SSH, "port": 2222}], [{**SSH, "protocol": "udp"}], [{**SSH, "from": {"role": "store"}}]],
+)  # fmt: skip
+def test_a_set_that_closes_ssh_is_refused(firewall: Callable[..., Any], replace: list[Any]) -> None:
+    with pytest.raises(CommandExecutionError, match=r"refused: .*tcp 22 \(ssh\) would be closed"):
+        firewall({"base": [SSH]}, replace={"base": replace}).zone()
+
+
+def test_ssh_may_be_narrowed_to_somebody(firewall: Callable[..., Any]) -> None:
+    narrow = [{"port": 22, "protocol": "tcp", "from": {"network": "10.0.0.0/24"}}]
+    assert firewall({"base": [SSH]}, replace={"base": narrow}).zone()["ports"] == []
+
+
+def test_the_port_on_which_sshd_listens_now_stays_open(firewall: Callable[..., Any]) -> None:
+    moved = {"base": [{**SSH, "port": 2222}]}
+    with pytest.raises(CommandExecutionError, match="sshd listens on tcp 22, which would be"):
+        firewall(moved).zone()
+    firewall(moved, openings=[{**SSH, "port": 22}]).zone()
+    firewall(moved, sshd=(2222,)).zone()
+    firewall(moved, sshd=()).zone()
+
+
+def test_formulas_of_which_none_keeps_ssh_open_are_refused(firewall: Callable[..., Any]) -> None:
+    with pytest.raises(CommandExecutionError, match="no formula says which port"):
+        firewall({"web": [WEB]}).zone()
+
+
+def test_replacing_what_a_formula_does_not_open_is_refused(firewall: Callable[..., Any]) -> None:
+    with pytest.raises(
+        CommandExecutionError, match=r"replace:wbe: opens nothing; did you mean web"
+    ):
+        firewall({"base": [SSH], "web": [WEB]}, replace={"wbe": []}).zone()
+
+
+@pytest.mark.parametrize(
+    ("grains", "own"),
+    [
+        ({"virtual": "container", "virtual_subtype": "LXC"}, False),
+        ({"virtual": "systemd-nspawn"}, False),
+        ({"virtual": "kvm"}, True),
+        ({"virtual": "physical"}, True),
+    ],
+)
+def test_only_a_machine_of_its_own_kernel_logs_denials(
+    firewall: Callable[..., Any], grains: dict[str, str], own: bool
+) -> None:
+    assert firewall({}, grains=grains).own_kernel_log() is own
+
+
+# --- every machine of every topology --------------------------------------------------------------
+
+
+def peers(rendered: Any, role: str) -> set[str]:
+    return {one["address"] for one in rendered.with_role(role)} - {rendered.machine["address"]}
+
+
+def test_a_zone_opens_what_the_topology_says_and_nothing_else(rendered: Any) -> None:
+    roles = rendered.machine["roles"]
+    zone = ET.fromstring(rendered.text(ZONE))
+    public = {int(port.get("port", "")) for port in zone.findall("port")}
+    assert public == ({22, 80, 443} if "edge" in roles else {22})
+    wanted = set()
+    if "store" in roles:
+        wanted |= {(6379, address) for address in peers(rendered, "app")}
+    if "app" in roles:
+        for index in range(rendered.machine["cpus"]):
+            wanted |= {(8001 + index, address) for address in peers(rendered, "edge")}
+    found = set()
+    for rule in zone.findall("rule"):
+        port, source = rule.find("port"), rule.find("source")
+        if port is not None:
+            assert source is not None, "a rule for everybody"
+            found.add((int(port.get("port", "")), source.get("address")))
+    assert found - {(546, "fe80::/10")} == wanted
+    assert zone.get("target") == "%%REJECT%%"
+    assert zone.find("icmp-block-inversion") is not None
+
+
+def test_stopping_the_daemon_opens_nothing(rendered: Any) -> None:
+    conf = rendered.text("/etc/firewalld/firewalld.conf")
+    for line in ("DefaultZone=stack", "CleanupOnExit=no", "FirewallBackend=nftables"):
+        assert f"\n{line}\n" in conf
+
+
+def test_a_pillar_that_closes_ssh_stops_the_render(machine_copy: Callable[..., list[Any]]) -> None:
+    overlay = {"firewalld": {"replace": {"base": []}}}
+    (low,) = machine_copy([["state.show_low_sls", ["firewalld"], {"pillar": overlay}]])
+    assert "refused: the firewall: tcp 22 (ssh) would be closed to everybody" in str(low)
+
+
+def test_the_guard_has_the_same_openings(rendered: Any) -> None:
+    guard = rendered.text("/etc/firewalld/guard.nft")
+    zone = ET.fromstring(rendered.text(ZONE))
+    for port in zone.findall("port"):
+        line = f"        {port.get('protocol')} dport {port.get('port')} accept\n"
+        assert guard.count(line) == 1
+    for rule in zone.findall("rule"):
+        port, source = rule.find("port"), rule.find("source")
+        if port is not None and source is not None:
+            words = f"saddr {source.get('address')} {port.get('protocol')} dport {port.get('port')} accept"
+            assert guard.count(words) == 1
+    wanted = len(zone.findall("port")) + len(zone.findall("rule/port"))
+    assert len(re.findall(r"dport \d+ accept", guard)) == wanted
+    assert "policy drop" in guard
