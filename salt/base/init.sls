@@ -8,6 +8,7 @@ include:
   - base.time
   - base.journal
   - base.updates
+  - base.integrity
   - base.login
   - base.sudo
   - base.users

@@ -16,7 +16,7 @@ notices at login:
         - salt://base/files/lines.py {staged}/etc/issue.net '[^\\]+'
         - salt://base/files/lines.py {staged}/etc/motd '[^\\]+'
 
-idle shells end:
+shells end when idle and leave no cores:
   checked.files:
     - files:
         /etc/profile.d/stack.sh: {source: salt://base/files/profile.sh.j2}
@@ -27,9 +27,10 @@ idle shells end:
 
 # pam_umask reads it. One line of a file that is a package's own.
 umask of logins:
-  file.replace:
+  file.keyvalue:
     - name: /etc/login.defs
-    - pattern: '^#?\s*UMASK\s+[0-7]+$'
-    - repl: UMASK {{ base.login.umask }}
+    - key: UMASK
+    - value: '{{ base.login.umask }}'
+    - separator: ' '
+    - uncomment: '#'
     - append_if_not_found: true
-    - backup: false
