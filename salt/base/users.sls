@@ -2,6 +2,8 @@
 # come in again meanwhile.
 {% from 'base/map.jinja' import base with context %}
 {% set keys = '/etc/ssh/authorized_keys.d' %}
+{# Refuses, before the first state, to touch an account of the machine's. #}
+{%- do salt['people.plan'](base.users, base.protected_users) %}
 
 # Files of root's: sshd looks for the keys of the group `people` here and nowhere else.
 keys of people:

@@ -249,7 +249,7 @@ def test_a_key_that_systemd_does_not_know_is_refused(tmp_path: Path) -> None:
     for text, good in (
         ("# why\n[Journal]\nStorage=persistent\n", True),
         ("[Journal]\nStorrage=persistent\n", False),
-        ("[Jurnal]\nStorage=persistent\n", False),
+        ("[Nothing]\nStorage=persistent\n", False),
         ("[Journal]\nStorage persistent\n", False),
     ):
         dropin.write_text(text)
