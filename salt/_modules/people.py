@@ -187,17 +187,19 @@ def _processes(uid):
     return found
 
 
-def _end(uid, seconds=10):
-    deadline = time.monotonic() + seconds
+def _end(uid, grace=3, seconds=10):
+    """End all its processes, by force those that are still there after ``grace`` seconds."""
+    began = time.monotonic()
     while left := _processes(uid):
-        if time.monotonic() > deadline:
+        since = time.monotonic() - began
+        if since > seconds:
             raise CommandExecutionError(f"uid {uid}: processes that do not end: {left}")
         for pid in left:
             try:
-                os.kill(pid, signal.SIGKILL)
+                os.kill(pid, signal.SIGKILL if since > grace else signal.SIGTERM)
             except ProcessLookupError:
                 continue
-        time.sleep(0.1)
+        time.sleep(0.2)
 
 
 def _archive(name, home):
@@ -227,6 +229,13 @@ def remove(name):
         for verb in ("disable-linger", "terminate-user"):
             subprocess.run(["loginctl", verb, name], capture_output=True, timeout=30, check=False)
     _end(account.pw_uid)
+    # A session manager that had to be killed is no failure that anybody has to look into.
+    subprocess.run(
+        ["systemctl", "reset-failed", f"user@{account.pw_uid}.service"],
+        capture_output=True,
+        timeout=30,
+        check=False,
+    )
     path = _archive(name, account.pw_dir) if os.path.isdir(account.pw_dir) else None
     if os.path.exists("/usr/bin/crontab"):
         subprocess.run(["crontab", "-r", "-u", name], capture_output=True, timeout=30, check=False)

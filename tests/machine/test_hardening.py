@@ -197,6 +197,7 @@ def test_people_are_added_rotated_and_removed(lab: Lab, tmp_path: Path) -> None:
         "getent passwd alice; getent group alice; ls -d /home/alice 2>&1", check=False
     ) == ("ls: cannot access '/home/alice': No such file or directory\n")
     assert lab.run("pgrep -f '[s]leep 1000'", check=False) == ""
+    assert "user@" not in lab.run("systemctl --failed --no-legend")
     archive = lab.run("ls /var/backups/people/alice-*.tar.gz").split()[-1]
     assert lab.run(f"stat -c %a {archive}; tar -xOf {archive} alice/note") == "600\nprecious\n"
     lab.run("rm /var/backups/people/alice-*.tar.gz")
@@ -289,7 +290,7 @@ def test_security_upgrades_and_nothing_else(lab: Lab) -> None:
 def test_needrestart_reports_and_never_restarts_our_services(lab: Lab) -> None:
     program = (
         "our (%nrconf, $nrconf); do q(/etc/needrestart/needrestart.conf); die $@ if $@;"
-        " print qq($nrconf{restart}\\n); for my $unit (qw(haproxy.service counter\\@1.service"
+        " print qq($nrconf{restart}\\n); for my $unit (qw(haproxy.service counter@1.service"
         " redis-server.service)) { for (keys %{$nrconf{override_rc}}) { print qq($unit"
         " $nrconf{override_rc}{$_}\\n) if $unit =~ /$_/ } }"
     )
