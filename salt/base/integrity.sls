@@ -1,0 +1,21 @@
+# Whether files of packages are still what they were: Debian's debsums, on systemd's clock.
+{% from 'base/map.jinja' import base with context %}
+
+debsums package:
+  pkg.installed:
+    - name: debsums
+
+files of packages are compared:
+  checked.service:
+    - name: stack-debsums.timer
+    - files:
+        /etc/default/debsums: {contents: "# Managed by Salt (salt/base).\nCRON_CHECK={{ base.package_check }}\n"}
+        /etc/systemd/system/stack-debsums.service: {source: salt://base/files/debsums.service.j2}
+        /etc/systemd/system/stack-debsums.timer: {source: salt://base/files/debsums.timer.j2}
+    - context:
+        # Debian's script does nothing but on its own day; never is any.
+        when: {{ base.package_check if base.package_check != 'never' else 'weekly' }}
+    - checks:
+        - sh -n {staged}/etc/default/debsums
+    - require:
+      - pkg: debsums package

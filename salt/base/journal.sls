@@ -1,0 +1,16 @@
+# The journal: kept over a reboot, bounded, and generous with lines of a busy service.
+{% from 'base/map.jinja' import base with context %}
+
+# journald has no check mode and knows no reload. Its restart keeps the streams of services open:
+# systemd holds them meanwhile (systemd-journald.service(8), "stream logging").
+journal within its limits:
+  checked.service:
+    - name: systemd-journald
+    - files:
+        /etc/systemd/journald.conf.d/60-stack.conf: {source: salt://base/files/journald.conf.j2}
+    - context:
+        journal: {{ base.journal | json }}
+    - checks:
+        - salt://base/files/known_keys.py {staged}/etc/systemd/journald.conf.d/60-stack.conf
+    # Before, lines went to memory where /var/log/journal is missing.
+    - ready: journalctl --flush && test -d /var/log/journal

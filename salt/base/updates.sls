@@ -1,0 +1,28 @@
+# Security upgrades by themselves; what must then be restarted is reported, not restarted.
+{% from 'base/map.jinja' import base with context %}
+
+packages for updates:
+  pkg.installed:
+    - pkgs: [unattended-upgrades, needrestart]
+
+security upgrades by themselves:
+  checked.files:
+    - files:
+        /etc/apt/apt.conf.d/60stack: {source: salt://base/files/apt.conf.j2}
+    - context:
+        updates: {{ base.updates | json }}
+    - checks:
+        - apt-config -c={staged}/etc/apt/apt.conf.d/60stack dump
+    - require:
+      - pkg: packages for updates
+
+restarts are reported and not done:
+  checked.files:
+    - files:
+        /etc/needrestart/conf.d/60-stack.conf: {source: salt://base/files/needrestart.conf.j2}
+    - context:
+        updates: {{ base.updates | json }}
+    - checks:
+        - perl -wc {staged}/etc/needrestart/conf.d/60-stack.conf
+    - require:
+      - pkg: packages for updates

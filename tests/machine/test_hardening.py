@@ -1,0 +1,319 @@
+"""A hardened machine: who gets in, what the kernel, the journal and sudo do, and that a change of
+these never cuts off or breaks what works."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from lab_machine import Lab
+
+# On the machine itself: failures from there neither ban nor slow down the tests' own address.
+HERE = "ssh -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o ConnectTimeout=5"
+
+
+def keys(folder: Path, name: str) -> tuple[Path, str]:
+    path = folder / name
+    subprocess.run(
+        ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", str(path)], check=True
+    )
+    return path, path.with_suffix(".pub").read_text().strip()
+
+
+def log_in(lab: Lab, user: str, key: Path, command: str) -> subprocess.CompletedProcess[str]:
+    """By a connection of its own, from outside."""
+    return subprocess.run(
+        [
+            "ssh",
+            "-F",
+            "none",
+            "-i",
+            str(key),
+            "-o",
+            "IdentitiesOnly=yes",
+            "-o",
+            "BatchMode=yes",
+            "-o",
+            "StrictHostKeyChecking=no",
+            "-o",
+            "UserKnownHostsFile=/dev/null",
+            "-o",
+            "ConnectTimeout=10",
+            f"{user}@{lab.address}",
+            command,
+        ],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+@pytest.fixture
+def without_people(lab: Lab) -> Iterator[None]:
+    yield
+    lab.apply()
+    assert lab.run("ls /etc/ssh/authorized_keys.d 2>/dev/null || true") == ""
+
+
+# --- ssh ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("user", ["root", "vagrant", "nobody-there"])
+def test_no_password_is_even_asked_for(lab: Lab, user: str) -> None:
+    said = lab.run(
+        f"{HERE} -o PreferredAuthentications=password,keyboard-interactive"
+        f" -o NumberOfPasswordPrompts=1 {user}@127.0.0.1 true 2>&1",
+        check=False,
+    )
+    assert "Permission denied (publickey)." in said
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "KexAlgorithms=ecdh-sha2-nistp256",
+        "KexAlgorithms=diffie-hellman-group14-sha256",
+        "Ciphers=aes128-cbc",
+        "Ciphers=chacha20-poly1305@openssh.com",
+        "HostKeyAlgorithms=ecdsa-sha2-nistp256",
+    ],
+)
+def test_weak_algorithms_find_no_match(lab: Lab, option: str) -> None:
+    said = lab.run(f"{HERE} -o BatchMode=yes -o {option} vagrant@127.0.0.1 true 2>&1", check=False)
+    assert "no matching" in said
+
+
+def test_weak_macs_find_no_match(lab: Lab) -> None:
+    said = lab.run(
+        f"{HERE} -o BatchMode=yes -o Ciphers=aes256-ctr -o MACs=hmac-sha1 vagrant@127.0.0.1 true 2>&1",
+        check=False,
+    )
+    assert "no matching MAC" in said
+
+
+def test_only_local_forwarding_and_only_to_loopback(lab: Lab) -> None:
+    said = lab.run("sshd -T")
+    for line in (
+        "allowtcpforwarding local",
+        "permitopen 127.0.0.1:* localhost:*",
+        "allowagentforwarding no",
+        "x11forwarding no",
+        "permitrootlogin without-password",
+        "authorizedkeysfile .ssh/authorized_keys .ssh/authorized_keys2",
+    ):
+        assert line in said.splitlines(), line
+    people = lab.run("sshd -T -C user=root,host=x,addr=127.0.0.1 | grep authorizedkeysfile")
+    assert ".ssh/authorized_keys" in people, "the machine's own accounts keep theirs"
+
+
+def test_a_value_that_sshd_alone_can_judge_is_refused_and_nothing_moves(lab: Lab) -> None:
+    before = lab.run(
+        "systemctl show -P MainPID ssh; sha256sum /etc/ssh/sshd_config.d/10-stack.conf"
+    )
+    refused = lab.apply(check=False, PILLAR='{"base": {"ssh": {"ciphers": ["aes257-ctr"]}}}')
+    assert refused.returncode != 0
+    assert "refused by its own check, nothing was changed" in refused.stdout
+    assert "aes257-ctr" in refused.stdout
+    after = lab.run("systemctl show -P MainPID ssh; sha256sum /etc/ssh/sshd_config.d/10-stack.conf")
+    assert after == before
+    assert lab.run("echo in") == "in\n"
+
+
+def test_a_file_that_lets_passwords_in_before_ours_stops_the_change(lab: Lab) -> None:
+    early = "/etc/ssh/sshd_config.d/05-cloud.conf"
+    lab.run(f"echo 'PasswordAuthentication yes' > {early}")
+    try:
+        refused = lab.apply(check=False, PILLAR='{"base": {"ssh": {"login_grace_time": 31}}}')
+        assert refused.returncode != 0
+        assert "sshd would not have 'passwordauthentication no'" in refused.stdout
+    finally:
+        lab.run(f"rm {early}")
+
+
+def test_a_change_of_sshd_keeps_the_session_that_applies_it_and_others(lab: Lab) -> None:
+    session = subprocess.Popen(
+        ["ssh", "-F", str(lab.state / "ssh_config"), "-o", "ControlPath=none", lab.host, "cat"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert session.stdin is not None
+    pid = lab.run("systemctl show -P MainPID ssh")
+    try:
+        done = lab.apply(PILLAR='{"base": {"ssh": {"login_grace_time": 29}}}')
+        assert "ssh server with keys only: changed" in done.stdout
+        assert "logingracetime 29" in lab.run("sshd -T")
+        assert lab.run("systemctl show -P MainPID ssh") == pid, "reloaded, not restarted"
+        assert session.poll() is None
+        said, _ = session.communicate("still here\n", timeout=20)
+        assert said == "still here\n"
+    finally:
+        session.kill()
+        lab.apply()
+    assert lab.apply().stdout.strip().endswith("0 changed, 0 failed")
+
+
+# --- people ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("without_people")
+def test_people_are_added_rotated_and_removed(lab: Lab, tmp_path: Path) -> None:
+    old, old_public = keys(tmp_path, "old")
+    new, new_public = keys(tmp_path, "new")
+
+    def with_people(**people: object) -> str:
+        return lab.apply(PILLAR=json.dumps({"base": {"users": people}})).stdout
+
+    with_people(
+        alice={"full_name": "Alice Example", "keys": [old_public], "sudo": True},
+        bob={"keys": [new_public]},
+    )
+    assert log_in(lab, "alice", old, "sudo -n id -u").stdout == "0\n"
+    assert log_in(lab, "bob", new, "id -un").stdout == "bob\n"
+    assert log_in(lab, "bob", new, "sudo -n id -u").returncode != 0
+    assert log_in(lab, "alice", new, "true").returncode == 255
+
+    # A key that she adds by herself opens nothing.
+    log_in(lab, "alice", old, f"mkdir -m 700 .ssh; echo '{new_public}' > .ssh/authorized_keys")
+    assert log_in(lab, "alice", new, "true").returncode == 255
+
+    with_people(alice={"keys": [new_public]}, bob={"keys": [new_public]})
+    assert log_in(lab, "alice", old, "true").returncode == 255
+    assert log_in(lab, "alice", new, "id -un").stdout == "alice\n"
+    assert log_in(lab, "alice", new, "sudo -n id -u").returncode != 0, "nor is she root any more"
+
+    log_in(
+        lab, "alice", new, "echo precious > note; setsid -f sleep 1000 >/dev/null 2>&1 </dev/null"
+    )
+    assert lab.run("pgrep -u alice sleep").strip()
+    said = with_people(bob={"keys": [new_public]})
+    assert "accounts of people: changed" in said
+    assert lab.run(
+        "getent passwd alice; getent group alice; ls -d /home/alice 2>&1", check=False
+    ) == ("ls: cannot access '/home/alice': No such file or directory\n")
+    assert lab.run("pgrep -f '[s]leep 1000'", check=False) == ""
+    assert "user@" not in lab.run("systemctl --failed --no-legend")
+    archive = lab.run("ls /var/backups/people/alice-*.tar.gz").split()[-1]
+    assert lab.run(f"stat -c %a {archive}; tar -xOf {archive} alice/note") == "600\nprecious\n"
+    lab.run("rm /var/backups/people/alice-*.tar.gz")
+    assert log_in(lab, "alice", new, "true").returncode == 255
+
+    with_people(bob={"state": "absent"})
+    assert "no such user" in lab.run("id bob 2>&1", check=False)
+    lab.run("rm /var/backups/people/bob-*.tar.gz")
+
+
+@pytest.mark.parametrize("name", ["vagrant", "root", "haproxy"])
+def test_accounts_of_the_machine_are_never_touched(lab: Lab, name: str) -> None:
+    before = lab.run(f"getent passwd {name}; getent shadow {name}")
+    refused = lab.apply(
+        check=False, PILLAR=json.dumps({"base": {"users": {name: {"state": "absent"}}}})
+    )
+    assert refused.returncode != 0
+    assert f"user {name}:" in refused.stdout
+    assert lab.run(f"getent passwd {name}; getent shadow {name}") == before
+
+
+def test_sudo_settings_are_valid_and_in_effect(lab: Lab) -> None:
+    assert "parsed OK" in lab.run("visudo -c")
+    said = lab.run("sudo -l -U root")
+    for words in ("use_pty", "timestamp_timeout=5", "umask=0022"):
+        assert words in said
+    assert lab.run("umask").strip() == "0022"
+
+
+# --- kernel, journal, updates ---------------------------------------------------------------------
+
+
+def test_network_settings_are_in_effect_and_what_is_the_hosts_is_named(lab: Lab) -> None:
+    for key, value in (
+        ("net.ipv4.ip_forward", "0"),
+        ("net.ipv4.conf.eth0.rp_filter", "1"),
+        ("net.ipv4.conf.all.accept_redirects", "0"),
+        ("net.ipv4.tcp_rfc1337", "1"),
+    ):
+        assert lab.run(f"sysctl -n {key}").strip() == value, key
+    if lab.run("systemd-detect-virt --container || true").strip() == "none":
+        return
+    told = lab.run(
+        "cd /srv/stack && salt-call --out json state.sls_id 'kernel settings in effect' base.kernel"
+    )
+    states = json.loads(told)["local"].values()
+    (comment,) = (one["comment"] for one in states if one["__id__"] == "kernel settings in effect")
+    assert "kernel.kptr_restrict (the host's, not this container's)" in comment
+    assert "# kernel.kptr_restrict: " in lab.run("cat /etc/sysctl.d/60-stack.conf")
+
+
+def test_a_setting_changed_by_hand_is_set_again(lab: Lab) -> None:
+    lab.run("sysctl -q -w net.ipv4.tcp_rfc1337=0")
+    assert "kernel settings in effect: changed" in lab.apply().stdout
+    assert lab.run("sysctl -n net.ipv4.tcp_rfc1337").strip() == "1"
+    assert lab.apply().stdout.strip().endswith("0 changed, 0 failed")
+
+
+def test_the_journal_keeps_a_burst_of_a_unit_and_is_bounded(lab: Lab) -> None:
+    lab.run(
+        "systemd-run -q --wait --collect --unit=burst sh -c"
+        " 'i=0; while [ $i -lt 20000 ]; do echo line $i; i=$((i+1)); done'"
+    )
+    kept = "journalctl -u burst -o cat --since -5min | grep -c '^line'"
+    lab.wait("all lines", lambda: int(lab.run(f"{kept} || true")) >= 20000, 20)
+    limits = lab.run("systemd-analyze cat-config systemd/journald.conf")
+    assert "\nSystemMaxUse=1G\n" in limits
+    assert lab.run("test -d /var/log/journal && echo kept") == "kept\n"
+    assert "Unknown" not in lab.run("journalctl -b -u systemd-journald -o cat")
+
+
+def test_a_crash_leaves_no_core(lab: Lab) -> None:
+    lab.run("systemctl daemon-reload; rm -rf /tmp/crash; mkdir -m 777 /tmp/crash")
+    crash = "cd /tmp/crash; sleep 30 & kill -SEGV $!; wait $!; ulimit -H -c"
+    lab.run(f"systemd-run -q --wait --collect --working-directory=/tmp/crash sh -c '{crash}'")
+    said = lab.run(f"su - vagrant -c '{crash}' 2>&1", check=False)
+    assert said.strip().splitlines()[-1] == "0"
+    assert lab.run("ls /tmp/crash") == ""
+
+
+def test_security_upgrades_and_nothing_else(lab: Lab) -> None:
+    said = lab.run("unattended-upgrade --dry-run -v 2>&1", timeout=300)
+    allowed = re.search(r"Allowed origins are: (.*)", said)
+    assert allowed, said
+    assert allowed[1].count("origin=") == 1
+    assert "-security" in allowed[1]
+    assert 'Automatic-Reboot "false"' in lab.run("apt-config dump")
+
+
+def test_needrestart_reports_and_never_restarts_our_services(lab: Lab) -> None:
+    program = (
+        "our (%nrconf, $nrconf); do q(/etc/needrestart/needrestart.conf); die $@ if $@;"
+        " print qq($nrconf{restart}\\n); for my $unit (qw(haproxy.service counter@1.service"
+        " redis-server.service)) { for (keys %{$nrconf{override_rc}}) { print qq($unit"
+        " $nrconf{override_rc}{$_}\\n) if $unit =~ /$_/ } }"
+    )
+    said = lab.run(f"perl -e '{program}'").splitlines()
+    assert said[0] == "l"
+    assert sorted(said[1:]) == [
+        "counter@1.service 0",
+        "haproxy.service 0",
+        "redis-server.service 0",
+    ]
+    assert "NEEDRESTART-VER" in lab.run("needrestart -b -r l", check=False, timeout=300)
+
+
+def test_who_logs_in_is_told_whose_and_from_where(lab: Lab) -> None:
+    assert "authorized users only" in lab.run("cat /etc/issue.net")
+    assert "managed by Salt, from " in lab.run("cat /etc/motd")
+    assert "Managed by Salt, from " in lab.run(
+        f"{HERE} -o BatchMode=yes x@127.0.0.1 2>&1", check=False
+    )
+
+
+def test_files_of_packages_are_compared_by_a_sandboxed_unit(lab: Lab) -> None:
+    said = lab.run("systemd-analyze security --no-pager stack-debsums.service | tail -1")
+    assert float(re.search(r": ([0-9.]+) ", said)[1]) <= 2.0, said  # type: ignore[index]
+    lab.run("systemctl start stack-debsums.service", timeout=300)
+    assert lab.run("systemctl is-active stack-debsums.timer").strip() == "active"
