@@ -13,7 +13,6 @@ from redis.retry import Retry
 from counter.log import Log, describe
 from counter.settings import Settings
 
-
 # Seconds, at most, between two tries while Redis is away.
 _PAUSE = 0.1
 
