@@ -53,6 +53,19 @@ class Topology:
         return self.machines[name]
 
 
+def _check_trusted(file: str, given: object) -> None:
+    """Refused unless it is a list of addresses and networks, none of them the whole world."""
+    if not isinstance(given, list):
+        raise Refused(f"{file}: trusted: needs a list of addresses and networks", 2)
+    for one in given:
+        try:
+            network = ipaddress.ip_network(str(one))
+        except ValueError as error:
+            raise Refused(f"{file}: trusted: {error}", 2) from error
+        if network.prefixlen == 0:
+            raise Refused(f"{file}: trusted: {one} is everybody: nobody would ever be banned", 2)
+
+
 def load(name: str, folder: Path = FOLDER) -> Topology:
     """
     Read and check topology ``name``.
@@ -72,6 +85,7 @@ def load(name: str, folder: Path = FOLDER) -> Topology:
         listed, domain = dict(data["machines"]), data["domain"]
     except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
         raise Refused(f"{path.name}: not a topology: {error}", 2) from error
+    _check_trusted(path.name, data.get("trusted", []))
     machines: dict[str, Machine] = {}
     owner: dict[str, str] = {}
     for one, given in listed.items():

@@ -2,6 +2,7 @@
 base:
   '*':
     - base
+    - fail2ban
   'machine:roles:store':
     - match: pillar
     - redis

@@ -23,6 +23,7 @@ haproxy running:
     - context:
         haproxy: {{ haproxy | json }}
         servers: {{ salt['topology.servers']('app', counter.port, counter.instances) | json }}
+        trusted: {{ salt['topology.trusted']() | json }}
         machine:
           name: {{ salt['topology.machine']().name }}
           ipv6: {{ (grains.get('ipv6', []) | length > 0) | json }}
