@@ -70,8 +70,17 @@ class Stranger:
         options = ["BatchMode=yes", "StrictHostKeyChecking=no", "IdentitiesOnly=yes"]
         options += ["UserKnownHostsFile=/dev/null", "ConnectTimeout=2"]
         words = [word for option in options for word in ("-o", option)]
+        # The ban may fall in the middle of the handshake, which then waits for ever.
         return self.run(
-            "ssh", "-F", "none", *words, "-i", str(self.key), f"{user}@{self.lab.address}", "true"
+            *("timeout", "5"),
+            "ssh",
+            "-F",
+            "none",
+            *words,
+            "-i",
+            str(self.key),
+            f"{user}@{self.lab.address}",
+            "true",
         )[1]
 
     def get(self, path: str = "healthz", *words: str) -> int:

@@ -36,8 +36,10 @@ def hits(config: Path, name: str, corpus: Path) -> list[str]:
     """Addresses that the filter finds, in order."""
     options = "[mode=aggressive]" if name == "ssh-logins" else ""
     done = subprocess.run(
-        ["fail2ban-regex", "-c", str(config), "--usedns", "no", "-o", "ip"]
-        + [str(corpus), f"{config}/filter.d/{name}.conf{options}"],
+        [
+            *("fail2ban-regex", "-c", str(config), "--usedns", "no", "-o", "ip", str(corpus)),
+            f"{config}/filter.d/{name}.conf{options}",
+        ],
         capture_output=True,
         text=True,
         check=True,
@@ -123,3 +125,25 @@ def test_every_jail_has_its_filter_beside_it(rendered: Any) -> None:
     assert ("haproxy-scan" in names) == ("edge" in rendered.machine["roles"])
     for name in names:
         assert f"/etc/fail2ban/filter.d/{name}.conf" in rendered.files
+
+
+@pytest.mark.skipif(not shutil.which("fail2ban-client"), reason="no fail2ban on this computer")
+@pytest.mark.parametrize("spoilt", [None, "jail.local"])
+def test_fail2ban_itself_accepts_the_rendered_configuration(
+    all_rendered: dict[Any, Any], root: Path, tmp_path: Path, spoilt: str | None
+) -> None:
+    one = all_rendered["dev", "dev"]
+    for path in one.files:
+        if path.startswith("/etc/fail2ban/"):
+            target = tmp_path / path.lstrip("/")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(one.data(path))
+    if spoilt:
+        with open(tmp_path / "etc/fail2ban" / spoilt, "a", encoding="utf-8") as file:
+            file.write("[banana]\nenabled = true\nfilter = nowhere\n")
+    check = str(root / "salt/fail2ban/files/check")
+    done = subprocess.run(
+        ["sh", check, str(tmp_path)], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode == 0) == (spoilt is None), done.stderr
+    assert ("nowhere" in done.stderr) == bool(spoilt)
