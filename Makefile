@@ -109,7 +109,7 @@ $(VENV)/.dev: requirements/dev.lock bootstrap/install.py | $(VENV)/bin/python
 	@touch $@ $(VENV)/.control
 
 # Programs that the tests use: a real Redis, and the eyes of an outsider.
-TEST_PACKAGES := redis-server openssl curl testssl.sh nmap
+TEST_PACKAGES := redis-server openssl curl testssl.sh nmap fail2ban
 .PHONY: tests-need
 tests-need:
 	@missing=; for package in $(TEST_PACKAGES); do \

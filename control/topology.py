@@ -56,6 +56,19 @@ class Topology:
         return self.machines[name]
 
 
+def _check_trusted(file: str, given: object) -> None:
+    """Refused unless it is a list of addresses and networks, none of them the whole world."""
+    if not isinstance(given, list):
+        raise Refused(f"{file}: trusted: needs a list of addresses and networks", 2)
+    for one in given:
+        try:
+            network = ipaddress.ip_network(str(one))
+        except ValueError as error:
+            raise Refused(f"{file}: trusted: {error}", 2) from error
+        if network.prefixlen == 0:
+            raise Refused(f"{file}: trusted: {one} is everybody: nobody would ever be banned", 2)
+
+
 def load(name: str, folder: Path = FOLDER) -> Topology:
     """
     Read and check topology ``name``.
@@ -84,6 +97,7 @@ def load(name: str, folder: Path = FOLDER) -> Topology:
         )
     if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", str(domain)):
         raise Refused(f"{path.name}: domain: {domain!r} is no domain name", 2)
+    _check_trusted(path.name, data.get("trusted", []))
     machines: dict[str, Machine] = {}
     owner: dict[str, str] = {str(next(network.hosts())): "the lab's host"}
     for one, given in listed.items():

@@ -3,6 +3,7 @@ base:
   '*':
     - base
     - firewalld
+    - fail2ban
   'machine:roles:store':
     - match: pillar
     - redis

@@ -122,3 +122,21 @@ def names():
     dns = {__pillar__["topology"]["domain"], own["name"], "localhost"}
     addresses = {own["address"], "127.0.0.1"}
     return {"dns": sorted(dns), "ip": sorted(addresses)}
+
+
+def trusted():
+    """
+    Clients that are never rate-limited nor banned: loopback, every machine of the topology (so
+    that none can shut out another, the load balancer least of all) and the topology's own
+    ``trusted``. Addresses and networks, each once.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call topology.trusted
+    """
+    found = ["127.0.0.0/8", "::1", __pillar__["machine"]["address"]]
+    found += [one["address"] for one in machines()]
+    found += [str(one) for one in __pillar__["topology"].get("trusted") or []]
+    return list(dict.fromkeys(found))

@@ -25,6 +25,7 @@ haproxy running:
         # The application's own setting: 200 = take requests, 404 = draining, else down.
         health: {{ counter.health.ready }}
         servers: {{ salt['topology.servers']('app', counter.port, counter.instances) | json }}
+        trusted: {{ salt['topology.trusted']() | json }}
         machine:
           name: {{ salt['topology.machine']().name }}
           ipv6: {{ (grains.get('ipv6', []) | length > 0) | json }}

@@ -102,3 +102,14 @@ def test_roles_select_machines_and_the_certificate_names_the_edge(on: Callable[.
         "dns": ["counter.test", "edge1", "localhost"],
         "ip": ["10.0.0.1", "127.0.0.1"],
     }
+
+
+def test_trusted_are_loopback_all_machines_and_what_the_topology_says(
+    on: Callable[..., Any],
+) -> None:
+    edge = on(PROD, "edge1", address="192.0.2.7")
+    edge.__pillar__["topology"]["trusted"] = ["198.51.100.0/24", "10.0.0.11"]
+    assert edge.trusted() == [
+        *("127.0.0.0/8", "::1", "192.0.2.7"),
+        *("10.0.0.1", "10.0.0.11", "10.0.0.12", "10.0.0.21", "198.51.100.0/24"),
+    ]

@@ -1,0 +1,30 @@
+# Bans: package, then the service on its checked configuration, with each service's own jails.
+{% from 'fail2ban/map.jinja' import fail2ban with context %}
+{% set jails = salt['jails.collect'](fail2ban.jails) %}
+
+fail2ban package:
+  pkg.installed:
+    - pkgs: [fail2ban, python3-systemd, nftables]
+
+fail2ban running:
+  checked.service:
+    - name: fail2ban
+    - files:
+        /etc/fail2ban/fail2ban.local: {source: salt://fail2ban/files/fail2ban.local.j2}
+        /etc/fail2ban/jail.local: {source: salt://fail2ban/files/jail.local.j2}
+        {% for name, source in salt['jails.filters']().items() %}
+        /etc/fail2ban/filter.d/{{ name }}.conf: {source: '{{ source }}'}
+        {% endfor %}
+        /etc/systemd/system/fail2ban.service: {source: salt://fail2ban/files/unit.service}
+    - context:
+        fail2ban: {{ fail2ban | json }}
+        jails: {{ jails | json }}
+        ignore: {{ (salt['topology.trusted']() + fail2ban.ignore) | unique | json }}
+    - checks:
+        - salt://fail2ban/files/check {staged}
+    - reload: true
+    # These are read at its start only.
+    - restart_on: [/etc/fail2ban/fail2ban.local]
+    - ready: fail2ban-client ping
+    - require:
+      - pkg: fail2ban package
