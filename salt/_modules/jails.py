@@ -13,13 +13,16 @@ __virtualname__ = "jails"
 _DURATION = re.compile(r"[1-9][0-9]{0,5}[smhdw]")
 _RULES = {
     "enabled": lambda value: isinstance(value, bool),
-    "filter": lambda value: isinstance(value, str)
-    and re.fullmatch(r"[a-z0-9-]+(\[[a-z]+=[a-z]+\])?", value),
-    "journal": lambda value: isinstance(value, list)
-    and value
-    and all(
-        isinstance(one, str) and re.fullmatch(r"[A-Z_]+=[^\s+]+( [A-Z_]+=[^\s+]+)*", one)
-        for one in value
+    "filter": lambda value: (
+        isinstance(value, str) and re.fullmatch(r"[a-z0-9-]+(\[[a-z]+=[a-z]+\])?", value)
+    ),
+    "journal": lambda value: (
+        isinstance(value, list)
+        and value
+        and all(
+            isinstance(one, str) and re.fullmatch(r"[A-Z_]+=[^\s+]+( [A-Z_]+=[^\s+]+)*", one)
+            for one in value
+        )
     ),
     "maxretry": lambda value: isinstance(value, int) and not isinstance(value, bool) and value > 0,
     "findtime": lambda value: isinstance(value, str) and _DURATION.fullmatch(value),

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -146,6 +147,72 @@ class Lab:
         )
         states = said.split()
         return bool(states) and all(state == "UP" for state in states)
+
+
+class Stranger:
+    """
+    Another computer on the machines' network, which the topology does not trust: a network
+    namespace of this host on the lab's bridge. ``number`` is the last of its address.
+    """
+
+    BRIDGE = "counterbr0"
+
+    def __init__(self, lab: Lab, number: int) -> None:
+        self.lab = lab
+        self.space = f"stranger{number}"
+        self.link = f"lab-strange{number}"
+        self.address = lab.address.rpartition(".")[0] + f".{number}"
+
+    @classmethod
+    def missing(cls, *programs: str) -> str | None:
+        """Why there can be none here; None when there can."""
+        if os.geteuid() != 0:
+            return "a network namespace on the lab's bridge needs root"
+        # Asked when the machine is up: before that, there is no bridge.
+        if not Path("/sys/class/net", cls.BRIDGE).exists():
+            return f"this lab has no bridge {cls.BRIDGE} to attach an outside view to"
+        lacking = [program for program in ("ip", *programs) if not shutil.which(program)]
+        return f"no {', '.join(lacking)}: `make tests-need` installs it" if lacking else None
+
+    def __enter__(self) -> Stranger:
+        self.__exit__()
+        for words in (
+            f"netns add {self.space}",
+            f"link add {self.link} type veth peer name e0 netns {self.space}",
+            f"link set {self.link} master {self.BRIDGE} up",
+            f"-n {self.space} addr add {self.address}/24 dev e0",
+            f"-n {self.space} link set lo up",
+            f"-n {self.space} link set e0 up",
+        ):
+            subprocess.run(["ip", *words.split()], check=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for words in (["link", "del", self.link], ["netns", "del", self.space]):
+            subprocess.run(["ip", *words], capture_output=True, check=False)
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            ["ip", "netns", "exec", self.space, *words],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def run(self, *words: str, timeout: int = 120) -> subprocess.CompletedProcess[str]:
+        """Both outputs in ``stdout``."""
+        process = self.start(*words)
+        try:
+            said, _ = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+        return subprocess.CompletedProcess(words, process.returncode, said)
+
+    def connects(self, port: int) -> bool:
+        code = "import socket,sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 2)"
+        return self.run(sys.executable, "-c", code, self.lab.address, str(port)).returncode == 0
 
 
 class KitchenLab(Lab):

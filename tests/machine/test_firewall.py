@@ -5,76 +5,42 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator
 
 import pytest
-from lab_machine import Lab
+from lab_machine import Lab, Stranger
 
-# On the lab's bridge, and no machine's.
-STRANGER = "192.168.56.201"
-SPACE, LINK, BRIDGE = "lab-stranger", "lab-stranger0", "counterbr0"
 PUBLIC = {22, 80, 443}
 # Opens one port more: the smallest change of rules that can be seen from outside.
 OPEN_8000 = '{"firewalld": {"openings": [{"port": 8000, "protocol": "tcp", "from": "any"}]%s}}'
 
 
-class Stranger:
-    """A computer on the machines' network that is none of them and not the lab's gateway."""
+class Scanner(Stranger):
+    """A stranger with nmap."""
 
-    def run(self, *words: str, timeout: int = 120) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            ["ip", "netns", "exec", SPACE, *words],
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-            stdin=subprocess.DEVNULL,
-        )
-
-    def nmap(self, address: str, *words: str) -> set[int]:
+    def nmap(self, *words: str) -> set[int]:
         """Ports that nmap finds open, of those that `words` say."""
-        done = self.run("nmap", "-n", "-Pn", "-T4", "--max-retries", "1", "--open", *words, address)
-        assert done.returncode == 0, done.stderr
+        done = self.run(
+            *("nmap", "-n", "-Pn", "-T4", "--max-retries", "1", "--open", *words),
+            self.lab.address,
+        )
+        assert done.returncode == 0, done.stdout
         assert "scanned in" in done.stdout, done.stdout
         return {int(port) for port in re.findall(r"(?m)^(\d+)/\w+ +open ", done.stdout)}
 
-    def every_tcp_port(self, address: str) -> set[int]:
-        return self.nmap(address, "-p-", "--min-rate", "10000")
-
-    def reaches(self, address: str, port: int) -> bool:
-        program = f"import socket; socket.create_connection(({address!r}, {port}), 2)"
-        return self.run("python3", "-c", program).returncode == 0
+    def every_tcp_port(self) -> set[int]:
+        return self.nmap("-p-", "--min-rate", "10000")
 
 
-@pytest.fixture(scope="module")
-def stranger() -> Iterator[Stranger]:
-    if os.geteuid() != 0:
-        pytest.skip("a network namespace on the lab's bridge needs root")
-    if not os.path.exists(f"/sys/class/net/{BRIDGE}"):
-        pytest.skip(f"this lab has no bridge {BRIDGE} to attach an outside view to")
-    if not shutil.which("nmap"):
-        pytest.skip("no nmap: make tests-need installs it")
-
-    def ip(*words: str, check: bool = True) -> None:
-        subprocess.run(["ip", *words], check=check, capture_output=True)
-
-    def remove() -> None:
-        ip("link", "del", LINK, check=False)
-        ip("netns", "del", SPACE, check=False)
-
-    remove()
-    ip("netns", "add", SPACE)
-    try:
-        ip("link", "add", LINK, "type", "veth", "peer", "name", "eth0", "netns", SPACE)
-        ip("link", "set", LINK, "master", BRIDGE, "up")
-        ip("-n", SPACE, "addr", "add", f"{STRANGER}/24", "dev", "eth0")
-        ip("-n", SPACE, "link", "set", "eth0", "up")
-        yield Stranger()
-    finally:
-        remove()
+@pytest.fixture
+def stranger(lab: Lab) -> Iterator[Scanner]:
+    reason = Stranger.missing("nmap")
+    if reason:
+        pytest.skip(reason)
+    with Scanner(lab, 201) as scanner:
+        yield scanner
 
 
 @pytest.fixture(autouse=True)
@@ -123,15 +89,15 @@ def converge(lab: Lab, pillar: str) -> str:
 # --- what a stranger sees -------------------------------------------------------------------------
 
 
-def test_a_stranger_sees_ssh_and_the_site_and_nothing_else(lab: Lab, stranger: Stranger) -> None:
+def test_a_stranger_sees_ssh_and_the_site_and_nothing_else(lab: Lab, stranger: Scanner) -> None:
     with listener(lab):
-        assert stranger.every_tcp_port(lab.address) == PUBLIC
-        assert stranger.nmap(lab.address, "-sU", "--top-ports", "100", "--min-rate", "200") == set()
+        assert stranger.every_tcp_port() == PUBLIC
+        assert stranger.nmap("-sU", "--top-ports", "100", "--min-rate", "200") == set()
 
 
 @pytest.mark.parametrize("what", ["stop", "kill -9", "restart"])
 def test_a_firewall_that_is_stopped_or_killed_opens_nothing(
-    lab: Lab, stranger: Stranger, what: str
+    lab: Lab, stranger: Scanner, what: str
 ) -> None:
     before = rules(lab)
     with listener(lab):
@@ -139,14 +105,14 @@ def test_a_firewall_that_is_stopped_or_killed_opens_nothing(
             kill_firewalld(lab)
         else:
             lab.run(f"systemctl {what} firewalld")
-        assert stranger.every_tcp_port(lab.address) == PUBLIC
+        assert stranger.every_tcp_port() == PUBLIC
         if what != "stop":
             lab.wait("it is back", lambda: "running" in lab.run("firewall-cmd --state || true"))
     assert rules(lab) == before
     assert lab.status("healthz") == 200
 
 
-def test_no_moment_of_a_restart_or_reload_lets_a_stranger_in(lab: Lab, stranger: Stranger) -> None:
+def test_no_moment_of_a_restart_or_reload_lets_a_stranger_in(lab: Lab, stranger: Scanner) -> None:
     # A first packet every few milliseconds, answered or not.
     program = (
         "import select, socket, sys, time\n"
@@ -177,7 +143,7 @@ def test_no_moment_of_a_restart_or_reload_lets_a_stranger_in(lab: Lab, stranger:
 
 
 def test_a_firewalld_that_cannot_start_leaves_the_same_openings(
-    lab: Lab, stranger: Stranger
+    lab: Lab, stranger: Scanner
 ) -> None:
     """Its rules gone too, as after a reboot."""
     override = "/run/systemd/system/firewalld.service.d/broken.conf"
@@ -188,23 +154,23 @@ def test_a_firewalld_that_cannot_start_leaves_the_same_openings(
     )
     try:
         with listener(lab):
-            assert stranger.nmap(lab.address, "-p", "1-1000,6379,8000-8500") == PUBLIC
+            assert stranger.nmap("-p", "1-1000,6379,8000-8500") == PUBLIC
             assert lab.status("healthz") == 200
     finally:
         lab.run(f"rm {override}; systemctl daemon-reload; systemctl restart firewalld")
     assert "stack_guard" not in lab.run("nft list tables")
 
 
-def test_denials_are_counted(lab: Lab, stranger: Stranger) -> None:
+def test_denials_are_counted(lab: Lab, stranger: Scanner) -> None:
     before = denied(lab)
-    assert not stranger.reaches(lab.address, 8000)
+    assert not stranger.connects(8000)
     assert before < denied(lab) <= before + 50
     after = denied(lab)
-    assert stranger.reaches(lab.address, 443)
+    assert stranger.connects(443)
     assert denied(lab) <= after + 20, "what is let in is no denial"
 
 
-def test_rules_and_their_absence_of_holes_outlive_a_reboot(lab: Lab, stranger: Stranger) -> None:
+def test_rules_and_their_absence_of_holes_outlive_a_reboot(lab: Lab, stranger: Scanner) -> None:
     before = rules(lab)
     lab.run("systemctl reboot || true", check=False)
     lab.wait("it is gone", lambda: not lab.serving(), 30)
@@ -216,7 +182,7 @@ def test_rules_and_their_absence_of_holes_outlive_a_reboot(lab: Lab, stranger: S
         "systemctl show -P ActiveEnterTimestampMonotonic firewalld systemd-networkd haproxy ssh"
     ).split()
     assert int(order[0]) <= min(map(int, order[1:]))
-    assert stranger.every_tcp_port(lab.address) == PUBLIC
+    assert stranger.every_tcp_port() == PUBLIC
 
 
 # --- changing the rules ---------------------------------------------------------------------------
@@ -239,16 +205,16 @@ def test_a_second_apply_changes_no_rule_and_waits_for_nobody(lab: Lab) -> None:
     assert firewall_status(lab) == "firewall: confirmed"
 
 
-def test_an_opening_comes_and_goes_with_the_pillar(lab: Lab, stranger: Stranger) -> None:
+def test_an_opening_comes_and_goes_with_the_pillar(lab: Lab, stranger: Scanner) -> None:
     with listener(lab):
         done = lab.apply(PILLAR=OPEN_8000 % "")
         assert "the change of rules is confirmed" in done.stderr
-        assert stranger.reaches(lab.address, 8000)
+        assert stranger.connects(8000)
         assert "confirmed" in lab.apply().stderr
-        assert not stranger.reaches(lab.address, 8000)
+        assert not stranger.connects(8000)
 
 
-def test_what_was_added_by_hand_is_removed(lab: Lab, stranger: Stranger) -> None:
+def test_what_was_added_by_hand_is_removed(lab: Lab, stranger: Scanner) -> None:
     before = rules(lab)
     lab.run(
         "cp /usr/lib/firewalld/zones/trusted.xml /etc/firewalld/zones/;"
@@ -256,9 +222,9 @@ def test_what_was_added_by_hand_is_removed(lab: Lab, stranger: Stranger) -> None
         " firewall-cmd -q --reload"
     )
     with listener(lab):
-        assert stranger.reaches(lab.address, 8000), "the test's own hole"
+        assert stranger.connects(8000), "the test's own hole"
         lab.apply()
-        assert not stranger.reaches(lab.address, 8000)
+        assert not stranger.connects(8000)
     assert rules(lab) == before
 
 
@@ -299,25 +265,25 @@ def test_rules_that_firewalld_refuses_leave_the_good_ones(lab: Lab, pillar: str,
 # --- confirmed, or taken back ---------------------------------------------------------------------
 
 
-def test_a_change_that_nobody_confirms_takes_itself_back(lab: Lab, stranger: Stranger) -> None:
+def test_a_change_that_nobody_confirms_takes_itself_back(lab: Lab, stranger: Scanner) -> None:
     before = rules(lab)
     with listener(lab):
         converge(lab, OPEN_8000 % ', "confirm_seconds": 30')
         assert "waits to be confirmed" in firewall_status(lab)
-        assert stranger.reaches(lab.address, 8000)
+        assert stranger.connects(8000)
         lab.wait("taken back", lambda: "is taken back" in firewall_status(lab), 60)
-        assert not stranger.reaches(lab.address, 8000)
+        assert not stranger.connects(8000)
     assert rules(lab) == before
     assert lab.make("status", check=False).returncode != 0, "the operator is told"
     assert "too late" in lab.run("firewall-confirm 2>&1 || true")
 
 
-def test_a_change_that_is_confirmed_stays(lab: Lab, stranger: Stranger) -> None:
+def test_a_change_that_is_confirmed_stays(lab: Lab, stranger: Scanner) -> None:
     with listener(lab):
         converge(lab, OPEN_8000 % ', "confirm_seconds": 30')
         lab.run("firewall-confirm")
         time.sleep(33)
-        assert stranger.reaches(lab.address, 8000)
+        assert stranger.connects(8000)
         assert firewall_status(lab) == "firewall: confirmed"
 
 
@@ -342,7 +308,7 @@ def test_a_change_that_closes_ssh_for_the_controller_takes_itself_back(lab: Lab)
     assert rules(lab) == before
 
 
-def test_a_reboot_takes_back_what_nobody_confirmed(lab: Lab, stranger: Stranger) -> None:
+def test_a_reboot_takes_back_what_nobody_confirmed(lab: Lab, stranger: Scanner) -> None:
     before = rules(lab)
     converge(lab, OPEN_8000 % ', "confirm_seconds": 600')
     assert rules(lab) != before
