@@ -13,7 +13,10 @@ from collections.abc import Iterator
 import pytest
 from lab_machine import ROOT, KitchenLab, Lab
 
-TOPOLOGIES = ["kitchen"] if "KITCHEN_HOSTNAME" in os.environ else ["dev", "dev12"]
+# TEST_TOPOLOGIES chooses others of one machine: TEST_TOPOLOGIES=dev make test
+TOPOLOGIES = os.environ.get("TEST_TOPOLOGIES", "dev dev12").split()
+if "KITCHEN_HOSTNAME" in os.environ:
+    TOPOLOGIES = ["kitchen"]
 
 
 @pytest.fixture(scope="session", params=TOPOLOGIES)

@@ -129,7 +129,7 @@ def test_no_moment_of_a_restart_or_reload_lets_a_stranger_in(lab: Lab, stranger:
     )
     with listener(lab):
         watch = subprocess.Popen(
-            ["ip", "netns", "exec", SPACE, "python3", "-c", program],
+            ["ip", "netns", "exec", stranger.space, "python3", "-c", program],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -218,7 +218,7 @@ def test_what_was_added_by_hand_is_removed(lab: Lab, stranger: Scanner) -> None:
     before = rules(lab)
     lab.run(
         "cp /usr/lib/firewalld/zones/trusted.xml /etc/firewalld/zones/;"
-        f" sed -i 's|</zone>|<source address=\"{STRANGER}\"/></zone>|' /etc/firewalld/zones/trusted.xml;"
+        f" sed -i 's|</zone>|<source address=\"{stranger.address}\"/></zone>|' /etc/firewalld/zones/trusted.xml;"
         " firewall-cmd -q --reload"
     )
     with listener(lab):
