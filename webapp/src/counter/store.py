@@ -14,7 +14,7 @@ from counter.log import Log, describe
 from counter.settings import Settings
 
 # Seconds, at most, between two tries while Redis is away.
-_PAUSE = 0.02
+_PAUSE = 0.1
 
 
 class StoreError(Exception):
