@@ -2,5 +2,9 @@ base:
   '*':
     - topology
     - settings
-    # Only where there is one: encrypted secrets, docs/secrets.md.
-    - secrets: {ignore_missing: true}
+  # Encrypted secrets, only where there is such a file (docs/secrets.md). A target of its own:
+  # ignore_missing holds for all that its target lists.
+  'os:*':
+    - match: grain
+    - ignore_missing: true
+    - secrets
