@@ -95,10 +95,10 @@ def test_a_config_that_its_own_program_refuses_leaves_the_good_one_running(
 def test_a_config_that_passes_its_check_but_does_not_start_is_taken_back(lab: Lab) -> None:
     """HAProxy's check does not see that another program holds a port."""
     count = lab.see()
-    lab.run("systemd-run --unit=squatter --collect python3 -m http.server 8406 --bind 127.0.0.1")
+    lab.run("systemd-run --unit=squatter --collect python3 -m http.server 8499 --bind 127.0.0.1")
     try:
-        lab.wait("the port is taken", lambda: ":8406" in lab.run("ss -Hltn"))
-        failed = lab.apply(check=False, PILLAR='{"haproxy": {"admin": {"port": 8406}}}')
+        lab.wait("the port is taken", lambda: ":8499" in lab.run("ss -Hltn"))
+        failed = lab.apply(check=False, PILLAR='{"haproxy": {"admin": {"port": 8499}}}')
         assert failed.returncode != 0
         assert "the previous configuration is back and in use" in failed.stdout
         assert "8405" in lab.run("grep -A1 'frontend admin' /etc/haproxy/haproxy.cfg")
