@@ -19,6 +19,23 @@ if "KITCHEN_HOSTNAME" in os.environ:
     TOPOLOGIES = ["kitchen"]
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what the first machine has shown; see the marker's text in pyproject.toml."""
+
+    def again(item: pytest.Item) -> bool:
+        chosen = getattr(item, "callspec", None)
+        return bool(
+            chosen
+            and item.get_closest_marker("one_release")
+            and chosen.params.get("lab", TOPOLOGIES[0]) != TOPOLOGIES[0]
+        )
+
+    left_out = [item for item in items if again(item)]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not again(item)]
+
+
 @pytest.fixture(scope="session", params=TOPOLOGIES)
 def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     """A converged machine; see the module's text."""

@@ -12,9 +12,8 @@ CHECKOUT = "/root/checkout"
 
 
 @pytest.mark.controller
+@pytest.mark.one_release
 def test_a_server_converges_itself_from_a_checkout(lab: Lab) -> None:
-    if lab.topology != "dev":
-        pytest.skip("once is enough: the same commands run on Debian 12's machine through make up")
     before = lab.see()
     # As a clone has it: what git knows of, and no more.
     files = subprocess.run(

@@ -170,6 +170,7 @@ def test_denials_are_counted(lab: Lab, stranger: Scanner) -> None:
     assert denied(lab) <= after + 20, "what is let in is no denial"
 
 
+@pytest.mark.one_release
 def test_rules_and_their_absence_of_holes_outlive_a_reboot(lab: Lab, stranger: Scanner) -> None:
     before = rules(lab)
     lab.run("systemctl reboot || true", check=False)
@@ -265,6 +266,7 @@ def test_rules_that_firewalld_refuses_leave_the_good_ones(lab: Lab, pillar: str,
 # --- confirmed, or taken back ---------------------------------------------------------------------
 
 
+@pytest.mark.one_release
 def test_a_change_that_nobody_confirms_takes_itself_back(lab: Lab, stranger: Scanner) -> None:
     before = rules(lab)
     with listener(lab):
@@ -287,6 +289,7 @@ def test_a_change_that_is_confirmed_stays(lab: Lab, stranger: Scanner) -> None:
         assert firewall_status(lab) == "firewall: confirmed"
 
 
+@pytest.mark.one_release
 def test_a_change_that_closes_ssh_for_the_controller_takes_itself_back(lab: Lab) -> None:
     """It leaves ssh open to somebody, so it is not refused; only not to the one who applies."""
     before = rules(lab)
@@ -308,6 +311,7 @@ def test_a_change_that_closes_ssh_for_the_controller_takes_itself_back(lab: Lab)
     assert rules(lab) == before
 
 
+@pytest.mark.one_release
 def test_a_reboot_takes_back_what_nobody_confirmed(lab: Lab, stranger: Scanner) -> None:
     before = rules(lab)
     converge(lab, OPEN_8000 % ', "confirm_seconds": 600')
@@ -319,6 +323,7 @@ def test_a_reboot_takes_back_what_nobody_confirmed(lab: Lab, stranger: Scanner) 
     assert rules(lab) == before
 
 
+@pytest.mark.one_release
 def test_an_apply_that_is_killed_right_after_the_reload_is_taken_back(lab: Lab) -> None:
     before = rules(lab)
     opened = OPEN_8000 % ', "confirm_seconds": 30'

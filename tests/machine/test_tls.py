@@ -22,9 +22,8 @@ PRIVATE_CA = {
 OF_THE_SCANNER = {"engine_problem"}
 
 
+@pytest.mark.one_release
 def test_a_scanner_finds_nothing_above_low_but_the_private_ca(lab: Lab, tmp_path: Path) -> None:
-    if lab.topology != "dev":
-        pytest.skip("once is enough: a scan takes minutes and both releases get the same settings")
     assert shutil.which("testssl"), "testssl.sh is installed by `make test`"
     report = tmp_path / "report.json"
     subprocess.run(
