@@ -58,8 +58,11 @@ class Lab:
     def apply(self, check: bool = True, **settings: str) -> subprocess.CompletedProcess[str]:
         return self.make("apply", check=check, **settings)
 
-    def run(self, command: str, check: bool = True, timeout: int = 120) -> str:
-        """Output of a shell command as root on the machine."""
+    def run(self, command: str, check: bool = True, timeout: int = 120, data: str = "") -> str:
+        """
+        Output of a shell command as root on the machine. What is secret goes through ``data``, its
+        standard input: sudo writes every command into the journal.
+        """
         done = subprocess.run(
             [
                 "ssh",
@@ -71,7 +74,7 @@ class Lab:
             capture_output=True,
             text=True,
             timeout=timeout,
-            stdin=subprocess.DEVNULL,
+            input=data,
         )
         if check and done.returncode:
             raise AssertionError(f"{command}: exit {done.returncode}\n{done.stdout}{done.stderr}")
