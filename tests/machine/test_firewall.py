@@ -247,8 +247,8 @@ def test_a_pillar_that_closes_ssh_is_refused_before_any_change(lab: Lab, sls: st
 @pytest.mark.parametrize(
     ("pillar", "said"),
     [
+        # What both releases of firewalld refuse; 1.3 lets a limit of 50000/s pass, 2.3 does not.
         ('{"icmp": {"accept_ipv6": ["neighbor-solicitation"]}}', "INVALID_ICMPTYPE"),
-        ('{"icmp": {"echo_limit": "50000/s"}}', "INVALID_LIMIT"),
     ],
 )
 def test_rules_that_firewalld_refuses_leave_the_good_ones(lab: Lab, pillar: str, said: str) -> None:
