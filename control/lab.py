@@ -73,12 +73,8 @@ def provider(topology: Topology) -> str:
     if shutil.which("vagrant"):
         if shutil.which("VBoxManage"):
             return "virtualbox"
-        if shutil.which("virsh"):
-            plugins = subprocess.run(
-                ["vagrant", "plugin", "list"], capture_output=True, text=True, check=False
-            )
-            if "vagrant-libvirt" in plugins.stdout:
-                return "libvirt"
+        if shutil.which("virsh") and _has_plugin("vagrant-libvirt"):
+            return "libvirt"
     return "lxc"
 
 
@@ -122,7 +118,7 @@ def install_packages() -> None:
     ).stdout
     there = {line.split()[0] for line in listed.splitlines() if line.split()[1:2] == ["ii"]}
     missing = [package for package in PACKAGES if package not in there]
-    if PLUGIN in missing and _has_plugin():
+    if PLUGIN in missing and _has_plugin(PLUGIN):
         missing.remove(PLUGIN)
     if not missing:
         return
@@ -151,13 +147,13 @@ def install_packages() -> None:
         )
 
 
-def _has_plugin() -> bool:
+def _has_plugin(name: str) -> bool:
     if not shutil.which("vagrant"):
         return False
     plugins = subprocess.run(
         ["vagrant", "plugin", "list"], capture_output=True, text=True, check=False, cwd="/"
     )
-    return PLUGIN in plugins.stdout
+    return name in plugins.stdout
 
 
 def _link_exists(name: str) -> bool:
