@@ -8,12 +8,13 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 
 PYTHON ?= python3
-SETTINGS := TOPOLOGY HOST SUITE PROVIDER TEST PILLAR SLS CMD SERVICE REQUEST SINCE FOLLOW VERSION YES SECRET
+SETTINGS := TOPOLOGY HOST SUITE PROVIDER TEST PILLAR SLS CMD SERVICE REQUEST SINCE FOLLOW VERSION YES SECRET WHY FORCE IDENTITY
 # Taken as they were typed: a `$` in CMD or PILLAR is the machine's, not make's.
 $(foreach name,$(SETTINGS),$(eval override $(name) := $$(value $(name))))
 export $(SETTINGS)
 VENV := .venv
 CONTROL := $(VENV)/bin/python -m control
+DOCS_VENV := .cache/docs-venv
 
 # --- for people ---------------------------------------------------------------------------------
 
@@ -25,7 +26,7 @@ help: ## This list
 	    awk -F'\t' '{ printf "  %-12s %s\n", $$1, $$2 }'
 
 .PHONY: up
-up: $(VENV)/.control ## Machines up and converged; ends with the URL [TOPOLOGY=dev|dev12] [SUITE=trixie|bookworm]
+up: $(VENV)/.control ## Machines up and converged; ends with the URL [TOPOLOGY=dev|dev12|prod] [SUITE=trixie|bookworm]
 	@$(CONTROL) up
 
 .PHONY: url
@@ -33,8 +34,12 @@ url: $(VENV)/.control ## The https URL, alone on stdout
 	@$(CONTROL) url
 
 .PHONY: status
-status: $(VENV)/.control ## Every service: unit, version, port, health; fails if one is unwell
+status: $(VENV)/.control ## Every service: unit, version, port, health, last metric and log, alerts; fails if one is unwell
 	@$(CONTROL) status
+
+.PHONY: dashboard
+dashboard: $(VENV)/.control ## A tunnel to the monitor's pages; prints the address, Ctrl-C ends it
+	@$(CONTROL) dashboard
 
 .PHONY: apply
 apply: $(VENV)/.control ## Converge again [HOST=h|local] [TEST=1] [SLS=haproxy] [PILLAR='{…}']
@@ -44,9 +49,21 @@ apply: $(VENV)/.control ## Converge again [HOST=h|local] [TEST=1] [SLS=haproxy] 
 rotate: $(VENV)/.control ## A new value for a secret, without a moment lost [SECRET=redis-counter]
 	@$(CONTROL) rotate
 
+.PHONY: backup
+backup: $(VENV)/.control ## A backup of the store, now [HOST=h]
+	@$(CONTROL) backup
+
+.PHONY: restore
+restore: $(VENV)/.control ## The last backup back into the store [VERSION=name] [TEST=1] [YES=1] [FORCE=1] [IDENTITY=file]
+	@$(CONTROL) restore
+
 .PHONY: ssh
 ssh: $(VENV)/.control ## A shell as root, or one command [HOST=h] [CMD='…']
 	@$(CONTROL) ssh
+
+.PHONY: logs
+logs: $(VENV)/.control ## The central logs [SERVICE=s] [HOST=h] [REQUEST=id] [SINCE=10m] [FOLLOW=1]
+	@$(CONTROL) logs
 
 .PHONY: down
 down: $(VENV)/.control ## Remove the machines of a topology
@@ -56,32 +73,72 @@ down: $(VENV)/.control ## Remove the machines of a topology
 artifact: $(VENV)/.control ## dist/counter-VERSION.tar.gz and its sha256, reproducible
 	@$(VENV)/bin/python webapp/build.py --out dist
 
+.PHONY: publish
+publish: $(VENV)/.control ## Store the artifact of this checkout; never replaces one [ARTIFACT_STORE=…]
+	@$(CONTROL) publish
+
+.PHONY: deploy
+deploy: $(VENV)/.control ## Roll a stored artifact out, without a lost request [VERSION=v] [WHY='…']
+	@$(CONTROL) deploy
+
+.PHONY: rollback
+rollback: $(VENV)/.control ## Back to the last good release [VERSION=v] [WHY='…']
+	@$(CONTROL) rollback
+
+.PHONY: releases
+releases: $(VENV)/.control ## What is stored, and what runs where
+	@$(CONTROL) releases
+
 .PHONY: lint
 lint: $(VENV)/.dev ## Style of Python, shell, YAML, states; schemas of CI and pillar
 	@lint/run
 
 .PHONY: test-unit
-test-unit: $(VENV)/.dev tests-need ## Tests that need no machine (under a minute or two)
-	@$(VENV)/bin/python -m pytest webapp/tests tests/unit $(ARGS)
+test-unit: $(VENV)/.dev $(VENV)/.cloud tests-need ## Tests that need no machine (under a minute or two)
+	@$(VENV)/bin/python -m pytest webapp/tests cloud/saltext-digitalocean/tests tests/unit $(ARGS)
+
+# Machines of two topologies at a time; see tests/machine/turns.py.
+SIDE_BY_SIDE ?= -n 2 --dist loadscope
 
 .PHONY: test
-test: $(VENV)/.dev tests-need ## Everything, on real machines of Debian 13 and 12
-	@$(VENV)/bin/python -m pytest webapp/tests tests/unit tests/machine $(ARGS)
+test: $(VENV)/.dev $(VENV)/.cloud tests-need ## Everything, on real machines of Debian 13 and 12
+	@$(VENV)/bin/python -m pytest $(SIDE_BY_SIDE) webapp/tests cloud/saltext-digitalocean/tests \
+	    tests/unit tests/machine $(ARGS)
+
+.PHONY: test-faults
+test-faults: $(VENV)/.dev tests-need ## The long fault runs alone: every service stopped and frozen, and more
+	@$(VENV)/bin/python -m pytest -m faults tests/machine $(ARGS)
+
+.PHONY: audit
+audit: $(VENV)/audit/.whole ## Known vulnerabilities in any locked package; asks the advisories of PyPI
+	@lint/audit
 
 .PHONY: lock
 lock: $(VENV)/.dev ## Refresh every hash-locked list of packages
 	@lint/lock
 
+.PHONY: docs
+docs: $(VENV)/.dev $(DOCS_VENV)/.done ## The documentation: made anew from the code, built strictly into site/
+	@$(VENV)/bin/python -m docs.generate
+	@$(VENV)/bin/python -m docs.generate.site $(DOCS_VENV)/bin/sphinx-build $(CURDIR)/site
+
 .PHONY: clean
 clean: ## Remove what was built here (not the machines: make down)
 	@rm -rf dist site .cache .pytest_cache .ruff_cache .mypy_cache $(VENV)
 
-# Named in the design, served by later work: they say so instead of failing strangely.
-TO_COME := test-faults deploy rollback logs dashboard publish releases cloud-plan cloud-up \
-    cloud-down restore bench docs
-.PHONY: $(TO_COME)
-$(TO_COME):
-	@echo "make $@: still to come; see CHANGELOG.md for what is there" >&2; exit 2
+.PHONY: cloud-plan cloud-up cloud-down
+cloud-plan: $(VENV)/.cloud ## What cloud-up would create, change and destroy, and what it costs
+	@$(CONTROL) cloud-plan
+
+cloud-up: $(VENV)/.cloud ## A topology on DigitalOcean; asks before it destroys [YES=1]
+	@$(CONTROL) cloud-up
+
+cloud-down: $(VENV)/.cloud ## Remove the topology from DigitalOcean; asks [YES=1]
+	@$(CONTROL) cloud-down
+
+.PHONY: bench
+bench: $(VENV)/.control ## What watching costs: each daemon idle, and the p99 of requests with and without
+	@$(VENV)/bin/python bench/cost.py --topology $(or $(TOPOLOGY),dev) $(ARGS)
 
 # --- what they need -----------------------------------------------------------------------------
 
@@ -108,11 +165,31 @@ $(VENV)/.dev: requirements/dev.lock bootstrap/install.py | $(VENV)/bin/python
 	@$(VENV)/bin/python bootstrap/install.py $<
 	@touch $@ $(VENV)/.control
 
+# Apart: what it audits must not be mixed with what it needs.
+$(VENV)/audit/.whole: requirements/audit.lock bootstrap/install.py | $(VENV)/bin/python
+	@$(PYTHON) -m venv --clear $(VENV)/audit
+	@$(VENV)/audit/bin/python bootstrap/install.py $< && touch $@
+
+# salt-cloud and DigitalOcean's client, for those who use the cloud: 83 MB more.
+$(VENV)/.cloud: requirements/cloud.lock bootstrap/install.py cloud/saltext-digitalocean/pyproject.toml | $(VENV)/.control
+	@echo "installing salt-cloud and its driver for DigitalOcean into $(VENV)"
+	@$(VENV)/bin/python bootstrap/install.py $<
+	@$(VENV)/bin/pip --disable-pip-version-check install --quiet --no-deps --no-index \
+	    --no-build-isolation --editable cloud/saltext-digitalocean
+	@touch $@
+
+# Sphinx in an environment of its own: its packages and Salt's never have to agree.
+$(DOCS_VENV)/.done: requirements/docs.lock bootstrap/install.py | $(VENV)/bin/python
+	@echo "installing Sphinx into $(DOCS_VENV)"
+	@$(PYTHON) -m venv --clear $(DOCS_VENV)
+	@$(DOCS_VENV)/bin/python bootstrap/install.py $< && touch $@
+
 # Programs that the tests use: a real Redis, and the eyes of an outsider.
-TEST_PACKAGES := redis-server openssl curl testssl.sh nmap fail2ban
+TEST_PACKAGES := redis-server openssl curl testssl.sh nmap fail2ban prometheus prometheus-alertmanager
 .PHONY: tests-need
 tests-need:
 	@missing=; for package in $(TEST_PACKAGES); do \
 	    dpkg-query -W -f='$${db:Status-Abbrev}' $$package 2>/dev/null | grep -q '^ii' || missing="$$missing $$package"; \
 	done; if [ -n "$$missing" ]; then \
 	    echo "installing what the tests use:$$missing"; lab/apt $$missing; fi
+	@command -v npm >/dev/null || { echo "installing npm, which runs the pipeline's test"; lab/apt npm; }

@@ -11,9 +11,10 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from . import lab, remote, topology
+from . import backup, cloud, dashboard, deploy, fleet, lab, logs, machines, remote, status, topology
 from .errors import Refused
 from .topology import ROOT, Topology
 
@@ -21,6 +22,8 @@ from .topology import ROOT, Topology
 GOES_DOWN = re.compile(r"\s*(systemctl\s+)?(reboot|poweroff|halt|shutdown)\b")
 # There while a change of a machine's firewall waits to be confirmed.
 UNCONFIRMED = "/var/lib/stack/firewall/unconfirmed"
+# There after one that nobody confirmed.
+REVERTED = "/var/lib/stack/firewall/reverted"
 
 
 class Steps:
@@ -63,22 +66,34 @@ def build_artifact() -> str:
 
 def converge(where: Topology, host: str, words: list[str]) -> int:
     line = " ".join(shlex.quote(word) for word in words)
-    code = remote.stream(where, host, f"cd {remote.PLACE} && exec bootstrap/converge {line}")
+    command = f"cd {remote.PLACE} && exec bootstrap/converge {line}"
+    code = remote.stream(where, host, command, fleet.label(where, host))
     if "test=True" in words:
         return code
     # Also after a failure: whether one can still get in has nothing to do with another state.
-    return max(code, confirm_firewall(where, host))
+    parts = [part for word in words if "=" not in word for part in word.split(",")]
+    return max(code, confirm_firewall(where, host, not parts or "firewalld" in parts))
 
 
-def confirm_firewall(where: Topology, host: str) -> int:
+def confirm_firewall(where: Topology, host: str, its_own: bool = True) -> int:
     """
     Keep changed firewall rules, now that a new connection has come in through them; without it
     they take themselves back (salt/firewalld). 0, or 1 when they could not be confirmed.
+    ``its_own``: whether this apply was of the firewall; one of another formula has nothing to do with a
+    change that took itself back before.
 
     On stderr: the last line of stdout is what the apply did.
     """
     try:
-        if not remote.run(where, host, f"ls {UNCONFIRMED} 2>/dev/null || true"):
+        told = remote.run(where, host, f"ls {UNCONFIRMED} {REVERTED} 2>/dev/null || true")
+        if REVERTED in told:
+            print(
+                f"{host}: the change of the firewall was not confirmed in time and has taken itself"
+                " back: 'make apply' (all of it) applies it again",
+                file=sys.stderr,
+            )
+            return int(its_own)
+        if not told:
             return 0
         said = remote.run(where, host, "/usr/local/sbin/firewall-confirm", fresh=True)
     except Refused as error:
@@ -93,155 +108,143 @@ def confirm_firewall(where: Topology, host: str) -> int:
 
 
 def fetch_ca(where: Topology) -> Path:
-    """The edge's CA certificate as a local file, for clients that want to verify it."""
+    """
+    What clients verify the edge with, as a local file: its own CA's certificate, or the certificate
+    that the pillar gives with its chain (salt/haproxy/tls.sls).
+    """
     path = lab.state(where) / "ca.pem"
-    path.write_text(
-        remote.run(where, where.edge.name, "cat /etc/stack/pki/ca.pem"), encoding="utf-8"
-    )
+    # `||` would take a file that can't be read for one that is not there.
+    ask = "cd /etc/stack/pki && if [ -e site.pem ]; then cat site.pem; else cat ca.pem; fi"
+    path.write_text(remote.run(where, where.edge.name, ask), encoding="utf-8")
     return path
 
 
 def url(where: Topology) -> str:
-    return f"https://{where.edge.address}/"
-
-
-def table(where: Topology) -> tuple[str, bool]:
-    """Services of all machines as text, and whether all are well."""
-    rows = [("machine", "service", "unit", "state", "version", "port", "health", "MiB", "restarts")]
-    well = True
-    for host in where.machines:
-        try:
-            said = remote.run(
-                where, host, f"cd {remote.PLACE} && salt-call --out=json report.services"
-            )
-            services = json.loads(said)["local"]
-        except (Refused, ValueError, KeyError) as error:
-            rows.append(
-                (host, "-", "-", "unreachable", "", "", str(error).splitlines()[0][:60], "", "")
-            )
-            well = False
-            continue
-        for one in services:
-            well = well and one["well"]
-            memory = "" if one["memory"] is None else str(one["memory"])
-            rows.append(
-                (
-                    host,
-                    one["service"],
-                    one["unit"],
-                    one["state"],
-                    one["version"],
-                    one["port"],
-                    one["health"],
-                    memory,
-                    str(one["restarts"]),
-                )
-            )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
-    return "\n".join(lines), well
-
-
-def one_machine(where: Topology) -> None:
-    """Several machines need secrets that they share, which are still to come."""
-    if len(where.machines) > 1:
-        raise Refused(
-            f"topology {where.name} has {len(where.machines)} machines; running more than one is"
-            " still to come (see CHANGELOG.md)",
-            2,
-        )
+    return f"https://{cloud.public(where) or where.edge.address}/"
 
 
 def command_up(where: Topology) -> int:
-    one_machine(where)
+    cloud.refuse_here(where)
     steps = Steps(6)
+    gone = machines.refuse_swap(where)
     which = lab.provider(where)
     steps.begin("packages", f"host packages (provider {which})")
     if which == "lxc":
-        lab.install_packages()
+        with lab.host_lock():
+            lab.install_packages()
     steps.begin("box", f"base box {lab.suite(where)}")
     if which == "lxc":
-        lab.box(lab.suite(where))
+        with lab.host_lock():
+            lab.box(lab.suite(where))
     steps.begin("artifact", "artifact of the application")
     release = build_artifact()
     print(f"  counter {release}", flush=True)
     steps.begin("boot", f"machines: {', '.join(where.machines)}")
     if which == "lxc":
-        lab.prepare_network(where)
-        lab.claim(where)
+        with lab.host_lock():
+            lab.prepare_network(where)
+            lab.claim(where)
     lab.bring_up(where)
     steps.begin("salt", "Salt on the machines")
-    for host in where.machines:
-        remote.carry(where, host, release)
-        code = remote.stream(where, host, f"{remote.PLACE}/bootstrap/bootstrap.sh")
-        if code:
-            raise Refused(f"{host}: Salt could not be installed (see above)")
+    new, failed = machines.prepare(where, list(where.machines), release)
     steps.begin("states", "states")
-    for host in where.machines:
-        code = converge(where, host, [])
-        if code:
-            raise Refused(
-                f"{host}: the apply failed (see above); mend it and run 'make up' again", code
-            )
+    failed |= machines.converge(
+        where,
+        [host for host in where.machines if host not in failed],
+        [],
+        converge,
+        new,
+        bool(gone),
+        failed,
+    )
+    if failed:
+        raise Refused(
+            f"{', '.join(fleet.order(where, failed))}: not converged (see above); mend it and run"
+            " 'make up' again",
+            max(failed.values()),
+        )
+    machines.remove(where, gone)
+    lab.remember(where)
+    deploy.notice(where, release)
     authority = fetch_ca(where)
-    text, well = table(where)
+    text, well, _ = status.table(where)
     print(f"\n{text}\n\n{steps.summary()}\n")
     print(f"  curl --cacert {authority.relative_to(ROOT)} {url(where)}\n")
     print(url(where))
     return 0 if well else 1
 
 
-def command_apply(where: Topology) -> int:
-    one_machine(where)
+def overlay() -> list[str]:
+    """PILLAR, JSON laid over the pillar for this run, as arguments of converge."""
+    given = os.environ.get("PILLAR")
+    if not given:
+        return []
+    try:
+        laid = json.loads(given)
+    except ValueError as error:
+        raise Refused(f"PILLAR: not JSON: {error}", 2) from error
+    if not isinstance(laid, dict):
+        raise Refused('PILLAR: must be a JSON object, such as \'{"counter": {"instances": 3}}\'', 2)
+    fixed = sorted({"machine", "topology", "secrets"} & set(laid))
+    if fixed:
+        raise Refused(f"PILLAR: {', '.join(fixed)} cannot be overlaid", 2)
+    return [f"pillar={json.dumps(laid, ensure_ascii=False)}"]
+
+
+def refuse_settings(command: str, *names: str) -> None:
+    """Refused when one of these is set: they narrow an apply, and this command's must be whole."""
+    given = [f"{name}={os.environ[name]}" for name in names if os.environ.get(name)]
+    if given:
+        raise Refused(f"{', '.join(given)}: not with {command}, which is for all machines", 2)
+
+
+def command_apply(where: Topology, gone: Sequence[str] = ()) -> int:
+    """``gone``: machines that are no longer in the topology and are about to be removed."""
     words = []
-    if os.environ.get("SLS"):
-        words.append(os.environ["SLS"])
     test = os.environ.get("TEST") or "0"
     if test not in ("0", "1"):
         raise Refused(f"TEST={test}: use TEST=1 to only show what would change", 2)
     if test == "1":
         words.append("test=True")
-    given = os.environ.get("PILLAR")
-    if given:
-        try:
-            overlay = json.loads(given)
-        except ValueError as error:
-            raise Refused(f"PILLAR: not JSON: {error}", 2) from error
-        if not isinstance(overlay, dict):
-            raise Refused(
-                'PILLAR: must be a JSON object, such as \'{"counter": {"instances": 3}}\'', 2
-            )
-        fixed = sorted({"machine", "topology", "secrets"} & set(overlay))
-        if fixed:
-            raise Refused(f"PILLAR: {', '.join(fixed)} cannot be overlaid", 2)
-        words.append(f"pillar={json.dumps(overlay, ensure_ascii=False)}")
-    host = os.environ.get("HOST")
+    words += overlay()
+    host, formulas = os.environ.get("HOST"), os.environ.get("SLS")
     if host == "local":
-        return apply_here(where, words)
+        return apply_here(where, [formulas, *words] if formulas else words)
     hosts = [where.machine(host).name] if host else list(where.machines)
+    own: dict[str, list[str]] = {}
+    if formulas:
+        own = machines.having(where, hosts, formulas)
+        hosts = list(own)
     if not lab.is_up(where):
         raise Refused(
             f"no machines of topology {where.name} are up: 'make up' first, or HOST=local to"
             " converge this very machine"
         )
+    if own and len(own) < len(where.machines):
+        print(f"{formulas}: on {', '.join(own)}", flush=True)
+    cloud.notice(where)
     release = build_artifact()
-    worst = 0
-    for name in hosts:
-        if len(hosts) > 1:
-            print(f"==> {name}", flush=True)
-        try:
-            remote.carry(where, name, release)
-            code = remote.stream(where, name, f"{remote.PLACE}/bootstrap/bootstrap.sh >/dev/null")
-            code = code or converge(where, name, words)
-        except Refused as error:
-            print(f"{name}: {error}", file=sys.stderr)
-            code = 1
-        # Of ssh killed by a signal, the code is negative.
-        worst = worst or (code if code >= 0 else 128 - code)
-    return worst
+    left_over = machines.refuse_swap(where, booted=True)
+    new, failed = machines.prepare(where, hosts, release, quiet=True)
+
+    def one(where: Topology, name: str, words: list[str]) -> int:
+        return converge(where, name, [*own.get(name, ()), *words])
+
+    failed |= machines.converge(
+        where,
+        [name for name in hosts if name not in failed],
+        words,
+        one,
+        new,
+        bool(gone or left_over),
+        failed,
+    )
+    if left_over:
+        print(
+            f"no longer in the topology, and still there: {', '.join(left_over)}; 'make up' removes it"
+        )
+    deploy.notice(where, release)
+    return machines.summary(where, hosts, failed)
 
 
 def apply_here(where: Topology, words: list[str]) -> int:
@@ -278,9 +281,7 @@ def apply_here(where: Topology, words: list[str]) -> int:
 def command_status(where: Topology) -> int:
     if not lab.is_up(where):
         raise Refused(f"no machines of topology {where.name} are up: 'make up' first")
-    text, well = table(where)
-    print(text)
-    return 0 if well else 1
+    return status.command(where)
 
 
 def command_url(where: Topology) -> int:
@@ -308,32 +309,32 @@ def command_rotate(where: Topology) -> int:
     name = os.environ.get("SECRET") or ""
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", name):
         raise Refused("SECRET=name is needed, such as SECRET=redis-counter", 2)
-    holders = [
-        host
-        for host in where.machines
-        if remote.run(where, host, f"test -e /etc/stack/secrets/{name} && echo yes || true").strip()
-    ]
-    if not holders:
-        raise Refused(f"no machine of topology {where.name} has a secret {name}")
-
-    def on_each(function: str) -> None:
-        for host in holders:
-            remote.run(where, host, f"cd {remote.PLACE} && salt-call secret.{function} {name}")
-
-    on_each("rotate")
-    print(f"==> {name}: new value, the old one still valid", flush=True)
-    code = command_apply(where)
-    if code:
-        raise Refused(f"{name}: both values stay valid; mend the above and run this again", code)
-    on_each("forget")
-    print(f"==> {name}: dropping the old value", flush=True)
-    return command_apply(where)
+    # A machine left out, or only shown, would be left without the new value once the old one is dropped.
+    refuse_settings("rotate", "HOST", "TEST", "SLS")
+    return machines.rotate(where, name, command_apply)
 
 
 def command_down(where: Topology) -> int:
+    cloud.refuse_here(where)
     lab.take_down(where)
     print(f"no machine of topology {where.name} is left")
     return 0
+
+
+def command_cloud_up(where: Topology) -> int:
+    # It destroys what has left the topology once the others have forgotten it: all of them.
+    refuse_settings("cloud-up", "HOST", "TEST", "SLS")
+    code = cloud.up(where, command_apply)
+    where = cloud.resolved(where)
+    authority = fetch_ca(where)
+    text, well, _ = status.table(where)
+    print(f"\n{text}\n\n  curl --cacert {authority.relative_to(ROOT)} {url(where)}\n\n{url(where)}")
+    return code if well else code or 1
+
+
+def command_cloud_down(where: Topology) -> int:
+    refuse_settings("cloud-down", "HOST", "TEST")
+    return cloud.down(where)
 
 
 COMMANDS = {
@@ -341,9 +342,20 @@ COMMANDS = {
     "apply": command_apply,
     "status": command_status,
     "url": command_url,
+    "dashboard": dashboard.command,
     "rotate": command_rotate,
     "ssh": command_ssh,
+    "backup": backup.take,
+    "restore": backup.restore,
     "down": command_down,
+    "logs": logs.command,
+    **deploy.COMMANDS,
+    "cloud-plan": cloud.plan,
+    "cloud-up": command_cloud_up,
+    "cloud-down": command_cloud_down,
+    # Run by salt-cloud (cloud/): a single droplet is what `dev` is, whatever TOPOLOGY says.
+    "cloud-prepare": lambda _: cloud.prepare(topology.load("dev"), build_artifact),
+    "cloud-check": cloud.check,
 }
 
 
@@ -356,7 +368,9 @@ def main() -> int:
     parser.add_argument("command", choices=sorted(COMMANDS))
     chosen = parser.parse_args().command
     try:
-        return COMMANDS[chosen](topology.load(os.environ.get("TOPOLOGY") or "dev"))
+        where = topology.load(os.environ.get("TOPOLOGY") or "dev")
+        # The cloud-* commands start from the topology as it is written.
+        return COMMANDS[chosen](where if chosen.startswith("cloud-") else cloud.resolved(where))
     except Refused as refusal:
         print(f"{chosen}: {refusal}", file=sys.stderr)
         return refusal.code

@@ -8,15 +8,17 @@ last machine. It ends and removes only what it made.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from .errors import Refused
-from .topology import ROOT, Topology
+from .topology import FOLDER, ROOT, Topology, read
 
 CACHE = Path(
     os.environ.get("LAB_CACHE")
@@ -24,6 +26,8 @@ CACHE = Path(
 )
 SUITES = ("trixie", "bookworm")
 BRIDGE = "counterbr0"
+# Locally administered (IEEE 802c); the rest spells "count".
+BRIDGE_ADDRESS = "02:63:6f:75:6e:74"
 # What this host was given for the lab and gets rid of with the last machine.
 _RUN = Path("/run/counter-lab")
 # A machine that has just booted may be updating itself.
@@ -51,6 +55,22 @@ def say(text: str) -> None:
 def sudo(command: Sequence[str]) -> list[str]:
     """``command`` as root: as it is for root, through sudo for anybody else."""
     return list(command) if os.geteuid() == 0 else ["sudo", *command]
+
+
+@contextlib.contextmanager
+def host_lock() -> Iterator[None]:
+    """
+    One at a time for what all topologies on this host share: packages, boxes, the network. Two
+    ``make up`` may run side by side, and a ``make down`` takes nothing from under the other.
+    """
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with open(CACHE / "host.lock", "w", encoding="utf-8") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("  waiting: another command prepares this host")
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
 
 
 def provider(topology: Topology) -> str:
@@ -177,6 +197,9 @@ def prepare_network(topology: Topology) -> None:
     if not _link_exists(BRIDGE):
         run_quiet(sudo(["ip", "link", "add", BRIDGE, "type", "bridge"]))
         run_quiet(sudo(["touch", str(_RUN / "bridge")]))
+    # Its own, not the lowest of its ports': with that, a machine that goes away would change it, and
+    # the others would send to nobody for seconds, long enough for ssh to give up.
+    run_quiet(sudo(["ip", "link", "set", BRIDGE, "address", BRIDGE_ADDRESS]))
     run_quiet(
         sudo(
             [
@@ -215,8 +238,8 @@ def _destroy(container: str) -> None:
 
 
 def release_network() -> None:
-    """Take back what :func:`prepare_network` made, once no machine of the lab is left."""
-    if not shutil.which("lxc-ls") or containers():
+    """Take back what :func:`prepare_network` made, once no machine of the lab is left or due."""
+    if not shutil.which("lxc-ls") or containers() or _due():
         return
     if (_RUN / "bridge").exists() and _link_exists(BRIDGE):
         run_quiet(sudo(["ip", "link", "del", BRIDGE]))
@@ -250,11 +273,14 @@ def vagrant(*words: str, provider_name: str) -> list[str]:
     return command
 
 
-def environment(topology: Topology) -> dict[str, str]:
-    """What the Vagrantfile reads. Each topology keeps its state apart."""
+def environment(topology: Topology, as_made: bool = False) -> dict[str, str]:
+    """What the Vagrantfile reads. Each topology keeps its state apart. ``as_made``: the machines
+    are those of the last 'make up', not those that the topology has now."""
+    made = as_made and _made(topology).exists()
     return {
         **os.environ,
         "TOPOLOGY": topology.name,
+        "TOPOLOGY_FILE": str(_made(topology)) if made else "",
         "SUITE": suite(topology),
         "VAGRANT_DOTFILE_PATH": str(state(topology) / "vagrant"),
         "VAGRANT_CHECKPOINT_DISABLE": "1",
@@ -266,6 +292,52 @@ def environment(topology: Topology) -> dict[str, str]:
 def state(topology: Topology) -> Path:
     """Folder of what is known of a topology's machines on this computer; git ignores it."""
     return ROOT / ".lab" / topology.name
+
+
+def _made(topology: Topology) -> Path:
+    """The topology's file as it was when its machines were made."""
+    return state(topology) / "topology.yaml"
+
+
+def gone(topology: Topology) -> list[str]:
+    """Machines that 'make up' made and that the topology no longer has."""
+    if not _made(topology).exists():
+        return []
+    return [
+        name
+        for name in read(_made(topology), topology.name).machines
+        if name not in topology.machines
+    ]
+
+
+def added(topology: Topology) -> list[str]:
+    """Machines that the topology has and 'make up' has not yet made, of a topology that is up."""
+    if not _made(topology).exists():
+        return []
+    made = read(_made(topology), topology.name).machines
+    return [name for name in topology.machines if name not in made]
+
+
+def remember(topology: Topology) -> None:
+    """The machines are what the topology says."""
+    shutil.copyfile(FOLDER / f"{topology.name}.yaml", _made(topology))
+
+
+def remove(topology: Topology, names: Sequence[str]) -> None:
+    """Destroy machines that the topology no longer has."""
+    which = provider(topology)
+    done = subprocess.run(
+        vagrant("destroy", "--force", *names, provider_name=which),
+        cwd=ROOT,
+        env=environment(topology, as_made=True),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise Refused(f"vagrant destroy failed:\n{(done.stderr or done.stdout).strip()}")
+    for name in names:
+        (CACHE / "machines" / f"counter-{topology.name}-{name}").unlink(missing_ok=True)
 
 
 def made_suite(topology: Topology) -> str | None:
@@ -318,6 +390,16 @@ def box(suite_name: str) -> None:
         # Not here: Vagrant would read the Vagrantfile, which wants a topology.
         cwd="/",
     )
+
+
+def _due() -> list[str]:
+    """Machines that a checkout has claimed and may be making right now."""
+    notes = (CACHE / "machines").glob("counter-*")
+    return [
+        note.name
+        for note in notes
+        if (Path(note.read_text(encoding="utf-8").strip()) / ".lab").exists()
+    ]
 
 
 def claim(topology: Topology) -> None:
@@ -418,6 +500,9 @@ def take_down(topology: Topology) -> None:
                 )
         if not shutil.which("vagrant"):
             raise Refused("vagrant is not on the PATH, so the machines cannot be removed")
+        left = gone(topology)
+        if left:
+            remove(topology, left)
         done = subprocess.run(
             vagrant("destroy", "--force", provider_name=which),
             cwd=ROOT,
@@ -440,4 +525,5 @@ def take_down(topology: Topology) -> None:
             if owner == str(ROOT):
                 note.unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
-    release_network()
+    with host_lock():
+        release_network()

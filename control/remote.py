@@ -10,19 +10,26 @@ import shlex
 import subprocess
 import sys
 import tarfile
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 
 import yaml
 
-from . import lab
+from . import lab, pillar
 from .errors import Refused
 from .topology import ROOT, Topology
 
 # Where the tree lives on a machine: a link to a folder named by its content.
 PLACE = "/srv/stack"
+# There: what a machine shares with others, where it shares anything.
+SECRETS = f"{PLACE}/{pillar.SECRETS}"
 # What a machine needs to converge itself.
 CARRIED = ("Saltfile", "salt", "pillar", "bootstrap")
+# Files of the pillar that are one machine's own: written here, never taken from the checkout.
+OWN = (Path(pillar.IDENTITY).name, Path(pillar.SECRETS).name)
+# Held while a line of one of several machines is printed.
+PRINTING = threading.Lock()
 
 
 def ssh(
@@ -78,28 +85,35 @@ def _files() -> Iterable[Path]:
     for part in CARRIED:
         start = ROOT / part
         for path in [start] if start.is_file() else sorted(start.rglob("*")):
-            if path.is_file() and "__pycache__" not in path.parts and path.name != "machine.yaml":
+            if path.is_file() and "__pycache__" not in path.parts and path.name not in OWN:
                 yield path
 
 
-def pack(topology: Topology, host: str, release: str) -> tuple[str, bytes]:
+def pack(
+    topology: Topology, host: str, release: str, folder: Path | None = None
+) -> tuple[str, bytes]:
     """
-    The tree for one machine as ``(name, tar)``: states, pillar, bootstrap, the artifact and who
-    the machine is. The name is a hash of the content, so an unchanged tree is not carried again.
+    The tree for one machine as ``(name, tar)``: states, pillar, bootstrap, the artifact, who the
+    machine is and the secrets that it shares with others. The name is a hash of the content, so an
+    unchanged tree is not carried again. ``folder``: where the artifact is; by default where it is
+    built.
     """
-    machine = yaml.safe_dump({"topology": topology.name, "name": host, "release": release})
+    # In a cloud, the addresses are the cloud's (control/cloud.py).
+    given = lab.state(topology) / "cloud.yaml"
+    written = ROOT / "pillar" / "topologies" / f"{topology.name}.yaml"
     members: list[tuple[str, bytes, int]] = [
         (
             str(path.relative_to(ROOT)),
-            path.read_bytes(),
+            (given if path == written and given.exists() else path).read_bytes(),
             0o755 if os.access(path, os.X_OK) else 0o644,
         )
         for path in _files()
     ]
-    members.append(("pillar/machine.yaml", machine.encode(), 0o644))
-    for suffix in (".tar.gz", ".tar.gz.sha256"):
-        path = ROOT / "dist" / f"counter-{release}{suffix}"
-        members.append((f"dist/{path.name}", path.read_bytes(), 0o644))
+    members += pillar.files(topology, host, release)
+    for suffix in (".tar.gz", ".tar.gz.sha256", ".tar.gz.sig"):
+        path = (folder or ROOT / "dist") / f"counter-{release}{suffix}"
+        if suffix != ".tar.gz.sig" or path.exists():
+            members.append((f"dist/{path.name}", path.read_bytes(), 0o644))
     digest = hashlib.sha256()
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz", compresslevel=1) as archive:
@@ -116,24 +130,39 @@ def pack(topology: Topology, host: str, release: str) -> tuple[str, bytes]:
 
 def write_identity(topology: Topology, name: str, release: str) -> None:
     """Say in this checkout that this very host is machine ``name``, at whatever address it has."""
-    identity = {"topology": topology.name, "name": name, "release": release, "address": "auto"}
-    target = ROOT / "pillar" / "machine.yaml"
+    identity = pillar.identity(topology, name, release, address="auto")
+    target = ROOT / pillar.IDENTITY
     target.with_suffix(".new").write_text(yaml.safe_dump(identity), encoding="utf-8")
     target.with_suffix(".new").replace(target)
 
 
-def carry(topology: Topology, host: str, release: str) -> None:
-    """Put the tree on a machine, whole, by swapping a link, unless it is there."""
-    name, archive = pack(topology, host, release)
+def carry(topology: Topology, host: str, release: str, folder: Path | None = None) -> bool:
+    """Put the tree on a machine, whole, by swapping a link, unless it is there; ``folder`` as
+    in :func:`pack`. Whether the machine is a new one: it had no tree before."""
+    addresses = f"{PLACE}/pillar/topologies/{topology.name}.yaml"
+    said = run(
+        topology,
+        host,
+        f"readlink {PLACE} || echo; grep -qs '^ *public:' {addresses} && echo cloud || true",
+    )
+    before, _, kind = (word.strip() for word in said.partition("\n"))
+    given = lab.state(topology) / "cloud.yaml"
+    if kind and not given.exists():
+        raise Refused(
+            f"{host} is in a cloud, and its addresses are not here: bring {given} from where the"
+            " machines were made (for a pipeline, DEPLOY_STATE), nothing was changed"
+        )
+    name, archive = pack(topology, host, release, folder)
     target = f"{PLACE}.d/{name}"
-    before = run(topology, host, f"readlink {PLACE} || true").strip()
     if before == target:
-        return
+        return False
     run(
         topology,
         host,
         f"set -e; mkdir -p {PLACE}.d; rm -rf {target}.part; mkdir {target}.part;"
-        f" tar -xz --no-same-owner -C {target}.part; sync -f {target}.part;"
+        f" tar -xz --no-same-owner -C {target}.part;"
+        # Its own files alone: flushing the whole disk would hold up a store that is on it.
+        f" find {target}.part -type f -print0 | xargs -0 -P 16 -n 32 sync;"
         f" rm -rf {target}; mv {target}.part {target};"
         f" ln -sfn {target} {PLACE}.new; mv -T {PLACE}.new {PLACE};"
         # The tree before stays: an apply may still be running from it.
@@ -141,15 +170,34 @@ def carry(topology: Topology, host: str, release: str) -> None:
         f" ! -name '{Path(before).name or name}' -exec rm -rf {{}} +",
         archive,
     )
+    return not before
 
 
-def stream(topology: Topology, host: str, command: str) -> int:
-    """Run ``command`` as root with its output passed on; its exit code."""
-    terminal = sys.stdout.isatty()
+def stream(topology: Topology, host: str, command: str, label: str = "") -> int:
+    """Run ``command`` as root with its output passed on; its exit code, never negative: 128 + N when
+    signal N ended ssh, as a shell has it. With ``label`` before each line, several may run at once."""
+    terminal = sys.stdout.isatty() and not label
     sys.stdout.flush()
-    return subprocess.run(
-        ssh(topology, host, command, terminal=terminal),
-        stdin=None if terminal else subprocess.DEVNULL,
+    line = ssh(topology, host, command, terminal=terminal)
+    if not label:
+        code = subprocess.run(
+            line,
+            stdin=None if terminal else subprocess.DEVNULL,
+            stderr=subprocess.STDOUT,
+            check=False,
+        ).returncode
+        return code if code >= 0 else 128 - code
+    with subprocess.Popen(
+        line,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        check=False,
-    ).returncode
+        text=True,
+        errors="replace",
+    ) as process:
+        assert process.stdout is not None
+        for said in process.stdout:
+            with PRINTING:
+                print(f"{label}{said.rstrip()}", flush=True)
+    code = process.returncode
+    return code if code >= 0 else 128 - code

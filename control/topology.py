@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import functools
+import importlib.util
 import ipaddress
-import re
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import yaml
 
@@ -14,9 +17,20 @@ from .errors import Refused
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "pillar" / "topologies"
-ROLES = ("edge", "app", "store", "monitor")
-KEYS = {"name", "suite", "domain", "network", "machines", "trusted"}
-MACHINE_KEYS = ("address", "roles", "memory", "cpus")
+# In the order in which machines are converged: each before those that need it.
+ROLES = ("store", "app", "edge", "monitor")
+
+
+@functools.cache
+def _check() -> tuple[ModuleType, Any]:
+    """The checks and the schema that the machines use too."""
+    path = ROOT / "pillar" / "topology_check.py"
+    spec = importlib.util.spec_from_file_location("topology_check", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    schema = yaml.safe_load(path.with_name("topology.schema.yaml").read_text(encoding="utf-8"))
+    return module, schema
 
 
 @dataclass(frozen=True)
@@ -56,19 +70,6 @@ class Topology:
         return self.machines[name]
 
 
-def _check_trusted(file: str, given: object) -> None:
-    """Refused unless it is a list of addresses and networks, none of them the whole world."""
-    if not isinstance(given, list):
-        raise Refused(f"{file}: trusted: needs a list of addresses and networks", 2)
-    for one in given:
-        try:
-            network = ipaddress.ip_network(str(one))
-        except ValueError as error:
-            raise Refused(f"{file}: trusted: {error}", 2) from error
-        if network.prefixlen == 0:
-            raise Refused(f"{file}: trusted: {one} is everybody: nobody would ever be banned", 2)
-
-
 def load(name: str, folder: Path = FOLDER) -> Topology:
     """
     Read and check topology ``name``.
@@ -82,54 +83,29 @@ def load(name: str, folder: Path = FOLDER) -> Topology:
         near = difflib.get_close_matches(name, known, 1)
         hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}"
         raise Refused(f"TOPOLOGY={name}: no such topology; {hint}", 2)
+    return read(path)
+
+
+def read(path: Path, name: str | None = None) -> Topology:
+    """The topology of one file, checked, called ``name`` (by default as the file is); Refused with
+    the file and the first wrong key."""
+    name = name or path.stem
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
-        network = ipaddress.IPv4Network(data["network"])
-        listed, domain = dict(data["machines"]), data["domain"]
-    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise Refused(f"{path.name}: not a topology: {error}", 2) from error
-    if data.get("name", name) != name:
-        raise Refused(f"{path.name}: name: {data['name']} is not the file's own, {name}", 2)
-    unknown = sorted(set(data) - KEYS)
-    if unknown:
-        raise Refused(
-            f"{path.name}: {unknown[0]}: unknown key; known: {', '.join(sorted(KEYS))}", 2
-        )
-    if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", str(domain)):
-        raise Refused(f"{path.name}: domain: {domain!r} is no domain name", 2)
-    _check_trusted(path.name, data.get("trusted", []))
-    machines: dict[str, Machine] = {}
-    owner: dict[str, str] = {str(next(network.hosts())): "the lab's host"}
-    for one, given in listed.items():
-        where = f"{path.name}: machines:{one}"
-        if not isinstance(given, dict):
-            raise Refused(f"{where}: needs address and roles", 2)
-        if not re.fullmatch(r"[a-z][a-z0-9-]{0,30}", str(one)):
-            raise Refused(f"{where}: a name has a-z, 0-9 and -", 2)
-        unknown = sorted(set(given) - set(MACHINE_KEYS))
-        if unknown:
-            near = difflib.get_close_matches(unknown[0], MACHINE_KEYS, 1)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(MACHINE_KEYS)}"
-            raise Refused(f"{where}:{unknown[0]}: unknown key; {hint}", 2)
-        if not isinstance(given.get("roles"), list):
-            raise Refused(f"{where}:roles: needs a list of {', '.join(ROLES)}", 2)
-        for role in given["roles"]:
-            if role not in ROLES:
-                near = difflib.get_close_matches(role, ROLES, 1)
-                hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(ROLES)}"
-                raise Refused(f"{where}:roles: unknown role {role}; {hint}", 2)
-        address = str(given.get("address"))
-        try:
-            inside = ipaddress.IPv4Address(address) in network
-        except ValueError as error:
-            raise Refused(f"{where}:address: {error}", 2) from error
-        if not inside:
-            raise Refused(f"{where}:address: {address} is not in network {network}", 2)
-        if address in owner:
-            raise Refused(f"{where}:address: {address} is {owner[address]}'s already", 2)
-        owner[address] = one
-        machines[one] = Machine(one, address, tuple(given.get("roles", [])))
-    for role in ("edge", "app", "store"):
-        if not any(role in machine.roles for machine in machines.values()):
-            raise Refused(f"{path.name}: no machine has role {role}", 2)
-    return Topology(data.get("name", name), domain, network, machines, data.get("suite", "trixie"))
+    check, schema = _check()
+    wrong = check.problems(data, schema, name)
+    if wrong:
+        raise Refused(f"{path.name}: {wrong[0]}", 2)
+    machines = {
+        one: Machine(one, given["address"], tuple(given["roles"]))
+        for one, given in data["machines"].items()
+    }
+    return Topology(
+        name,
+        data["domain"],
+        ipaddress.IPv4Network(data["network"]),
+        machines,
+        data.get("suite", "trixie"),
+    )

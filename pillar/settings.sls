@@ -3,4 +3,14 @@
 #
 # counter:
 #   instances: 4
+#
+# Logs to Elasticsearch as well, as is usual in a cloud (salt/filebeat/README.md). First encrypt the
+# password as secret `filebeat-password` into the pillar (docs/secrets.md): no machine can make it up.
+#
+# filebeat:
+#   output:
+#     kind: elasticsearch
+#     hosts: ['https://logs.example.org:9200']
+#     username: shipper
+#     password: filebeat-password
 {}

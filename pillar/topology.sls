@@ -1,14 +1,17 @@
 #!py
 """`topology`: the whole topology of topologies/NAME.yaml. `machine`: this machine's part of it.
+`secrets`: those that it shares with other machines.
 
 Which machine this is stands in machine.yaml, beside this file: the controller writes it when it
 carries the tree (git ignores it): topology, name, release, and `address: auto` where the machine
-is not one of the lab's and has an address of its own. Without the file, as in a bare
-`sudo salt-call state.apply` on a server, this is the only machine of topology `dev`.
+is not one of the lab's and has an address of its own. machine-secrets.yaml comes the same way.
+Without the file, as in a bare `sudo salt-call state.apply` on a server, this is the only machine
+of topology `dev`. Under a salt-master the minion's id is the machine's name, and the master's
+option `stack_topology` names the topology (docs/salt-master.md).
 """
 
+import importlib.util
 import os
-import re
 import socket
 
 # By name: in a `py` pillar file `salt` itself is Salt's execution modules.
@@ -21,29 +24,18 @@ def _load(path):
         return safe_load(file)
 
 
-ROLES = ("edge", "app", "store", "monitor")
-
-
-def _check(topology):
-    """Refuse what every formula would build on: unknown roles, an address that is given twice."""
-    seen = {}
-    for name, machine in topology["machines"].items():
-        if not re.fullmatch(r"[a-z][a-z0-9-]{0,30}", name):
-            raise ValueError(
-                f"topology {topology['name']}: machines:{name}: a name has a-z, 0-9 and -"
-            )
-        for role in machine["roles"]:
-            if role not in ROLES:
-                raise ValueError(
-                    f"topology {topology['name']}: machines:{name}:roles: unknown role {role};"
-                    f" known: {', '.join(ROLES)}"
-                )
-        owner = seen.setdefault(machine["address"], name)
-        if owner != name:
-            raise ValueError(
-                f"topology {topology['name']}: machines:{name}:address:"
-                f" {machine['address']} is {owner}'s already"
-            )
+def _checked(root, name):
+    """The topology, refused for what every formula would build on."""
+    topology = _load(os.path.join(root, "topologies", name + ".yaml"))
+    spec = importlib.util.spec_from_file_location(
+        "topology_check", os.path.join(root, "topology_check.py")
+    )
+    check = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(check)
+    wrong = check.problems(topology, _load(os.path.join(root, "topology.schema.yaml")), name)
+    if wrong:
+        raise ValueError(f"topology {name}: {wrong[0]}")
+    return topology
 
 
 def _own_address(given):
@@ -61,11 +53,15 @@ def _own_address(given):
 
 def run():
     root = __opts__["pillar_roots"]["base"][0]
-    given = {"address": "auto"}
-    if os.path.exists(os.path.join(root, "machine.yaml")):
+    given, secrets = {"address": "auto"}, {}
+    if __opts__.get("stack_topology"):
+        given = {"topology": __opts__["stack_topology"], "name": __grains__["id"]}
+    elif os.path.exists(os.path.join(root, "machine.yaml")):
         given = _load(os.path.join(root, "machine.yaml"))
-    topology = _load(os.path.join(root, "topologies", given.get("topology", "dev") + ".yaml"))
-    _check(topology)
+        if os.path.exists(os.path.join(root, "machine-secrets.yaml")):
+            secrets = _load(os.path.join(root, "machine-secrets.yaml"))
+    topology = _checked(root, given.get("topology", "dev"))
+    topology.setdefault("name", given.get("topology", "dev"))
     machines = topology["machines"]
     name = given.get("name")
     if name is None and len(machines) == 1:
@@ -80,7 +76,8 @@ def run():
         machine["address"] = _own_address(machine["address"])
         # The topology's is of lab machines; this server has as many as it has.
         machine.pop("cpus", None)
-    return {
+    found = {
         "topology": topology,
         "machine": {"name": name, "release": given.get("release"), **machine},
     }
+    return {**found, "secrets": secrets} if secrets else found

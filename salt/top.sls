@@ -2,14 +2,27 @@
 base:
   '*':
     - base
+    - pki
     - firewalld
     - fail2ban
+    - collectd
+    - shipper
+    - filebeat
   'machine:roles:store':
     - match: pillar
     - redis
+    - backup
   'machine:roles:app':
     - match: pillar
     - counter
   'machine:roles:edge':
     - match: pillar
     - haproxy
+  'machine:roles:monitor':
+    - match: pillar
+    - rsyslog
+    - prometheus
+  # After what it opens the way to; every machine.
+  'os:*':
+    - match: grain
+    - stunnel

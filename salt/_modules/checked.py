@@ -336,7 +336,7 @@ def swap(wanted, extra=()):
         _discard(staged.values())
         raise
     for folder in {os.path.dirname(path) for path in before}:
-        _sync(folder)
+        __salt__["whole.sync"](folder)
     return before
 
 
@@ -344,14 +344,6 @@ def _discard(paths):
     for path in paths:
         if os.path.lexists(path):
             os.unlink(path)
-
-
-def _sync(folder):
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def restore(before):
@@ -394,13 +386,8 @@ def loaded(unit):
 
 def mark_loaded(unit, files):
     """Remember that ``unit`` now runs on ``files`` (``{path: sha256}``)."""
-    os.makedirs(STAMPS, mode=0o700, exist_ok=True)
     target = os.path.join(STAMPS, f"{unit}.json")
-    with open(f"{target}.new", "w", encoding="utf-8") as file:
-        json.dump(files, file, sort_keys=True)
-        file.flush()
-        os.fsync(file.fileno())
-    os.rename(f"{target}.new", target)
+    __salt__["whole.write"](target, json.dumps(files, sort_keys=True), folder_mode=0o700)
 
 
 def is_unit_file(path):
@@ -439,6 +426,8 @@ def last_words(unit, lines=5):
 
         salt-call checked.last_words haproxy
     """
+    # What was said last may not be written yet.
+    subprocess.run(["journalctl", "--sync"], capture_output=True, timeout=30, check=False)
     done = subprocess.run(
         ["journalctl", "-u", unit, "-n", str(lines), "-o", "cat", "--no-pager"],
         capture_output=True,

@@ -77,7 +77,8 @@ def _opening(given, where):
 
 
 def _listed(given, where):
-    if given is None:
+    # Salt makes an empty map of a file that says nothing.
+    if not given:
         return []
     if not isinstance(given, list):
         _refuse(f"{where}: needs a list of openings")

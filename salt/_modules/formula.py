@@ -9,6 +9,7 @@ applied.
 
 import copy
 import difflib
+import ipaddress
 import os
 import re
 
@@ -60,6 +61,43 @@ def _unknown(where, key, known):
     return f"pillar {where}: unknown key; {hint}known: {', '.join(known)}"
 
 
+class _Names:
+    """
+    What ``format:`` means in a schema. ``secret``: the name of a secret, kept in ``secrets``;
+    ``key of FILE``: a top-level key of FILE in any formula, on this machine or not; ``network``: an
+    address or a network, as ``ipaddress`` reads it.
+    """
+
+    def __init__(self):
+        self.secrets = set()
+
+    def known(self, file):
+        return {key for name in names() for key in _keys(f"{name}/{file}")}
+
+    def check(self, instance, form):
+        from jsonschema.exceptions import FormatError
+
+        if form == "secret" and isinstance(instance, str):
+            self.secrets.add(instance)
+        elif form.startswith("key of ") and instance not in self.known(form[len("key of ") :]):
+            raise FormatError("no such name")
+        elif form == "network" and isinstance(instance, str):
+            try:
+                everybody = ipaddress.ip_network(instance).prefixlen == 0
+            except ValueError as error:
+                raise FormatError("no network", cause=error) from None
+            if everybody:
+                raise FormatError("no network", cause=ValueError(f"{instance} is everybody"))
+
+
+def _keys(path):
+    """Top-level keys of a YAML file of the tree, also those that its Jinja leaves out here."""
+    if path not in _files():
+        return []
+    with open(__salt__["cp.cache_file"](_TREE + path), encoding="utf-8") as file:
+        return re.findall(r"(?m)^([a-z][a-z0-9-]*):", file.read())
+
+
 def _where(error):
     path = ""
     for part in error.absolute_path:
@@ -94,6 +132,12 @@ def _explain(name, error):
     elif rule in ("minimum", "maximum"):
         low, high = (error.schema.get(end, "") for end in ("minimum", "maximum"))
         what = f"{value!r} is out of range; allowed: {low}..{high}"
+    elif rule == "format" and wanted == "network":
+        # The reason, such as `192.0.2.1/24 has host bits set`.
+        what = f"{error.cause}; allowed: an address, or a network such as 192.0.2.0/24"
+    elif rule == "format":
+        file = wanted[len("key of ") :]
+        return [_unknown(f"{where}:{value}", value, sorted(_Names().known(file)))]
     elif rule == "pattern":
         what = f"{value!r} does not look right; allowed: {error.schema.get('description', wanted)}"
     else:
@@ -126,11 +170,34 @@ def problems(pillar=None):
     for name in known:
         if name not in pillar:
             continue
-        schema = _read(f"{_TREE}{name}/schema.yaml")
-        validator = jsonschema.Draft202012Validator(schema)
+        validator = jsonschema.Draft202012Validator(_schema(name), format_checker=_Names())
         for error in sorted(validator.iter_errors(_plain(pillar[name])), key=str):
             lines.extend(_explain(name, error))
+    if pillar.get("secrets") and not lines:
+        used = _secrets(pillar)
+        # Names only: what stands below them is nobody's to read.
+        lines += [
+            _unknown(f"secrets:{name}", name, used)
+            for name in pillar["secrets"]
+            if name not in used
+        ]
     return lines
+
+
+def _secrets(pillar):
+    """Names of all secrets that any formula uses, on this machine or not, sorted."""
+    import jsonschema
+
+    found = _Names()
+    for name in names():
+        found.secrets.update(_read(f"{_TREE}{name}/secrets.yaml") or {})
+        validator = jsonschema.Draft202012Validator(_schema(name), format_checker=found)
+        list(validator.iter_errors(_merged(name, pillar)))
+    return sorted(found.secrets)
+
+
+def _schema(name):
+    return _read(f"{_TREE}{name}/schema.yaml")
 
 
 def _plain(value):
@@ -169,6 +236,10 @@ def settings(name):
         raise CommandExecutionError(
             "the pillar is refused; nothing was changed (reasons: see above)"
         )
+    return _merged(name, __pillar__)
+
+
+def _merged(name, pillar):
     merged = _read(f"{_TREE}{name}/defaults.yaml")
     if merged is None:
         raise CommandExecutionError(f"formula {name} has no defaults.yaml")
@@ -176,7 +247,7 @@ def settings(name):
     for layer in (
         system.get(__grains__.get("os_family")),
         system.get(__grains__.get("oscodename")),
-        __pillar__.get(name),
+        pillar.get(name),
     ):
         if layer:
             merged = salt.utils.dictupdate.update(merged, copy.deepcopy(_plain(layer)))
@@ -221,7 +292,8 @@ def applied():
         salt-call formula.applied
     """
     if "formula.applied" not in __context__:
-        tops = __salt__["state.show_top"]()
+        # concurrent: what runs while an apply does (make status, a runbook's command) is not refused.
+        tops = __salt__["state.show_top"](concurrent=True)
         __context__["formula.applied"] = [one for env in tops.values() for one in env]
     return list(__context__["formula.applied"])
 

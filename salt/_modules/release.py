@@ -6,16 +6,20 @@ in ``ROOT/releases/VERSION``. An instance is a folder, ``ROOT/instances/N``, wit
 release and its own environment file, so that each instance can be moved, and moved back, alone.
 """
 
+import concurrent.futures
 import hashlib
 import http.client
 import json
 import os
 import re
 import shutil
+import ssl
 import subprocess
 import tarfile
 import tempfile
 import time
+import urllib.error
+import urllib.request
 import zlib
 
 from salt.exceptions import CommandExecutionError
@@ -24,6 +28,13 @@ __virtualname__ = "release"
 
 # Releases kept beside the ones in use.
 KEEP = 5
+# Bytes an artifact may have when it is fetched from a URL, and seconds the server may be silent.
+_LARGEST = 500_000_000
+_PATIENCE = 30
+# What must stay free on the disk after a release is unpacked and byte-compiled.
+_SPARE = 16_000_000
+# Byte code is about as large as its source.
+_COMPILED = 2
 
 
 def __virtual__():
@@ -94,8 +105,10 @@ def running(root):
 
 def choose(name, root, version=None):
     """
-    The version to run: the one asked for; else the one that was carried with the tree
-    (``machine:release``, or the only artifact in ``dist/``); else the one in use.
+    The version to run: the one that the pillar pins; else the one that this run was asked to
+    deploy or to go back to; else the one that this machine was last brought to, so that a plain
+    apply neither rolls a deploy back nor forward; else, at first, the one that was carried with
+    the tree (``machine:release``, or the only artifact in ``dist/``).
 
     CLI Example:
 
@@ -103,8 +116,31 @@ def choose(name, root, version=None):
 
         salt-call release.choose counter /opt/counter
     """
+    asked = __salt__["deploy.request"]()
+    if asked["version"]:
+        if version and version != asked["version"]:
+            raise CommandExecutionError(
+                f"pillar {name}:version pins {version}: the next apply would undo a"
+                f" {asked['action']} of {asked['version']}; change the pin, or take it out"
+            )
+        return _name(asked["version"])
+    if asked["action"] == "rollback":
+        before = __salt__["deploy.previous"](name)
+        if not before:
+            raise CommandExecutionError(
+                f"{name}: nothing further to go back to: {__salt__['deploy.current'](name) or 'no release'}"
+                " is the first good one on this machine; 'make releases' shows what there is"
+            )
+        if version and version != before:
+            raise CommandExecutionError(
+                f"pillar {name}:version pins {version}: take it out before a rollback to {before}"
+            )
+        return _name(before)
     if version:
         return _name(version)
+    kept = __salt__["deploy.current"](name)
+    if kept:
+        return _name(kept)
     given = (__pillar__.get("machine") or {}).get("release")
     if given:
         return _name(given)
@@ -148,14 +184,93 @@ def artifact(name, version):
     return path, stated
 
 
-def install(name, root, version):
+def fetch(name, version, source, folder, signed=False):
+    """
+    Download the artifact of ``version`` into ``folder``, for a machine that no controller brings
+    it to; its path. Nothing of it is trusted before its hash was compared.
+
+    source
+        ``https://`` or ``http://`` URL; ``{name}`` and ``{version}`` are replaced
+    signed
+        the signature too, which lies beside it: ``.sig`` is added to the URL
+    """
+    url = source.replace("{name}", name).replace("{version}", version)
+    path = os.path.join(folder, f"{name}-{version}.tar.gz")
+    if not url.startswith(("https://", "http://")):
+        raise CommandExecutionError(f"{url}: a URL with https:// or http:// is needed")
+    for suffix in ("", ".sig") if signed else ("",):
+        _download(f"{url}{suffix}", f"{path}{suffix}")
+    return path
+
+
+def _download(url, path):
+    try:
+        with (
+            urllib.request.urlopen(
+                url, timeout=_PATIENCE, context=ssl.create_default_context()
+            ) as answer,
+            open(path, "wb") as file,
+        ):
+            size = 0
+            while block := answer.read(1 << 20):
+                size += len(block)
+                if size > _LARGEST:
+                    raise CommandExecutionError(f"{url}: more than {_LARGEST} bytes; refused")
+                file.write(block)
+    except (OSError, http.client.HTTPException) as error:
+        raise CommandExecutionError(f"{url} could not be fetched: {error}") from error
+
+
+def verify(path, signature, signers, name):
+    """
+    Refuse an artifact that none of ``signers`` (public keys as OpenSSH writes them) has signed for
+    ``NAME-release`` by ``ssh-keygen -Y sign``.
+
+    Raises CommandExecutionError also for an absent signature.
+    """
+    if not signature or not os.path.isfile(signature):
+        raise CommandExecutionError(
+            f"{path} is not signed, and pillar {name}:release:signers asks for it; refused"
+        )
+    space = f"{name}-release"
+    with tempfile.NamedTemporaryFile("w", suffix=".signers", encoding="utf-8") as allowed:
+        # No option of the key's own line may widen what it is allowed for.
+        allowed.writelines(f'release namespaces="{space}" {key.strip()}\n' for key in signers)
+        allowed.flush()
+        with open(path, "rb") as artifact_file:
+            words = ["ssh-keygen", "-Y", "verify", "-f", allowed.name, "-I", "release"]
+            words += ["-n", space, "-s", signature]
+            done = subprocess.run(
+                words,
+                stdin=artifact_file,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=60,
+            )
+    if done.returncode:
+        said = (done.stderr or done.stdout).strip()
+        raise CommandExecutionError(
+            f"{path}: no signer of pillar {name}:release:signers has signed it: {said}; refused"
+        )
+
+
+def install(name, root, version, source=None, stated=None, signers=None):
     """
     Verify and unpack the artifact of ``version`` under ``root``; True when it was done now.
     Whole or not at all: it is unpacked aside and renamed. Byte-compiled, so that an instance
     that may not write starts as fast as one that may.
 
-    Raises CommandExecutionError for a missing artifact, a wrong hash, an archive that would
-    write outside its own folder, or no room.
+    source
+        URL to fetch it from where it was not carried, as :py:func:`fetch` takes it
+    stated
+        its sha256; by default what the file beside the carried artifact says
+    signers
+        public keys, one of which must have signed it; see :py:func:`verify`
+
+    Raises CommandExecutionError for a missing artifact, a wrong hash, a missing or wrong signature,
+    one that is for another Python or machine, an archive that would write outside its own folder,
+    or no room.
 
     CLI Example:
 
@@ -167,39 +282,57 @@ def install(name, root, version):
     releases = os.path.join(root, "releases")
     target = os.path.join(releases, version)
     if os.path.isdir(target):
+        _same(name, root, version, stated, signers)
         return False
-    path, stated = artifact(name, version)
-    if path is None:
-        raise CommandExecutionError(
-            f"{name}-{version}.tar.gz is neither installed nor in dist/: run 'make artifact' and apply again"
-        )
-    real = sha256(path)
-    if real != stated:
-        raise CommandExecutionError(
-            f"{path}: sha256 is {real}, but {path}.sha256 says {stated}; refused"
-        )
     os.makedirs(releases, exist_ok=True)
     for left in os.listdir(releases):
         if left.startswith(".unpack-"):
             shutil.rmtree(os.path.join(releases, left), ignore_errors=True)
     aside = tempfile.mkdtemp(prefix=".unpack-", dir=releases)
+    path = f"{name}-{version}.tar.gz"
     try:
+        path, said = artifact(name, version)
+        if path is None:
+            if not source:
+                raise CommandExecutionError(
+                    f"{name}-{version}.tar.gz is neither installed nor in dist/: run"
+                    f" 'make deploy VERSION={version}' from where the store is reached, or 'make artifact'"
+                    " and apply again if it is this checkout's own"
+                )
+            if not stated:
+                raise CommandExecutionError(
+                    f"pillar {name}:release:source needs {name}:release:sha256, so that what comes is"
+                    " what was meant"
+                )
+            path = fetch(name, version, source, aside, signed=bool(signers))
+        real = sha256(path)
+        for wanted, where in ((said, f"{path}.sha256"), (stated, f"pillar {name}:release:sha256")):
+            if wanted and real != wanted:
+                raise CommandExecutionError(
+                    f"{path}: sha256 is {real}, but {where} says {wanted}; refused"
+                )
+        if signers:
+            verify(path, f"{path}.sig", signers, name)
         with tarfile.open(path) as archive:
-            _unpack(archive, aside)
+            members = archive.getmembers()
+            _has_room(members, releases, path)
+            _unpack(archive, members, aside)
         top = os.path.join(aside, f"{name}-{version}")
-        if not os.path.isfile(os.path.join(top, "release.json")):
-            raise CommandExecutionError(f"{path}: holds no {name}-{version}/release.json; refused")
+        _fits(top, path, f"{name}-{version}")
         with open(os.path.join(top, "artifact.sha256"), "w", encoding="ascii") as file:
             file.write(f"{real}\n")
+        # Patiently: the instances that serve meanwhile come first.
+        words = ["nice", "-n", "19", "/usr/bin/python3", "-I", "-m", "compileall", "-q"]
         subprocess.run(
-            ["/usr/bin/python3", "-I", "-m", "compileall", "-q", os.path.join(top, "lib")],
+            [*words, os.path.join(top, "lib")],
             check=False,
             capture_output=True,
             timeout=300,
         )
         os.chmod(top, 0o755)
-        subprocess.run(["sync", "-f", top], check=False, timeout=120)
+        _to_disk(top)
         os.rename(top, target)
+        _fsync(releases)
     # A cut-off gzip stream is an EOFError, a damaged one a zlib.error: neither is an OSError.
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
         raise CommandExecutionError(
@@ -210,13 +343,100 @@ def install(name, root, version):
     return True
 
 
-def _unpack(archive, folder):
+def _same(name, root, version, stated, signers):
+    """Refuse an installed release where what is carried or stated under its version is another one,
+    or is signed by nobody who may."""
+    path, said = artifact(name, version)
+    real = stored_sha256(root, version)
+    for wanted, where in ((said, f"{path}.sha256"), (stated, f"pillar {name}:release:sha256")):
+        if real and wanted and real != wanted:
+            raise CommandExecutionError(
+                f"{version} is installed here with sha256 {real}, but {where} says {wanted}: a version never"
+                " changes; refused, nothing was changed"
+            )
+    if signers and path and os.path.isfile(f"{path}.sig"):
+        if real and sha256(path) != real:
+            raise CommandExecutionError(f"{path}: sha256 is not {real}, as installed; refused")
+        verify(path, f"{path}.sig", signers, name)
+
+
+def _to_disk(folder):
     """
-    Every member of a tar archive under ``folder``, owned by who unpacks it; TarError before the
+    All of ``folder`` is on the disk: after a power cut, what is current is whole. File by file, for
+    flushing the whole file system would hold up the store that may be on it (each acknowledged
+    count waits for its own flush); many at a time, for one by one each would wait for the journal.
+    """
+    places = [place for place, _, _ in os.walk(folder)]
+    files = [os.path.join(place, name) for place, _, names in os.walk(folder) for name in names]
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        list(pool.map(_fsync, [*files, *places]))
+
+
+def _fsync(path):
+    # Not whole.sync: Salt's loader lets no two threads at once into a function of another module.
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _has_room(members, folder, path):
+    """Refuse before the first byte is written where it would fill the disk that instances run on."""
+    stat = os.statvfs(folder)
+    needed = sum(member.size for member in members) * _COMPILED + _SPARE
+    free = stat.f_bavail * stat.f_frsize
+    if free < needed:
+        raise CommandExecutionError(
+            f"{path} needs {needed / 1e6:.0f} MB in {folder}, but {free / 1e6:.0f} MB are free; nothing"
+            " was changed: make room, or keep fewer releases (pillar counter:keep)"
+        )
+    # Some file systems count no files: they say 0.
+    if stat.f_files and stat.f_favail < len(members) * _COMPILED:
+        raise CommandExecutionError(
+            f"{path} has {len(members)} files, but {folder} has room for {stat.f_favail} more; nothing"
+            " was changed"
+        )
+
+
+def _fits(top, path, own):
+    """Refuse what is no release, another one, or one that this machine cannot run."""
+    try:
+        with open(os.path.join(top, "release.json"), encoding="utf-8") as file:
+            told = json.load(file)
+        if not isinstance(told, dict):
+            raise ValueError("not an object")
+    except (OSError, ValueError) as error:
+        raise CommandExecutionError(
+            f"{path}: holds no {own}/release.json that can be read ({error}); refused"
+        ) from None
+    if told.get("python"):
+        done = subprocess.run(
+            ["/usr/bin/python3", "-I", "-c", "import sys; print('%d.%d' % sys.version_info[:2])"],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        here = done.stdout.strip()
+        if here not in told["python"]:
+            raise CommandExecutionError(
+                f"{path}: needs Python {' or '.join(told['python'])}; /usr/bin/python3 of this machine"
+                f" is {here or 'missing'}; refused, nothing was changed"
+            )
+    machine = f"{os.uname().sysname.lower()}-{os.uname().machine}"
+    if told.get("platform") not in (None, "any", machine):
+        raise CommandExecutionError(
+            f"{path}: is for {told['platform']}, this machine is {machine}; refused, nothing was changed"
+        )
+
+
+def _unpack(archive, members, folder):
+    """
+    The members of a tar archive under ``folder``, owned by who unpacks it; TarError before the
     first one is written when any is not a plain file or folder inside of it. Python 3.11.2 of
     Debian 12 has no extraction filters (PEP 706), so what they refuse is refused here.
     """
-    members = archive.getmembers()
     for member in members:
         if member.name.startswith("/") or ".." in member.name.split("/"):
             raise tarfile.TarError(f"member {member.name!r} is outside of the archive's own folder")
@@ -251,8 +471,24 @@ def _link(folder, target):
     os.rename(f"{link}.new", link)
 
 
-def prune(root, keep=KEEP):
-    """Remove all but the newest ``keep`` releases; those in use stay. Returns what went.
+def stored_sha256(root, version):
+    """SHA-256 of the stored artifact that ``version`` was unpacked from, as /version shows it; None
+    when that was not recorded.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call release.stored_sha256 /opt/counter 0.1.0
+    """
+    text = _text(os.path.join(root, "releases", _name(version), "artifact.sha256"))
+    return text.split()[0] if text and text.strip() else None
+
+
+def prune(root, keep=KEEP, protect=(), proven=()):
+    """
+    Remove all but the newest ``keep`` releases; those in use, and those in ``protect``, stay. What is not
+    ``proven`` goes before what is. Returns what went.
 
     CLI Example:
 
@@ -262,11 +498,12 @@ def prune(root, keep=KEEP):
     """
     used = {
         *running(root).values(),
-        os.path.basename(os.readlink(f"{_folder(root, 'new')}/release")),
+        *protect,
         # What an interrupted roll would go back to.
-        *(json.loads(text)[0] for number in running(root) if (text := _good(root, number))),
+        *(good[0] for number in running(root) if (good := _good(root, number))),
     }
     spare = [version for version in installed(root) if version not in used]
+    spare.sort(key=lambda version: version in proven)
     gone = spare[:-keep] if keep else spare
     for version in gone:
         # Renamed first: half a release must never look like a whole one. install() sweeps what a
@@ -305,24 +542,33 @@ def started_with(root, instance):
 
 def set_instance(root, instance, version, environment):
     """
-    Point ``instance`` to ``version`` and write its environment file. Returns what was before,
-    ``(version, text of the environment file)``, for going back by :py:func:`reset_instance`.
+    Point ``instance`` to ``version`` and write its environment file; for going back by
+    :py:func:`reset_instance`, returns what :py:func:`before` says before it.
     """
-    folder = _folder(root, instance)
-    os.makedirs(folder, exist_ok=True)
-    before = (running(root).get(str(instance)), _text(os.path.join(folder, "env")))
-    good = _good(root, instance)
-    if good is not None and started_with(root, instance) is None:
-        # A roll was interrupted half-way: what it tried is nothing to go back to.
-        before = tuple(json.loads(good))
+    was = before(root, instance)
+    os.makedirs(_folder(root, instance), exist_ok=True)
     text = "".join(f'{key}="{_quoted(value)}"\n' for key, value in sorted(environment.items()))
-    _replace(folder, version, text)
-    return before
+    _replace(_folder(root, instance), version, text)
+    return was
+
+
+def before(root, instance):
+    """
+    What ``instance`` is set to: ``(version, text of the environment file, fingerprint, that of the files
+    it used)``, the last two None where they are not known.
+    """
+    started, good = started_with(root, instance), _good(root, instance)
+    if good is not None and started is None:
+        # A roll was interrupted half-way: what it tried is nothing to go back to.
+        return good
+    used = good[3] if good and good[2] == started else None
+    text = _text(os.path.join(_folder(root, instance), "env"))
+    return running(root).get(str(instance)), text, started, used
 
 
 def reset_instance(root, instance, before):
     """Undo :py:func:`set_instance`."""
-    version, text = before
+    version, text, *_ = before
     if version is not None:
         _replace(_folder(root, instance), version, text or "")
 
@@ -343,7 +589,9 @@ def _text(path):
 
 
 def _good(root, instance):
-    return _text(os.path.join(_folder(root, instance), "good"))
+    """What ``instance`` last proved itself on, as :py:func:`set_instance` returns it, or None."""
+    text = _text(os.path.join(_folder(root, instance), "good"))
+    return None if text is None else tuple([*json.loads(text), None, None][:4])
 
 
 def _replace(folder, version, text):
@@ -352,23 +600,21 @@ def _replace(folder, version, text):
     started = os.path.join(folder, "started")
     if os.path.exists(started):
         os.unlink(started)
-    with open(os.path.join(folder, "env.new"), "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.rename(os.path.join(folder, "env.new"), os.path.join(folder, "env"))
+    # Not written again where it is the same: so the way back is open when the disk is full.
+    if _text(os.path.join(folder, "env")) != text:
+        __salt__["whole.write"](os.path.join(folder, "env"), text, mode=0o644)
     _link(folder, f"../../releases/{version}")
 
 
-def mark_started(root, instance, value):
-    """Remember the fingerprint that ``instance`` now runs on, and what that is, to go back to."""
-    good = [running(root).get(str(instance)), _text(os.path.join(_folder(root, instance), "env"))]
+def mark_started(root, instance, value, uses=()):
+    """
+    Remember the fingerprint that ``instance`` now runs on, and what that is, to go back to.
+    ``uses``: the files that it loaded.
+    """
+    text = _text(os.path.join(_folder(root, instance), "env"))
+    good = [running(root).get(str(instance)), text, value, fingerprint(root, None, None, uses)]
     path = os.path.join(_folder(root, instance), "good")
-    with open(f"{path}.new", "w", encoding="utf-8") as file:
-        json.dump(good, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.rename(f"{path}.new", path)
+    __salt__["whole.write"](path, json.dumps(good), mode=0o644)
     with open(os.path.join(_folder(root, instance), "started"), "w", encoding="ascii") as file:
         file.write(value)
 

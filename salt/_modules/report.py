@@ -4,6 +4,7 @@ How the services of this machine are: for ``make status`` and for the end of ``m
 Each formula says in its own ``status.yaml.j2`` what there is to ask; this module knows no service.
 """
 
+import concurrent.futures
 import re
 import subprocess
 
@@ -64,10 +65,45 @@ def _memory(group):
     return round(total / 1024, 1)
 
 
+def _one(name, unit, ask, metric, logs):
+    """One row of :py:func:`services`."""
+    state = _properties(unit)
+    active = f"{state.get('ActiveState', '?')}"
+    health = "ok"
+    if active != "active":
+        health = "down"
+    elif "health" in ask:
+        try:
+            code, said = _run(ask["health"])
+            if code:
+                health = (said.splitlines() or ["failed"])[-1][:60]
+        except subprocess.TimeoutExpired:
+            health = "no answer in 10 s"
+    try:
+        version = _run(ask["version"])[1] if "version" in ask else ""
+    except subprocess.TimeoutExpired:
+        version = "?"
+    return {
+        "service": name,
+        "unit": unit,
+        "state": active,
+        "version": version.splitlines()[0] if version else "",
+        "port": str(ask.get("port", "")),
+        "health": health,
+        "memory": _memory(state.get("ControlGroup", "")) if active == "active" else None,
+        "restarts": int(state.get("NRestarts") or 0),
+        "metric": metric,
+        "logs": logs,
+        "well": active == "active" and health == "ok",
+    }
+
+
 def services():
     """
     Every service of this machine: ``[{service, unit, state, version, port, health, memory,
-    restarts, well}]``; ``memory`` in MiB, ``health`` is ``ok`` or what went wrong.
+    restarts, metric, logs, well}]``; ``memory`` in MiB, ``health`` is ``ok`` or what went wrong,
+    ``metric`` the one by which the monitor knows that the service is measured, ``logs`` the names of
+    its central logs.
 
     CLI Example:
 
@@ -75,38 +111,19 @@ def services():
 
         salt-call report.services
     """
-    found = []
-    for name, units in __salt__["formula.collect"]("status.yaml.j2").items():
-        for unit, ask in units.items():
-            state = _properties(unit)
-            active = f"{state.get('ActiveState', '?')}"
-            health = "ok"
-            if active != "active":
-                health = "down"
-            elif "health" in ask:
-                try:
-                    code, said = _run(ask["health"])
-                    if code:
-                        health = (said.splitlines() or ["failed"])[-1][:60]
-                except subprocess.TimeoutExpired:
-                    health = "no answer in 10 s"
-            try:
-                version = _run(ask["version"])[1] if "version" in ask else ""
-            except subprocess.TimeoutExpired:
-                version = "?"
-            found.append(
-                {
-                    "service": name,
-                    "unit": unit,
-                    "state": active,
-                    "version": version.splitlines()[0] if version else "",
-                    "port": str(ask.get("port", "")),
-                    "health": health,
-                    "memory": _memory(state.get("ControlGroup", ""))
-                    if active == "active"
-                    else None,
-                    "restarts": int(state.get("NRestarts") or 0),
-                    "well": active == "active" and health == "ok",
-                }
-            )
-    return found
+    measured = __salt__["metrics.collect"]()
+    logs = __salt__["formula.collect"]("logs.yaml.j2")
+    asked = [
+        (
+            name,
+            unit,
+            ask,
+            measured[name]["shown"][0] if name in measured else None,
+            sorted(logs.get(name) or {}),
+        )
+        for name, units in __salt__["formula.collect"]("status.yaml.j2").items()
+        for unit, ask in units.items()
+    ]
+    # Each waits for other programs most of the time.
+    with concurrent.futures.ThreadPoolExecutor(max_workers=8) as pool:
+        return list(pool.map(lambda words: _one(*words), asked))

@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 import secrets
-import tempfile
+import subprocess
 
 from salt.exceptions import CommandExecutionError
 
@@ -51,18 +51,7 @@ def exists(name):
 
 def _write(target, value):
     """Whole or not at all, and never readable by anybody else."""
-    os.makedirs(FOLDER, mode=0o700, exist_ok=True)
-    handle, staged = tempfile.mkstemp(dir=FOLDER)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(value)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(staged, 0o600)
-        os.rename(staged, target)
-    except BaseException:
-        os.unlink(staged)
-        raise
+    __salt__["whole.write"](target, value, folder_mode=0o700)
 
 
 def _given(name):
@@ -87,8 +76,18 @@ def _read(target):
         return None
 
 
-def pending(name):
-    """What :py:func:`ensure` would do with ``name``: ``make``, ``replace`` or None.
+def _made(kind, size):
+    if kind == "age":
+        # An identity of age(1), with its public half in a comment.
+        return subprocess.run(
+            ["age-keygen"], capture_output=True, text=True, timeout=30, check=True
+        ).stdout
+    return secrets.token_urlsafe(size)
+
+
+def pending(name, kind="random"):
+    """
+    What :py:func:`ensure` would do with ``name``: ``make``, ``replace`` or None. ``kind`` as there.
 
     CLI Example:
 
@@ -97,15 +96,24 @@ def pending(name):
         salt-call secret.pending redis-counter
     """
     now, given = _read(path(name)), _given(name)
+    if now is None and given is None and kind == "given":
+        raise CommandExecutionError(
+            f"pillar secrets:{name}: is missing, and no machine can make it up: give it in encrypted"
+            f" pillar (docs/secrets.md), or put it into {path(name)}"
+        )
     if now is None:
         return "make"
     return "replace" if given is not None and given != now else None
 
 
-def ensure(name, size=32):
+def ensure(name, size=32, kind="random"):
     """
-    Make sure that secret ``name`` is here: the pillar's value where it gives one, else ``size``
-    random bytes as URL-safe text, made once. Returns what was done: ``make``, ``replace``, None.
+    Make sure that secret ``name`` is here: the pillar's value where it gives one, else what ``kind``
+    says, made once. Returns what was done: ``make``, ``replace``, None.
+
+    kind
+        ``random``: ``size`` random bytes as URL-safe text. ``age``: an identity of age(1). ``given``:
+        it cannot be made, so without a value that is an error
 
     A replaced value stays beside the new one (``NAME.previous``) until :py:func:`forget`, so that
     both are accepted while its users are moved.
@@ -116,12 +124,17 @@ def ensure(name, size=32):
 
         salt-call secret.ensure redis-counter
     """
-    todo = pending(name)
+    todo = pending(name, kind)
     if todo == "replace":
         _write(path(name) + ".previous", _read(path(name)))
     if todo:
-        _write(path(name), _given(name) or secrets.token_urlsafe(size))
+        _write(path(name), _given(name) or _made(kind, size))
     return todo
+
+
+def keep(name, value):
+    """Put ``value``, made by another module (a CA's key), under ``name`` in place of what is there."""
+    _write(path(name), value)
 
 
 def rotate(name, size=32):
@@ -141,8 +154,17 @@ def rotate(name, size=32):
         raise CommandExecutionError(
             f"secret {name} is given by the pillar: change it there and apply"
         )
-    if not os.path.exists(path(name) + ".previous"):
-        _write(path(name) + ".previous", _read(path(name)))
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", _read(path(name))):
+        raise CommandExecutionError(
+            f"secret {name} is a key with a form of its own, not random text: it is replaced where it"
+            " was made (its formula's README.md says how)"
+        )
+    before = _read(path(name) + ".previous")
+    if before is None:
+        before = _read(path(name))
+        _write(path(name) + ".previous", before)
+    if before == _read(path(name)):
+        # Also of a rotation that was killed between its two writes.
         _write(path(name), secrets.token_urlsafe(size))
     return True
 

@@ -66,10 +66,25 @@ def address(clients, name=None):
     return found[name]["address"]
 
 
-def servers(role, port, count=None):
+def elsewhere(clients, name=None):
     """
-    Instances of a service on all machines with ``role`` as this machine reaches them:
-    ``[{name, address, port}]``, names ``MACHINE-N``, ports from ``port`` up.
+    Whether a service on machine ``name`` (this one by default), whose users are the machines with
+    role ``clients``, is used from any other machine; see :py:func:`address`.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call topology.elsewhere edge
+    """
+    return address(clients, name) != "127.0.0.1"
+
+
+def servers(role, port, tunnel_port, count=None):
+    """
+    Instances of a service on all machines with ``role`` as this machine reaches them: ``[{name,
+    machine, address, port, tls}]``, names ``MACHINE-N``. Its own on loopback, ports from ``port``
+    up; those of other machines by TLS (salt/stunnel), ports from ``tunnel_port`` up.
 
     count
         instances on each machine; by default one a core (the topology's ``cpus``, or this
@@ -79,13 +94,16 @@ def servers(role, port, count=None):
 
     .. code-block:: bash
 
-        salt-call topology.servers app 8001
+        salt-call topology.servers app 8001 8443
     """
+    own = __pillar__["machine"]["name"]
     return [
         {
             "name": f"{one['name']}-{index + 1}",
-            "address": address("edge", one["name"]),
-            "port": port + index,
+            "machine": one["name"],
+            "address": "127.0.0.1" if one["name"] == own else one["address"],
+            "port": (port if one["name"] == own else tunnel_port) + index,
+            "tls": one["name"] != own,
         }
         for one in machines(role)
         for index in range(instances(one, count))
@@ -121,6 +139,9 @@ def names():
     own = machine()
     dns = {__pillar__["topology"]["domain"], own["name"], "localhost"}
     addresses = {own["address"], "127.0.0.1"}
+    # In a cloud, clients come to another address than the other machines do.
+    if own.get("public"):
+        addresses.add(own["public"])
     return {"dns": sorted(dns), "ip": sorted(addresses)}
 
 

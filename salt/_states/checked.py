@@ -10,6 +10,8 @@ What a service has loaded is remembered, so an apply that was killed between swa
 finished by the next one; no ``watch`` is needed.
 """
 
+import contextlib
+import hashlib
 import time
 
 from salt.exceptions import CommandExecutionError
@@ -94,6 +96,7 @@ def service(
     ready_timeout=30,
     instance="1",
     before=None,
+    follows=None,
 ):
     """
     A service that is enabled and runs on exactly these files.
@@ -117,6 +120,10 @@ def service(
         shell command that runs once the files are accepted and just before anything changes, not
         when nothing does; when it fails nothing is changed. What it says is part of the comment
 
+    follows
+        the unit that starts and stops this one by itself: it is not started while that one is not
+        active, and not enabled at boot
+
     .. code-block:: yaml
 
         haproxy running:
@@ -138,13 +145,16 @@ def service(
     def systemctl(*words):
         return __salt__["checked.systemctl"](*words)
 
+    led = follows is not None
+    may_start = not led or systemctl("is-active", follows)[0] == 0
+
     said = ""
     if test or before:
         active = systemctl("is-active", name)[0] == 0
         # Also what an apply that was killed after the swap has left to do.
         now = __salt__["checked.digests"]([*wanted, *(uses or ())])
         pending = now != __salt__["checked.loaded"](name)
-        to_do = bool(changes or pending or not active)
+        to_do = bool(changes or pending or (may_start and not active))
     if test:
         if to_do:
             how = "reloaded" if reload and active else "restarted" if active else "started"
@@ -166,14 +176,18 @@ def service(
                 "comment": f"nothing was changed: {said}",
             }
 
-    if extra:
-        # The service has these loaded still: to be known also by an apply after one that was
-        # killed when they were gone and the service not yet told.
-        known = {**__salt__["checked.loaded"](name), **__salt__["checked.digests"](extra)}
-        __salt__["checked.mark_loaded"](name, known)
+    # Until it is told, nobody can say what the service has loaded of these: an apply that is killed
+    # between here and the end may or may not have reloaded it, and the next one may want the files
+    # back that it was known to run on.
+    known = __salt__["checked.loaded"](name)
+    moving = [path for path in changes if path not in wanted or _other(path, wanted[path])]
     try:
+        if moving:
+            __salt__["checked.mark_loaded"](name, {**known, **dict.fromkeys(moving, "unknown")})
         replaced = __salt__["checked.swap"]({p: wanted[p] for p in changes if p in wanted}, extra)
     except (CommandExecutionError, OSError) as error:
+        with contextlib.suppress(OSError):
+            __salt__["checked.mark_loaded"](name, known)
         return {**ret, "result": False, "comment": f"nothing was changed: {error}"}
 
     now = __salt__["checked.digests"]([*wanted, *(uses or ())])
@@ -189,7 +203,10 @@ def service(
         or any(__salt__["checked.matches"](path, restart_on or ()) for path in moved)
     )
     action = None
-    if not active:
+    if not active and not may_start:
+        # It loads them when it is started.
+        pass
+    elif not active:
         action = "start"
         # A unit that failed too often refuses to start until it is told that things changed.
         systemctl("reset-failed", name)
@@ -207,6 +224,8 @@ def service(
                 again = _act(
                     name, "restart" if restart or not active else action, ready, ready_timeout
                 )
+                if not again:
+                    __salt__["checked.mark_loaded"](name, known)
                 after = "the previous configuration is back" + (
                     f", but with it: {again}" if again else " and in use"
                 )
@@ -227,12 +246,17 @@ def service(
         )
     elif was != now:
         __salt__["checked.mark_loaded"](name, now)
-    if systemctl("is-enabled", name)[0] != 0:
+    if not led and systemctl("is-enabled", name)[0] != 0:
         code, said = systemctl("enable", name)
         if code:
             return {**ret, "result": False, "comment": f"cannot be enabled: {said}"}
         ret["changes"] = {**ret["changes"], f"{name} at boot": "enabled"}
     return ret
+
+
+def _other(path, spec):
+    """Whether the file has other content than it is to have, not only another owner or mode."""
+    return __salt__["checked.digests"]([path])[path] != hashlib.sha256(spec["data"]).hexdigest()
 
 
 def _act(name, action, ready, timeout):

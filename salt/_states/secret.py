@@ -1,5 +1,7 @@
 """Secrets that a machine makes for itself; see the execution module of the same name."""
 
+import subprocess
+
 from salt.exceptions import CommandExecutionError
 
 __virtualname__ = "secret"
@@ -9,10 +11,10 @@ def __virtual__():
     return __virtualname__
 
 
-def present(name):
+def present(name, kind="random"):
     """
     Secret ``name`` exists: the pillar's (``secrets:NAME``, encrypted) where it gives one, else made
-    at random once. Never shown.
+    once: at random, or as ``kind`` says (``secret.ensure``). Never shown.
 
     .. code-block:: yaml
 
@@ -23,13 +25,13 @@ def present(name):
     ret = {"name": name, "changes": {}, "result": True, "comment": "is there"}
     words = {"make": "made", "replace": "replaced by the pillar's"}
     try:
-        todo = __salt__["secret.pending"](name)
+        todo = __salt__["secret.pending"](name, kind)
         if todo is None:
             return ret
         ret["changes"] = {name: words[todo]}
         if __opts__["test"]:
             return {**ret, "result": None, "comment": f"would be {words[todo]}"}
-        __salt__["secret.ensure"](name)
-    except (CommandExecutionError, OSError) as error:
+        __salt__["secret.ensure"](name, kind=kind)
+    except (CommandExecutionError, OSError, subprocess.SubprocessError) as error:
         return {**ret, "changes": {}, "result": False, "comment": str(error)}
     return {**ret, "comment": f"{words[todo]} in {__salt__['secret.path'](name)}"}

@@ -2,6 +2,7 @@
 {% from 'base/map.jinja' import base with context %}
 
 include:
+  - base.apt
   - base.system
   - base.kernel
   - base.limits

@@ -1,4 +1,5 @@
-# Whether files of packages are still what they were: Debian's debsums, on systemd's clock.
+# Whether files of packages are still what they were: Debian's debsums, on systemd's clock; and how
+# wide they are open. After every package of this formula, for they bring folders.
 {% from 'base/map.jinja' import base with context %}
 
 debsums package:
@@ -19,3 +20,9 @@ files of packages are compared:
         - sh -n {staged}/etc/default/debsums
     - require:
       - pkg: debsums package
+
+# Last: a package that another formula installs brings files of its own, or widens these again.
+files of packages open no wider than needed:
+  modes.at_most:
+    - order: last
+    - paths: {{ base.permissions | json }}

@@ -12,7 +12,3 @@ core dumps off for sessions and services:
         - salt://base/files/lines.py {staged}/etc/security/limits.d/60-stack.conf '\S+ (hard|soft|-) core 0'
         - salt://base/files/known_keys.py {staged}/etc/systemd/system.conf.d/60-stack.conf
         - salt://base/files/known_keys.py {staged}/etc/systemd/coredump.conf.d/60-stack.conf
-
-files of packages open no wider than needed:
-  modes.at_most:
-    - paths: {{ base.permissions | json }}

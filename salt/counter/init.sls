@@ -4,11 +4,22 @@
 {% from 'redis/map.jinja' import redis with context %}
 {% set version = salt['release.choose'](counter.name, counter.root, counter.version) %}
 {% set store = salt['topology.machines']('store')[0] %}
+{% set store_tls = salt['topology.elsewhere']('app', store.name) %}
+{% set files = counter.over_tls.files if store_tls else {} %}
 {% set check = haproxy.backend.check %}
-{% if counter.drain_seconds < salt['formula.seconds'](check.interval) * check.fall + 1 %}
-{{ salt['formula.refuse']('pillar counter:drain_seconds: ' ~ counter.drain_seconds ~ ' is too short: the edge needs haproxy:backend:check interval x fall + 1 s = ' ~ (salt['formula.seconds'](check.interval) * check.fall + 1) ~ ' s to see that an instance drains') }}
+{% set noticed = salt['formula.seconds'](check.interval) * 2 + 1 %}
+{% if counter.drain_seconds < noticed %}
+{{ salt['formula.refuse']('pillar counter:drain_seconds: ' ~ counter.drain_seconds ~ ' is too short: the edge needs two haproxy:backend:check:interval + 1 s = ' ~ noticed ~ ' s to see that an instance drains') }}
+{% endif %}
+{% if counter.release.sha256 and not counter.version %}
+{{ salt['formula.refuse']('pillar counter:release:sha256: is of one artifact, so counter:version must say which') }}
 {% endif %}
 {% set unit = '/etc/systemd/system/' ~ counter.name ~ '@.service' %}
+
+{% if store_tls %}
+include:
+  - pki
+{% endif %}
 
 {{ counter.name }} runtime:
   pkg.installed:
@@ -28,7 +39,9 @@
     - name: {{ counter.name }}
     - root: {{ counter.root }}
     - version: {{ version }}
-    - keep: {{ counter.keep }}
+    - source: {{ counter.release.source | json }}
+    - sha256: {{ counter.release.sha256 | json }}
+    - signers: {{ counter.release.signers | json }}
     - require:
       - pkg: {{ counter.name }} runtime
 
@@ -38,6 +51,8 @@
         {{ unit }}: {source: salt://counter/files/unit.j2}
     - context:
         counter: {{ counter | json }}
+        files: {{ files | json }}
+        tunnels: {{ salt['topology.elsewhere']('edge') | json }}
     # Not an instance that runs: the one that release.installed points to the new release.
     - instance: new
     - require:
@@ -49,7 +64,7 @@
     - root: {{ counter.root }}
     - version: {{ version }}
     - instances: {{ salt['topology.instances'](count=counter.instances) }}
-    - address: {{ salt['topology.address']('edge') }}
+    - address: 127.0.0.1
     - port: {{ counter.port }}
     - health: {{ counter.health.ready }}
     - timeout: {{ counter.ready_seconds }}
@@ -64,14 +79,24 @@
     - values:
         machine: {{ salt['topology.machine']().name }}
         store: {{ salt['topology.address']('app', store.name) }}
-        store_port: {{ redis.port }}
+        store_scheme: {{ 'rediss' if store_tls else 'redis' }}
+        store_port: {{ redis.tls_port if store_tls else redis.port }}
         drain_seconds: {{ counter.drain_seconds }}
         finish_seconds: {{ counter.finish_seconds }}
-    - environment: {{ counter.environment | json }}
+    - environment: {{ dict(counter.environment, **(counter.over_tls.environment if store_tls else {})) | json }}
+    - probation: {{ counter.probation_seconds }}
+    - hooks: {{ counter.hooks | json }}
+    - keep: {{ counter.keep }}
     - uses:
         - {{ unit }}
         {% for secret in counter.credentials.values() | unique %}
         - {{ salt['secret.path'](secret) }}
         {% endfor %}
+        {% for path in files.values() %}
+        - {{ path }}
+        {% endfor %}
     - require:
       - checked: {{ counter.name }} unit
+      {% if store_tls %}
+      - pki: machine certificate
+      {% endif %}

@@ -10,7 +10,9 @@ firewalld does not start before it has its rules:
 
 firewalld packages:
   pkg.installed:
-    - pkgs: [firewalld, nftables]
+    # Without what Debian recommends: iptables and ipset, for it writes nftables; python3-cap-ng, for
+    # the unit bounds its capabilities.
+    - pkgs: [firewalld, nftables, python3-nftables]
     - require:
       - service: firewalld does not start before it has its rules
 

@@ -1,9 +1,14 @@
 # The edge: package, certificate, then the service on its checked configuration.
 {% from 'haproxy/map.jinja' import haproxy with context %}
 {% from 'counter/map.jinja' import counter with context %}
+{% set servers = salt['topology.servers']('app', counter.port, counter.tunnel_port, counter.instances) %}
+{% set elsewhere = servers | selectattr('tls') | list | length > 0 %}
 
 include:
   - haproxy.tls
+  {%- if elsewhere %}
+  - pki
+  {%- endif %}
 
 haproxy package:
   pkg.installed:
@@ -16,15 +21,20 @@ haproxy running:
     - name: haproxy
     - files:
         /etc/haproxy/haproxy.cfg: {source: salt://haproxy/files/haproxy.cfg.j2}
-        {% for status in [400, 403, 408, 429, 500, 502, 503, 504] %}
+        {% for status in [400, 403, 408, 500, 502, 503, 504] %}
         /etc/haproxy/errors/{{ status }}.http: {source: salt://haproxy/files/errors/{{ status }}.http}
         {% endfor %}
+        # Says when to come back, which is a setting.
+        /etc/haproxy/errors/429.http: {source: salt://haproxy/files/errors/429.http.j2}
         /etc/systemd/system/haproxy.service.d/hardening.conf: {source: salt://haproxy/files/hardening.conf}
+        {%- if elsewhere %}
+        /etc/systemd/system/haproxy.service.d/pki.conf: {source: salt://pki/files/member.conf}
+        {%- endif %}
     - context:
         haproxy: {{ haproxy | json }}
         # The application's own setting: 200 = take requests, 404 = draining, else down.
         health: {{ counter.health.ready }}
-        servers: {{ salt['topology.servers']('app', counter.port, counter.instances) | json }}
+        servers: {{ servers | json }}
         trusted: {{ salt['topology.trusted']() | json }}
         machine:
           name: {{ salt['topology.machine']().name }}
@@ -35,6 +45,11 @@ haproxy running:
     - uses:
         - {{ haproxy.tls.directory }}/site.pem
         - {{ haproxy.tls.directory }}/site.pem.key
+        {%- if elsewhere %}
+        {%- for path in salt['pki.paths']().values() %}
+        - {{ path }}
+        {%- endfor %}
+        {%- endif %}
     - reload: true
     # `systemctl reload` succeeds even when the new process did not start and the old one goes on.
     - ready: salt://haproxy/files/loaded.py /run/haproxy-admin/master.sock
@@ -42,3 +57,6 @@ haproxy running:
     - require:
       - pkg: haproxy package
       - sls: haproxy.tls
+      {%- if elsewhere %}
+      - pki: machine certificate
+      {%- endif %}

@@ -3,6 +3,13 @@
 {% from 'haproxy/map.jinja' import haproxy with context %}
 {% set names = salt['topology.names']() %}
 
+ca folder:
+  file.directory:
+    - name: /etc/stack/pki
+    # Certificates are nobody's secret; the key beside them is root's alone.
+    - mode: '0755'
+    - makedirs: true
+
 {% if haproxy.tls.certificate %}
 certificate folder:
   file.directory:
@@ -22,17 +29,20 @@ site certificate:
           contents: {{ haproxy.tls.certificate | json }}
         {{ haproxy.tls.directory }}/site.pem.key:
           {from_secret: {{ haproxy.tls.key }}, group: haproxy, mode: '0640'}
+        # For clients, in place of ca.pem, which may still be there and is not this certificate's.
+        /etc/stack/pki/site.pem:
+          contents: {{ haproxy.tls.certificate | json }}
     - checks:
         - salt://haproxy/files/check-certificate {staged}{{ haproxy.tls.directory }}/site.pem
+        - openssl x509 -in {staged}/etc/stack/pki/site.pem -noout
     - require:
+      - file: ca folder
       - file: certificate folder
       - secret: certificate key given
 {% else %}
-ca folder:
-  file.directory:
-    - name: /etc/stack/pki
-    - mode: '0700'
-    - makedirs: true
+certificate given no longer:
+  file.absent:
+    - name: /etc/stack/pki/site.pem
 
 certificate folder:
   file.directory:

@@ -1,5 +1,11 @@
 # Redis, durable and closed: package, passwords, then the service on its checked configuration.
 {% from 'redis/map.jinja' import redis with context %}
+{% set tls = salt['topology.elsewhere']('app') %}
+
+{% if tls %}
+include:
+  - pki
+{% endif %}
 
 redis package:
   pkg.installed:
@@ -17,12 +23,14 @@ redis password of {{ user }}:
       - checked: redis running
 {% endfor %}
 
-redis-admin command:
+redis commands:
   checked.files:
     - files:
         /usr/local/sbin/redis-admin: {source: salt://redis/files/redis-admin, mode: '0755'}
+        /usr/local/sbin/redis-reload: {source: salt://redis/files/redis-reload, mode: '0755'}
     - checks:
         - sh -n {staged}/usr/local/sbin/redis-admin
+        - sh -n {staged}/usr/local/sbin/redis-reload
 
 redis running:
   checked.service:
@@ -32,17 +40,25 @@ redis running:
         # Hashes of passwords, so not for everybody's eyes.
         /etc/redis/users.acl: {source: salt://redis/files/users.acl.j2, mode: '0640', group: redis, secret: true}
         /etc/systemd/system/redis-server.service.d/stack.conf: {source: salt://redis/files/unit.conf}
+        {%- if tls %}
+        /etc/systemd/system/redis-server.service.d/tls.conf: {source: salt://pki/files/member.conf}
+    - uses: {{ salt['pki.paths']().values() | list | json }}
+        {%- endif %}
     - context:
         redis: {{ redis | json }}
+        tls: {{ tls | json }}
         address: {{ salt['topology.address']('app') }}
     # redis-server has no check mode: the new configuration is started on a scratch folder.
     - checks:
         - salt://redis/files/check {staged}
-    # Users are reread (ACL LOAD); the rest Redis reads only at its start.
+    # Users and the certificate are reread (redis-reload); the rest Redis reads only at its start.
     - reload: true
     - restart_on: [/etc/redis/redis.conf]
     - ready: redis-admin PING | grep -qx PONG
     - require:
       - pkg: redis package
       - secret: redis administrator's password
-      - checked: redis-admin command
+      - checked: redis commands
+      {%- if tls %}
+      - pki: machine certificate
+      {%- endif %}

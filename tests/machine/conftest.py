@@ -8,15 +8,36 @@ when they fail.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+import turns
 from lab_machine import ROOT, KitchenLab, Lab
+from xdist.scheduler import LoadScopeScheduling
 
 # TEST_TOPOLOGIES chooses others of one machine: TEST_TOPOLOGIES=dev make test
 TOPOLOGIES = os.environ.get("TEST_TOPOLOGIES", "dev dev12").split()
 if "KITCHEN_HOSTNAME" in os.environ:
     TOPOLOGIES = ["kitchen"]
+
+
+class ByTopology(LoadScopeScheduling):
+    """All tests of one topology go to one worker, in order; others by their file. (xdist's own
+    groups do nothing under pytest 9.)"""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file, _, test = nodeid.partition("::")
+        of = re.search(r"\[([^]-]+)", test)
+        if file.startswith("tests/machine/") and of and of[1] in TOPOLOGIES:
+            return of[1]
+        return file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByTopology:
+    """Machines run side by side, as many as there are workers."""
+    return ByTopology(config, log)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -46,7 +67,8 @@ def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     made_here = not (ROOT / ".lab" / topology / "ssh_config").exists()
     machine = Lab(topology)
     try:
-        machine.up_output = machine.make("up", timeout=1200).stdout  # type: ignore[attr-defined]
+        with turns.shared():
+            machine.up_output = machine.make("up", timeout=1200).stdout  # type: ignore[attr-defined]
         yield machine
     finally:
         if made_here:
@@ -54,7 +76,14 @@ def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
 
 
 @pytest.fixture(autouse=True)
-def leave_it_well(lab: Lab) -> Iterator[None]:
+def turn() -> Iterator[None]:
+    """Tests of other machines may run beside this one, but none that sends load."""
+    with turns.shared():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def leave_it_well(lab: Lab, turn: None) -> Iterator[None]:
     """Every test begins with all instances taking requests, whatever the one before did."""
     lab.wait("all instances up before the test", lab.all_ready)
     yield

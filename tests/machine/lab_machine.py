@@ -18,6 +18,7 @@ import testinfra
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
+import turns  # noqa: E402
 from checked_load import LoadHandle, Result, run_load, start_load  # noqa: E402
 
 TEXT = re.compile(r"Hello World! I have been seen (\d+) times\.\n")
@@ -120,17 +121,19 @@ class Lab:
         return int(found.group(1))
 
     async def load(self, **options: object) -> Result:
-        return await run_load(self.url, cacert=self.ca, **options)  # type: ignore[arg-type]
+        with turns.alone():
+            return await run_load(self.url, cacert=self.ca, **options)  # type: ignore[arg-type]
 
     @contextlib.contextmanager
     def under_load(self, **options: object) -> Iterator[LoadHandle]:
-        """A checked load that runs as long as the block, at most five minutes."""
-        handle = start_load(self.url, cacert=self.ca, seconds=300, **options)
-        try:
-            handle.wait_for(50)
-            yield handle
-        finally:
-            handle.stop()
+        """A checked load that runs as long as the block, at most as long as a test may take."""
+        with turns.alone():
+            handle = start_load(self.url, cacert=self.ca, **{"seconds": 500, **options})  # type: ignore[arg-type]
+            try:
+                handle.wait_for(50)
+                yield handle
+            finally:
+                handle.stop()
 
     def wait(self, what: str, condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
         deadline = time.monotonic() + seconds
@@ -138,6 +141,21 @@ class Lab:
             if time.monotonic() > deadline:
                 raise AssertionError(f"{what}: not within {seconds} s")
             time.sleep(0.1)
+
+    @contextlib.contextmanager
+    def needle(self, name: str) -> Iterator[str]:
+        """
+        File on the machine, root's alone, with what is secret of the secret ``name``, a line each:
+        not a key's armour, nor what age says about one. For ``grep -F -f``, so that it is in no
+        argument.
+        """
+        path = f"/run/needle-{name}"
+        self.run(f"umask 077; grep -vE '^(-----|#)' /etc/stack/secrets/{name} >{path}")
+        try:
+            assert int(self.run(f"wc -c <{path}")) > 20, "a needle of its own"
+            yield path
+        finally:
+            self.run(f"rm -f {path}")
 
     def serving(self) -> bool:
         return self.status("readyz") == 200
@@ -162,6 +180,9 @@ class Stranger:
 
     def __init__(self, lab: Lab, number: int) -> None:
         self.lab = lab
+        # The worker's number: 0, 1, …; workers run side by side.
+        worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+        number += 200 + 10 * worker
         self.space = f"stranger{number}"
         self.link = f"lab-strange{number}"
         self.address = lab.address.rpartition(".")[0] + f".{number}"
@@ -194,6 +215,23 @@ class Stranger:
         for words in (["link", "del", self.link], ["netns", "del", self.space]):
             subprocess.run(["ip", *words], capture_output=True, check=False)
 
+    @contextlib.contextmanager
+    def with_ipv6(self) -> Iterator[tuple[str, str]]:
+        """
+        ``(machine's, stranger's)`` unique local addresses on the lab's bridge (RFC 4193), for a
+        while: the lab's own network is IPv4 alone. ``nodad``: to be used at once.
+        """
+        prefix = "fd5a:1c7e:56::"
+        machine, own = prefix + self.lab.address.rpartition(".")[2], prefix + self.space[8:]
+        device = "eth1"
+        self.lab.run(f"ip -6 addr replace {machine}/64 dev {device} nodad")
+        try:
+            words = f"-n {self.space} -6 addr add {own}/64 dev e0 nodad"
+            subprocess.run(["ip", *words.split()], check=True)
+            yield machine, own
+        finally:
+            self.lab.run(f"ip -6 addr del {machine}/64 dev {device}", check=False)
+
     def start(self, *words: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
             ["ip", "netns", "exec", self.space, *words],
@@ -213,9 +251,11 @@ class Stranger:
             raise
         return subprocess.CompletedProcess(words, process.returncode, said)
 
-    def connects(self, port: int) -> bool:
+    def connects(self, port: int, address: str = "") -> bool:
+        """Whether a TCP connection opens, to the topology's address of the machine by default."""
         code = "import socket,sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 2)"
-        return self.run(sys.executable, "-c", code, self.lab.address, str(port)).returncode == 0
+        words = (sys.executable, "-c", code, address or self.lab.address, str(port))
+        return self.run(*words).returncode == 0
 
 
 class KitchenLab(Lab):
@@ -237,3 +277,20 @@ class KitchenLab(Lab):
         self.address = self.host
         self.url = f"https://{self.host}/"
         self.name = self.run("hostname").strip()
+
+
+class Scanner(Stranger):
+    """A stranger with nmap."""
+
+    def nmap(self, *words: str, address: str = "") -> set[int]:
+        """Ports that nmap finds open, of those that `words` say."""
+        done = self.run(
+            *("nmap", "-n", "-Pn", "-T4", "--max-retries", "1", "--open", *words),
+            address or self.lab.address,
+        )
+        assert done.returncode == 0, done.stdout
+        assert "scanned in" in done.stdout, done.stdout
+        return {int(port) for port in re.findall(r"(?m)^(\d+)/\w+ +open ", done.stdout)}
+
+    def every_tcp_port(self) -> set[int]:
+        return self.nmap("-p-", "--min-rate", "10000")

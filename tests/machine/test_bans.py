@@ -10,10 +10,12 @@ import json
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import turns
 from lab_machine import ROOT, Lab, Stranger
 
 
@@ -104,7 +106,7 @@ def strangers(lab: Lab, tmp_path: Path) -> Iterator[tuple[Visitor, Visitor]]:
         lab.wait("fail2ban", lambda: "pong" in lab.run("fail2ban-client ping", check=False))
 
     forget()
-    with Visitor(lab, 202, key) as attacker, Visitor(lab, 203, key) as innocent:
+    with Visitor(lab, 2, key) as attacker, Visitor(lab, 3, key) as innocent:
         yield attacker, innocent
     forget()
 
@@ -195,17 +197,18 @@ def test_scans_never_reach_the_application_and_are_banned(
     assert welcome(innocent)
 
 
-@pytest.mark.parametrize("mode", ["keepalive", "h2"])
+@pytest.mark.parametrize("mode", [pytest.param("keepalive", marks=pytest.mark.one_release), "h2"])
 def test_a_flood_gets_429_then_a_ban_and_others_notice_nothing(
     lab: Lab, strangers: tuple[Visitor, Visitor], mode: str
 ) -> None:
     attacker, innocent = strangers
     before = lab.count()
-    calm = innocent.load(mode=mode, rate=5, seconds=12, concurrency=2)
-    flood = attacker.load(mode=mode, rate=2000, seconds=6, concurrency=16, timeout=2)
-    lab.wait("a ban", lambda: attacker.address in banned(lab, "haproxy-limit"), 30)
-    attack = json.loads(flood.communicate(timeout=60)[0].split("checked_load:")[0])
-    served = json.loads(calm.communicate(timeout=60)[0])
+    with turns.alone():
+        calm = innocent.load(mode=mode, rate=5, seconds=12, concurrency=2)
+        flood = attacker.load(mode=mode, rate=2000, seconds=6, concurrency=16, timeout=2)
+        lab.wait("a ban", lambda: attacker.address in banned(lab, "haproxy-limit"), 30)
+        attack = json.loads(flood.communicate(timeout=60)[0].split("checked_load:")[0])
+        served = json.loads(calm.communicate(timeout=60)[0])
     assert attack["statuses"].get("429", 0) >= 200, attack
     assert attack["ok"] <= 600, "the limit was not kept"
     assert served["errors"] == 0, served
@@ -214,12 +217,176 @@ def test_a_flood_gets_429_then_a_ban_and_others_notice_nothing(
     assert shut_out(attacker)
 
 
+def refusals(attacker: Visitor, requests: int) -> list[str]:
+    """The whole answers with 429 among those to so many requests of one connection."""
+    command = ["curl", "-sS", "-i", "--max-time", "10", "--cacert", attacker.lab.ca]
+    said = attacker.run(*command, f"{attacker.lab.url}healthz?[1-{requests}]").stdout
+    return re.findall(r"(?ms)^HTTP/\S+ 429.*?(?=^HTTP/|\Z)", said)
+
+
 def test_a_429_says_when_to_come_back(lab: Lab, strangers: tuple[Visitor, Visitor]) -> None:
     attacker, _ = strangers
-    command = ["curl", "-sS", "-i", "--max-time", "10", "--cacert", lab.ca]
-    said = attacker.run(*command, f"{lab.url}healthz?[1-520]").stdout
-    answers = re.findall(r"(?ms)^HTTP/\S+ 429.*?(?=^HTTP/|\Z)", said)
+    answers = refusals(attacker, 520)
     assert answers
     for answer in answers:
         assert re.search(r"(?mi)^retry-after: 10\s*$", answer)
         assert re.search(r"(?mi)^cache-control: no-store\s*$", answer)
+
+
+@pytest.mark.one_release
+def test_a_429_follows_the_pillars_period(lab: Lab, strangers: tuple[Visitor, Visitor]) -> None:
+    attacker, _ = strangers
+    limit = {"requests": 20, "period": "2500ms"}
+    try:
+        lab.apply(SLS="haproxy", PILLAR=json.dumps({"haproxy": {"limit": limit}}))
+        (answer, *_) = refusals(attacker, 40)
+        assert re.search(r"(?mi)^retry-after: 3\s*$", answer), "whole seconds, never too few"
+        time.sleep(3)
+        assert attacker.get() == 200, "it came back when it was told to"
+    finally:
+        lab.apply(SLS="haproxy")
+
+
+@pytest.mark.one_release
+def test_a_reload_of_haproxy_forgets_nobodys_requests(
+    lab: Lab, strangers: tuple[Visitor, Visitor]
+) -> None:
+    attacker, _ = strangers
+    assert refusals(attacker, 450) == [], "under the limit"
+    lab.run("systemctl reload haproxy")
+    assert len(refusals(attacker, 100)) >= 40, "its 450 requests of a moment ago were forgotten"
+
+
+@pytest.mark.one_release
+def test_who_is_banned_again_and_again_stays_out_for_a_week(
+    lab: Lab, strangers: tuple[Visitor, Visitor]
+) -> None:
+    """By lines that fail2ban itself wrote, at the level that is configured."""
+    attacker, innocent = strangers
+    for number in range(3):
+        for _ in range(6):
+            attacker.get(".env")
+        lab.wait(f"ban {number + 1}", lambda: attacker.address in banned(lab, "haproxy-scan"), 20)
+        lab.run(f"fail2ban-client set haproxy-scan unbanip {attacker.address}")
+    lab.wait("the recidivist's ban", lambda: attacker.address in banned(lab, "recidive"), 20)
+    assert lab.run("fail2ban-client get recidive bantime").strip() == str(7 * 24 * 3600)
+    assert attacker.address not in banned(lab, "haproxy-scan")
+    assert shut_out(attacker)
+    assert welcome(innocent)
+    lab.run("systemctl restart fail2ban")
+    lab.wait(
+        "its ban after a restart",
+        lambda: attacker.address in lab.run("nft list table inet fail2ban", check=False),
+    )
+    assert shut_out(attacker)
+
+
+@pytest.mark.one_release
+def test_bans_hold_over_ipv6_too(lab: Lab, strangers: tuple[Visitor, Visitor]) -> None:
+    attacker, innocent = strangers
+    with attacker.with_ipv6() as (machine, address), innocent.with_ipv6():
+        name = json.loads(lab.run("cd /srv/stack && salt-call --out json topology.names"))
+        site = next(one for one in name["local"]["dns"] if one.endswith(".test"))
+        there = ("--resolve", f"{site}:443:[{machine}]")
+
+        def get(visitor: Visitor, path: str) -> str:
+            command = ["curl", "-sS", "--max-time", "2", "--cacert", lab.ca, *there]
+            words = ("-o", "/dev/null", "-w", "\n%{http_code}", f"https://{site}/{path}")
+            return visitor.run(*command, *words).stdout.splitlines()[-1]
+
+        assert get(attacker, "healthz") == get(innocent, "healthz") == "200"
+        for _ in range(6):
+            get(attacker, ".env")
+        lab.wait("a ban", lambda: address in banned(lab, "haproxy-scan"), 20)
+        assert not attacker.connects(443, machine)
+        assert not attacker.connects(22, machine)
+        assert get(innocent, "healthz") == "200"
+        assert innocent.connects(22, machine)
+        lab.run(f"fail2ban-client unban {address}")
+        assert get(attacker, "healthz") == "200"
+
+
+# Opens many TLS connections and sends a byte of each body now and then; prints what each was answered.
+SLOW_BODIES = """
+import socket, ssl, sys, time
+address, count = sys.argv[1], int(sys.argv[2])
+context = ssl._create_unverified_context()
+head = b"POST / HTTP/1.1\\r\\nHost: x\\r\\nContent-Length: 1000\\r\\n\\r\\n"
+held = []
+for _ in range(count):
+    one = context.wrap_socket(socket.create_connection((address, 443), 5))
+    one.sendall(head)
+    held.append(one)
+print("all are there", flush=True)
+for _ in range(8):
+    time.sleep(1)
+    for one in held:
+        try:
+            one.send(b"x")
+        except OSError:
+            pass
+for one in held:
+    one.settimeout(5)
+    try:
+        print(one.recv(100).split(b" ")[1].decode())
+    except (OSError, IndexError):
+        print("cut")
+"""
+
+
+@pytest.mark.one_release
+def test_bodies_that_come_slowly_take_no_place_from_others(
+    lab: Lab, strangers: tuple[Visitor, Visitor]
+) -> None:
+    """More of them than all instances take at once (2 of `server_maxconn` 16)."""
+    attacker, innocent = strangers
+    before = lab.count()
+    process = attacker.start(sys.executable, "-c", SLOW_BODIES, lab.address, "48")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "all are there\n"
+    answers = []
+    while process.poll() is None and len(answers) < 100:
+        answers.append(innocent.get("healthz"))
+        time.sleep(0.1)
+    said = process.communicate(timeout=60)[0].split()
+    assert len(answers) >= 20 and set(answers) == {200}, answers
+    assert said == ["408"] * 48, said
+    assert lab.count() == before
+
+
+@pytest.mark.one_release
+def test_a_body_that_is_too_large_is_refused(lab: Lab) -> None:
+    """With its length said beforehand, and without."""
+    for words in ([], ["-H", "Transfer-Encoding: chunked"]):
+        big = ["--data-binary", "@/dev/stdin", *words]
+        done = subprocess.run(
+            ["curl", "-sS", "--max-time", "10", "--cacert", lab.ca, "-o", "/dev/null", "-w",
+             "%{http_code}", *big, lab.url],
+            input=b"x" * 9000, capture_output=True, check=False,
+        )  # fmt: skip
+        assert done.stdout == b"413", (words, done)
+
+
+@pytest.mark.one_release
+def test_one_client_holds_so_many_connections_and_no_more(
+    lab: Lab, strangers: tuple[Visitor, Visitor]
+) -> None:
+    attacker, innocent = strangers
+    code = """
+import select, socket, sys, time
+held = []
+for _ in range(260):
+    try:
+        held.append(socket.create_connection((sys.argv[1], 443), 3))
+    except OSError:
+        pass
+time.sleep(1)
+print(len(held) - len(select.select(held, [], [], 0)[0]), flush=True)
+time.sleep(3)
+"""
+    process = attacker.start(sys.executable, "-c", code, lab.address)
+    assert process.stdout is not None
+    assert int(process.stdout.readline()) == 200, "as many as limit:at_once, the rest cut"
+    assert innocent.get() == 200
+    process.communicate(timeout=30)
+    lab.wait("the attacker may come again", lambda: attacker.get() == 200, 30)

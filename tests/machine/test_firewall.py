@@ -3,35 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
+import shlex
 import subprocess
 import time
 from collections.abc import Iterator
 
 import pytest
-from lab_machine import Lab, Stranger
+from lab_machine import Lab, Scanner, Stranger
 
 PUBLIC = {22, 80, 443}
 # Opens one port more: the smallest change of rules that can be seen from outside.
 OPEN_8000 = '{"firewalld": {"openings": [{"port": 8000, "protocol": "tcp", "from": "any"}]%s}}'
-
-
-class Scanner(Stranger):
-    """A stranger with nmap."""
-
-    def nmap(self, *words: str) -> set[int]:
-        """Ports that nmap finds open, of those that `words` say."""
-        done = self.run(
-            *("nmap", "-n", "-Pn", "-T4", "--max-retries", "1", "--open", *words),
-            self.lab.address,
-        )
-        assert done.returncode == 0, done.stdout
-        assert "scanned in" in done.stdout, done.stdout
-        return {int(port) for port in re.findall(r"(?m)^(\d+)/\w+ +open ", done.stdout)}
-
-    def every_tcp_port(self) -> set[int]:
-        return self.nmap("-p-", "--min-rate", "10000")
 
 
 @pytest.fixture
@@ -39,7 +24,7 @@ def stranger(lab: Lab) -> Iterator[Scanner]:
     reason = Stranger.missing("nmap")
     if reason:
         pytest.skip(reason)
-    with Scanner(lab, 201) as scanner:
+    with Scanner(lab, 1) as scanner:
         yield scanner
 
 
@@ -65,11 +50,36 @@ def firewall_status(lab: Lab) -> str:
     return lab.run("firewall-confirm --status || true").strip()
 
 
+# Answers every datagram, on all addresses but the loopback's.
+ECHO = """
+import socket
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as own:
+    own.bind(("{address}", 53))
+    while True:
+        said, peer = own.recvfrom(2000)
+        own.sendto(said, peer)
+"""
+
+
 @contextlib.contextmanager
-def listener(lab: Lab, port: int = 8000) -> Iterator[None]:
+def udp_echo(lab: Lab) -> Iterator[None]:
+    """A forgotten name server: what nmap sends to UDP port 53 is answered."""
+    lab.run(
+        "systemd-run -q --unit=forgotten-udp --collect python3 -c "
+        + shlex.quote(ECHO.format(address=lab.address))
+    )
+    try:
+        lab.wait("it listens", lambda: f"{lab.address}:53 " in lab.run("ss -Hlnu"))
+        yield
+    finally:
+        lab.run("systemctl stop forgotten-udp")
+
+
+@contextlib.contextmanager
+def listener(lab: Lab, port: int = 8000, bind: str = "0.0.0.0") -> Iterator[None]:
     """A forgotten program of somebody's, on all addresses."""
     unit = f"forgotten-{port}"
-    lab.run(f"systemd-run -q --unit={unit} --collect python3 -m http.server {port} --bind 0.0.0.0")
+    lab.run(f"systemd-run -q --unit={unit} --collect python3 -m http.server {port} --bind {bind}")
     try:
         lab.wait("it listens", lambda: f":{port} " in lab.run("ss -Hltn"))
         yield
@@ -90,9 +100,15 @@ def converge(lab: Lab, pillar: str) -> str:
 
 
 def test_a_stranger_sees_ssh_and_the_site_and_nothing_else(lab: Lab, stranger: Scanner) -> None:
-    with listener(lab):
+    with listener(lab), udp_echo(lab):
         assert stranger.every_tcp_port() == PUBLIC
         assert stranger.nmap("-sU", "--top-ports", "100", "--min-rate", "200") == set()
+
+
+@pytest.mark.one_release
+def test_over_ipv6_a_stranger_sees_the_same(lab: Lab, stranger: Scanner) -> None:
+    with stranger.with_ipv6() as (machine, _), listener(lab, bind="::"):
+        assert stranger.nmap("-6", "-p-", "--min-rate", "10000", address=machine) == PUBLIC
 
 
 @pytest.mark.parametrize("what", ["stop", "kill -9", "restart"])
@@ -189,6 +205,7 @@ def test_rules_and_their_absence_of_holes_outlive_a_reboot(lab: Lab, stranger: S
 # --- changing the rules ---------------------------------------------------------------------------
 
 
+@pytest.mark.one_release
 def test_reloads_under_load_lose_nothing(lab: Lab) -> None:
     for mode in ("keepalive", "close"):
         with lab.under_load(mode=mode, concurrency=8) as load:
@@ -198,6 +215,7 @@ def test_reloads_under_load_lose_nothing(lab: Lab) -> None:
         assert load.stop().exact, load.stop().summary()
 
 
+@pytest.mark.one_release
 def test_a_second_apply_changes_no_rule_and_waits_for_nobody(lab: Lab) -> None:
     lab.apply()
     done = lab.apply()
@@ -207,14 +225,27 @@ def test_a_second_apply_changes_no_rule_and_waits_for_nobody(lab: Lab) -> None:
 
 
 def test_an_opening_comes_and_goes_with_the_pillar(lab: Lab, stranger: Scanner) -> None:
-    with listener(lab):
-        done = lab.apply(PILLAR=OPEN_8000 % "")
+    both = json.dumps(
+        {
+            "firewalld": {
+                "openings": [
+                    {"port": 8000, "protocol": "tcp", "from": "any"},
+                    {"port": 53, "protocol": "udp", "from": "any"},
+                ]
+            }
+        }
+    )
+    with listener(lab), udp_echo(lab):
+        done = lab.apply(PILLAR=both)
         assert "the change of rules is confirmed" in done.stderr
         assert stranger.connects(8000)
+        assert stranger.nmap("-sU", "-p", "53") == {53}
         assert "confirmed" in lab.apply().stderr
         assert not stranger.connects(8000)
+        assert stranger.nmap("-sU", "-p", "53") == set()
 
 
+@pytest.mark.one_release
 def test_what_was_added_by_hand_is_removed(lab: Lab, stranger: Scanner) -> None:
     before = rules(lab)
     lab.run(
@@ -229,6 +260,7 @@ def test_what_was_added_by_hand_is_removed(lab: Lab, stranger: Scanner) -> None:
     assert rules(lab) == before
 
 
+@pytest.mark.one_release
 @pytest.mark.parametrize("sls", ["", "firewalld"])
 def test_a_pillar_that_closes_ssh_is_refused_before_any_change(lab: Lab, sls: str) -> None:
     before = rules(lab)
@@ -283,7 +315,12 @@ def test_a_change_that_nobody_confirms_takes_itself_back(lab: Lab, stranger: Sca
 def test_a_change_that_is_confirmed_stays(lab: Lab, stranger: Scanner) -> None:
     with listener(lab):
         converge(lab, OPEN_8000 % ', "confirm_seconds": 30')
-        lab.run("firewall-confirm")
+        # That connection was there before: it says nothing of new ones.
+        assert "open a new one" in lab.run("firewall-confirm 2>&1 || true")
+        assert "waits to be confirmed" in firewall_status(lab)
+        words = ["ssh", "-F", str(lab.state / "ssh_config"), "-o", "ControlPath=none", lab.host]
+        done = subprocess.run([*words, "sudo firewall-confirm"], capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
         time.sleep(33)
         assert stranger.connects(8000)
         assert firewall_status(lab) == "firewall: confirmed"
@@ -309,6 +346,26 @@ def test_a_change_that_closes_ssh_for_the_controller_takes_itself_back(lab: Lab)
     assert not in_again()
     lab.wait("ssh is back", in_again, 60)
     assert rules(lab) == before
+
+
+@pytest.mark.one_release
+def test_the_clock_of_a_change_begins_when_the_apply_is_over(lab: Lab, stranger: Scanner) -> None:
+    """A long apply leaves as much time to confirm it as a short one."""
+    with listener(lab):
+        # As an apply that goes on after the firewall's states: it holds the same lock.
+        lab.run(
+            "systemd-run -q --unit=long-apply --collect flock /run/stack-apply.lock sleep 45;"
+            " firewall-confirm --arm 30"
+        )
+        lab.wait("the apply is over", lambda: "inactive" in lab.run(
+            "systemctl is-active long-apply || true"))  # fmt: skip
+        assert "waits to be confirmed" in firewall_status(lab)
+        # It goes on, whoever started it anew.
+        clock = "systemctl list-timers --no-legend 'firewall-revert-timer-*'"
+        assert len(lab.run(clock).splitlines()) == 1
+        lab.run("firewall-confirm --force")
+        assert firewall_status(lab) == "firewall: confirmed"
+        assert lab.run(clock) == ""
 
 
 @pytest.mark.one_release

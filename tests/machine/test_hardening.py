@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from lab_machine import Lab
+from lab_machine import ROOT, Lab
 
 # On the machine itself: failures from there neither ban nor slow down the tests' own address.
 HERE = "ssh -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o ConnectTimeout=5"
@@ -317,3 +317,56 @@ def test_files_of_packages_are_compared_by_a_sandboxed_unit(lab: Lab) -> None:
     assert float(re.search(r": ([0-9.]+) ", said)[1]) <= 2.0, said  # type: ignore[index]
     lab.run("systemctl start stack-debsums.service", timeout=300)
     assert lab.run("systemctl is-active stack-debsums.timer").strip() == "active"
+
+
+def test_every_unit_of_ours_is_sandboxed(lab: Lab) -> None:
+    """Also those that run for a moment. The formulas' own tests say how far."""
+    files = lab.run(
+        "grep -rlsF 'anaged by Salt' /etc/systemd/system --include='*.service' --include='*.conf'"
+    )
+    units = set(re.findall(r"/([^/]+\.service)(?:\.d/[^/]+)?\n", files))
+    assert {"haproxy.service", "stack-backup.service", "firewall-revert.service"} <= units, files
+    told = {
+        unit: lab.run(f"systemd-analyze security --no-pager {unit.replace('@.', '@1.')} | tail -1")
+        for unit in units
+    }
+    exposed = {unit: float(re.search(r": ([0-9.]+) ", said)[1]) for unit, said in told.items()}  # type: ignore[index]
+    assert {unit: level for unit, level in exposed.items() if level > 5} == {}
+
+
+# --- the auditor ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def lynis(lab: Lab) -> Iterator[str]:
+    """What Lynis reports of this machine; it is there for the audit alone."""
+    apt = "DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300"
+    here = lab.run("command -v lynis || true").strip()
+    try:
+        lab.run(f"{apt} update; {apt} -y install lynis >/dev/null 2>&1", timeout=300)
+        # What is audited is a converged machine, not what the tests before have left of it.
+        lab.apply()
+        lab.run("lynis audit system --quick --no-colors >/dev/null 2>&1", timeout=300)
+        yield lab.run("cat /var/log/lynis-report.dat")
+    finally:
+        if not here:
+            lab.run(f"{apt} -y purge lynis >/dev/null 2>&1; rm -f /var/log/lynis*", timeout=300)
+
+
+@pytest.mark.one_release
+def test_lynis_has_no_warning_and_every_suggestion_has_its_reason(lynis: str) -> None:
+    found = dict(re.findall(r"(?m)^(hardening_index|lynis_tests_done)=(\d+)$", lynis))
+    assert re.findall(r"(?m)^warning\[\]=.*", lynis) == []
+    assert int(found["hardening_index"]) >= 78
+    reasons = (ROOT / "salt" / "base" / "LYNIS.md").read_text()
+    suggested = set(re.findall(r"(?m)^suggestion\[\]=([A-Z0-9-]+)\|", lynis))
+    assert suggested
+    assert {one for one in suggested if one not in reasons} == set()
+
+
+def test_recommended_packages_stay_out(lab: Lab) -> None:
+    assert 'APT::Install-Recommends "false";' in lab.run("apt-config dump")
+    would = lab.run("apt-get install --simulate --reinstall firewalld | grep ^Inst", timeout=60)
+    assert "iptables" not in would
+    there = lab.run("dpkg-query -W -f '${Package}\\n'").split()
+    assert {"iptables", "ipset", "whois"} & set(there) == set()

@@ -89,15 +89,34 @@ def test_a_secret_given_by_encrypted_pillar_is_used_and_lies_open_nowhere(lab: L
 def test_nobody_can_read_what_is_secret(lab: Lab) -> None:
     """As `nobody`, over everything that may hold a secret: the files of /etc and /var, processes."""
     for name in lab.run("ls /etc/stack/secrets").split():
-        value = lab.run(f"cat /etc/stack/secrets/{name}")
-        assert re.fullmatch(r"[\w-]{20,}", value), "a needle of its own"
         # The needle is read by root and handed over on standard input.
-        found = lab.run(
-            f"setpriv --reuid=nobody --regid=nogroup --clear-groups grep -rlsF -f /dev/stdin"
-            f" /etc /var /srv /opt /run /tmp 2>/dev/null < /etc/stack/secrets/{name} || true",
-            timeout=300,
-        )
+        with lab.needle(name) as needle:
+            found = lab.run(
+                "setpriv --reuid=nobody --regid=nogroup --clear-groups grep -rlsF -f /dev/stdin"
+                f" /etc /var /srv /opt /run /tmp 2>/dev/null < {needle} || true",
+                timeout=300,
+            )
         assert found == "", f"nobody reads {name} in {found}"
+
+
+def test_no_secret_is_in_the_tree_the_journal_the_processes_or_what_an_apply_says(lab: Lab) -> None:
+    """An apply at its most talkative, which shows every file that it renders."""
+    said = "/run/what-an-apply-says"
+    lab.run(f"umask 077; cd /srv/stack && salt-call -l debug state.apply >{said} 2>&1", timeout=300)
+    try:
+        assert int(lab.run(f"grep -c '^.DEBUG' {said}")) > 100, "it is talkative"
+        for name in lab.run("ls /etc/stack/secrets").split():
+            with lab.needle(name) as needle:
+                for place in (
+                    f"cat {said}",
+                    "journalctl -o cat --no-pager",
+                    "cat /proc/[0-9]*/cmdline",
+                    "find /srv/stack -type f -exec cat {} +",
+                ):
+                    found = lab.run(f"{place} 2>/dev/null | grep -acF -f {needle} || true")
+                    assert found.strip() == "0", f"{name}: {place}"
+    finally:
+        lab.run(f"rm {said}")
 
 
 def test_a_certificate_of_ones_own_is_served_and_a_wrong_key_refused(lab: Lab) -> None:
@@ -132,6 +151,20 @@ def test_a_certificate_of_ones_own_is_served_and_a_wrong_key_refused(lab: Lab) -
         lab.wait("it is served", lambda: "mine.test" in issuer())
         key = "/etc/haproxy/tls/site.pem.key"
         assert lab.run(f"stat -c '%a %U %G' {key}").strip() == "640 root haproxy"
+        # It has not the name by which the machine asks itself, and is well all the same.
+        said = lab.make("-s", "status", check=False).stdout
+        assert re.search(r"(?m)^\S+ +haproxy +haproxy +active .* ok +", said), said
+        # And `make up` gives it to clients.
+        mine = lab.run("cat /root/mine.pem").strip()
+        assert lab.run("cat /etc/stack/pki/site.pem").strip() == mine
+        # What answers with another key is not the site.
+        live = "/etc/haproxy/tls/site.pem"
+        lab.run(f"cp -p {live} /root/mine.kept && cat /root/other.pem > {live}")
+        try:
+            said = lab.make("-s", "status", check=False).stdout
+            assert not re.search(r"(?m)^\S+ +haproxy +haproxy +active .* ok +", said), said
+        finally:
+            lab.run(f"cat /root/mine.kept > {live}")
     finally:
         lab.run(f"rm -f {secret} {pillar} /root/mine.* /root/other.*")
         lab.apply()

@@ -147,6 +147,7 @@ class Rendered:
     files: dict[str, dict[str, Any]]
     status: dict[str, Any]
     tree: list[str] = field(default_factory=list)
+    tunnels: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def machine(self) -> dict[str, Any]:
@@ -192,6 +193,7 @@ def all_rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, st
             answer["files"],
             answer["status"],
             answer["tree"],
+            answer["tunnels"],
         )
 
     trees = tmp_path_factory.mktemp("trees")

@@ -37,7 +37,8 @@ def render_everything(caller: salt.client.Caller) -> dict[str, Any]:
             status[name] = caller.cmd(
                 "slsutil.renderer", f"salt://{name}/status.yaml.j2", default_renderer="jinja|yaml"
             )
-    return {"top": top, "low": low, "files": files, "status": status, "tree": sorted(tree)}
+    found = {"top": top, "low": low, "files": files, "status": status, "tree": sorted(tree)}
+    return {**found, "tunnels": caller.cmd("tunnel.servers")}
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -14,11 +15,17 @@ from typing import Any
 
 import pytest
 
+from control import deploy
+
 ROOT = Path(__file__).resolve().parents[2]
 # A lock and the list it is made from.
 LOCKS = {
     "bootstrap/salt.lock": "bootstrap/salt.in",
+    "requirements/audit.lock": "requirements/audit.in",
+    "requirements/cloud.lock": "requirements/cloud.in",
     "requirements/control.lock": "requirements/control.in",
+    "requirements/docs.lock": "requirements/docs.in",
+    "requirements/s3.lock": "requirements/s3.in",
     "requirements/dev.lock": "requirements/dev.in",
     "webapp/requirements.lock": "webapp/requirements.in",
 }
@@ -132,6 +139,25 @@ def test_each_state_is_shown_as_it_ends_and_inner_ones_are_not(
         "[  1/2] outer: changed",
         "[  2/2] last: changed",
     ]
+
+
+def test_a_deploy_waits_for_the_roll_that_its_killed_deployer_left(
+    converge: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(converge, "LOCK", str(tmp_path / "lock"))
+    first = converge.take_lock()
+    assert converge.take_lock() is None, "a plain apply is told at once"
+    assert converge.take_lock(0.2) is None, "and a deploy after its patience"
+    said = capsys.readouterr()
+    assert "an apply is running on this machine already (process " in said.err
+    assert said.out.count("waiting for its end: an apply is running") == 1
+    threading.Timer(0.3, first.close).start()
+    with converge.take_lock(20) as mine:
+        assert mine.seekable()
+    assert deploy.APPLYING in (ROOT / "bootstrap" / "converge").read_text(encoding="utf-8")
 
 
 # --- bootstrap.sh ---------------------------------------------------------------------------------

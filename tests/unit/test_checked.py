@@ -32,7 +32,10 @@ def checked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Any:
     """`module`, `state`, and `service`/`files` that run the state on paths under tmp_path."""
-    module = load_source("salt/_modules/checked.py")
+    whole = load_source("salt/_modules/whole.py")
+    module = load_source(
+        "salt/_modules/checked.py", salt={"whole.write": whole.write, "whole.sync": whole.sync}
+    )
     module.STAMPS = str(tmp_path / "stamps")
     units = tmp_path / "units"
     units.mkdir()
@@ -450,6 +453,26 @@ def test_an_apply_killed_after_a_removal_is_finished_by_the_next(
     systemd.commands.clear()
     running(clean=[f"{conf.parent}/stale*"])
     assert systemd.commands == ["reload app"]
+
+
+def test_after_a_kill_right_after_the_reload_the_files_before_are_loaded_again(
+    running: Any, systemd: Any, conf: Path
+) -> None:
+    """The service runs on what the killed apply wrote, whatever was known of it before."""
+    was = conf.read_text()
+
+    def die(command: str) -> None:
+        raise KeyboardInterrupt
+
+    systemd.on = die
+    with pytest.raises(KeyboardInterrupt):
+        running("good 2\n")
+    assert systemd.commands == ["reload app"]
+    systemd.on = lambda command: None
+    systemd.commands.clear()
+    assert running(was)["changes"]["app"] == "reloaded"
+    assert systemd.commands == ["reload app"]
+    assert running(was)["changes"] == {}
 
 
 def test_the_command_before_a_change_runs_only_for_one(

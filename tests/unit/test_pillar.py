@@ -233,7 +233,7 @@ def test_a_certificate_without_its_key_is_refused(refusals: dict[str, str]) -> N
     [
         (
             {"dev": {"address": "192.168.56.10", "roles": ["egde"]}},
-            "machines:dev:roles: unknown role egde; known: edge, app, store, monitor",
+            "machines:dev:roles: unknown role egde; did you mean edge?",
         ),
         (
             {
@@ -249,6 +249,8 @@ def test_a_wrong_topology_is_refused_on_the_machine_too(
 ) -> None:
     """The pillar file itself, as Salt's `py` renderer runs it."""
     (tmp_path / "topologies").mkdir()
+    for name in ("topology_check.py", "topology.schema.yaml"):
+        (tmp_path / name).write_text((root / "pillar" / name).read_text())
     topology = {"name": "dev", "domain": "d.test", "network": "192.168.56.0/24"}
     text = yaml.safe_dump({**topology, "machines": machines})
     (tmp_path / "topologies" / "dev.yaml").write_text(text)
@@ -258,3 +260,43 @@ def test_a_wrong_topology_is_refused_on_the_machine_too(
     exec(compile(source, "topology.sls", "exec"), names)
     with pytest.raises(ValueError, match=re.escape(line)):
         names["run"]()
+
+
+def test_a_secret_or_a_jail_that_nobody_has_is_refused_by_its_name(formula: ModuleType) -> None:
+    """A misspelt secret would be made anew, a misspelt jail would change nothing, both in silence."""
+    tree = formula.tree
+    schema = copy.deepcopy(SCHEMA)
+    properties = schema["properties"]
+    assert isinstance(properties, dict)
+    properties["password"] = {"type": ["string", "null"], "format": "secret"}
+    properties["ignore"] = {"type": "array", "items": {"type": "string", "format": "network"}}
+    properties["jails"] = {"type": "object", "propertyNames": {"format": "key of jail.yaml.j2"}}
+    (tree / "web" / "schema.yaml").write_text(yaml.safe_dump(schema))
+    defaults = {**DEFAULTS, "password": "web-user", "jails": {}}
+    (tree / "web" / "defaults.yaml").write_text(yaml.safe_dump(defaults))
+    (tree / "store" / "secrets.yaml").write_text("store-admin: {}\n")
+    # Of a formula that this machine need not have, and in a branch that is not taken.
+    (tree / "store" / "jail.yaml.j2").write_text(
+        "{% if false %}\nstore-scan:\n  a: b\n{% endif %}\n"
+    )
+
+    assert formula.problems({"secrets": {"web-user": "x", "store-admin": "y"}}) == []
+    assert formula.problems({"secrets": {"web-usr": "hidden"}}) == [
+        "pillar secrets:web-usr: unknown key; did you mean 'web-user'? known: store-admin, web-user"
+    ]
+    own = {"web": {"password": "mine"}, "secrets": {"mine": "x"}}
+    assert formula.problems(own) == []
+    assert formula.problems({**own, "secrets": {"web-user": "x"}}) == [
+        "pillar secrets:web-user: unknown key; known: mine, store-admin"
+    ]
+    networks = ["192.0.2.1", "2001:db8::/32", "999.1.1.1", "192.0.2.1/24", "::/0"]
+    allowed = "; allowed: an address, or a network such as 192.0.2.0/24"
+    assert formula.problems({"web": {"ignore": networks}}) == [
+        f"pillar web:ignore[2]: '999.1.1.1' does not appear to be an IPv4 or IPv6 network{allowed}",
+        f"pillar web:ignore[3]: 192.0.2.1/24 has host bits set{allowed}",
+        f"pillar web:ignore[4]: ::/0 is everybody{allowed}",
+    ]
+    assert formula.problems({"web": {"jails": {"store-scan": {}}}}) == []
+    assert formula.problems({"web": {"jails": {"store-scn": {}}}}) == [
+        "pillar web:jails:store-scn: unknown key; did you mean 'store-scan'? known: store-scan"
+    ]

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import http.server
 import io
+import json
 import os
+import subprocess
 import tarfile
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -16,13 +21,51 @@ from salt.exceptions import CommandExecutionError
 
 
 @pytest.fixture
-def release(
+def deploy(
     load_source: Callable[..., ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> ModuleType:
+    """The execution module `deploy`, whose history and log are in `tmp_path`."""
+    whole = load_source("salt/_modules/whole.py")
+    module = load_source("salt/_modules/deploy.py", salt={"whole.write": whole.write})
+    monkeypatch.setattr(module, "STATE", str(tmp_path / "state"))
+    monkeypatch.setattr(module, "LOGS", str(tmp_path / "log"))
+    monkeypatch.setattr(module.syslog, "syslog", lambda *words: None)
+    for name in (module.REQUEST, module.PROGRESS):
+        monkeypatch.delenv(name, raising=False)
+    return module
+
+
+@pytest.fixture
+def ask(deploy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """`ask("rollback", "1.0")`: what the controller asks the next run for."""
+
+    def asked(action: str, version: str | None = None) -> None:
+        request = {"action": action, "version": version, "who": "ann@desk", "why": "a test"}
+        monkeypatch.setenv(deploy.REQUEST, json.dumps(request))
+
+    return asked
+
+
+def audit(tmp_path: Path) -> list[dict[str, Any]]:
+    text = (tmp_path / "log" / "app-deploys.log").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+@pytest.fixture
+def release(
+    load_source: Callable[..., ModuleType],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    deploy: ModuleType,
 ) -> ModuleType:
     """The execution module, in a tree whose dist/ is empty."""
     (tmp_path / "tree" / "dist").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "tree")
-    return load_source("salt/_modules/release.py")
+    names = ("request", "current", "previous")
+    salt = {f"deploy.{name}": getattr(deploy, name) for name in names}
+    whole = load_source("salt/_modules/whole.py")
+    salt["whole.write"] = whole.write
+    return load_source("salt/_modules/release.py", salt=salt)
 
 
 @pytest.fixture
@@ -185,6 +228,165 @@ def test_a_version_that_is_no_file_name_is_refused(
         release.install("app", home, version)
 
 
+def test_no_room_is_refused_before_a_byte_is_written(
+    release: ModuleType, home: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact("1.0", {"app-1.0/lib/big": b"x" * 1_000_000})
+    full = SimpleNamespace(f_bavail=4000, f_frsize=4096, f_files=0, f_favail=0)
+    monkeypatch.setattr(release.os, "statvfs", lambda path: full)
+    monkeypatch.setattr(release, "_unpack", lambda *words: pytest.fail("it wrote"))
+    with pytest.raises(CommandExecutionError, match="needs 18 MB in .*, but 16 MB are free"):
+        release.install("app", home, "1.0")
+    few = SimpleNamespace(f_bavail=10**9, f_frsize=4096, f_files=100, f_favail=5)
+    monkeypatch.setattr(release.os, "statvfs", lambda path: few)
+    with pytest.raises(CommandExecutionError, match="has 4 files, but .* room for 5 more"):
+        release.install("app", home, "1.0")
+    assert unpacked(home) == []
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        (
+            {"python": ["3.99"]},
+            r"needs Python 3.99; /usr/bin/python3 of this machine is 3\.\d+; re",
+        ),
+        ({"platform": "linux-pdp11"}, "is for linux-pdp11, this machine is linux-"),
+    ],
+)
+def test_a_release_for_another_machine_is_refused(
+    release: ModuleType, home: str, told: dict[str, Any], said: str
+) -> None:
+    artifact("1.0", {"app-1.0/release.json": json.dumps(told).encode()})
+    with pytest.raises(CommandExecutionError, match=said):
+        release.install("app", home, "1.0")
+    assert unpacked(home) == []
+
+
+# --- signed, or fetched by the machine itself -----------------------------------------------------
+
+
+def keypair(folder: Path, name: str) -> tuple[Path, str]:
+    key = folder / name
+    words = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", str(key)]
+    subprocess.run(words, check=True)
+    return key, Path(f"{key}.pub").read_text().strip()
+
+
+def signed(path: Path, key: Path, space: str = "app-release") -> None:
+    words = ["ssh-keygen", "-q", "-Y", "sign", "-f", str(key), "-n", space, str(path)]
+    subprocess.run(words, check=True, capture_output=True)
+
+
+def test_only_what_a_signer_has_signed_is_unpacked(
+    release: ModuleType, home: str, tmp_path: Path
+) -> None:
+    ours, public = keypair(tmp_path, "ours")
+    theirs, _ = keypair(tmp_path, "theirs")
+    path = artifact("1.0")
+    with pytest.raises(
+        CommandExecutionError, match="is not signed, and pillar app:release:signers"
+    ):
+        release.install("app", home, "1.0", signers=[public])
+    for key, space in ((theirs, "app-release"), (ours, "another-use")):
+        signed(path, key, space)
+        with pytest.raises(CommandExecutionError, match="no signer of pillar app:release:signers"):
+            release.install("app", home, "1.0", signers=[public])
+        Path(f"{path}.sig").unlink()
+    assert unpacked(home) == []
+    signed(path, ours)
+    assert release.install("app", home, "1.0", signers=["ssh-ed25519 AAAA", public]) is True
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    """URL of a web server of `tmp_path/web`."""
+    (tmp_path / "web").mkdir()
+    handler = functools.partial(QuietHandler, directory=str(tmp_path / "web"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
+        threading.Thread(target=httpd.serve_forever, args=(0.02,), daemon=True).start()
+        yield f"http://127.0.0.1:{httpd.server_address[1]}"
+        httpd.shutdown()
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *words: Any) -> None:
+        pass
+
+
+def test_a_machine_fetches_a_release_by_itself(
+    release: ModuleType, home: str, server: str, tmp_path: Path
+) -> None:
+    path = artifact("1.0").rename(tmp_path / "web" / "app-1.0.tar.gz")
+    digest, source = release.sha256(path), f"{server}/{{name}}-{{version}}.tar.gz"
+    Path("dist/app-1.0.tar.gz.sha256").unlink()
+    with pytest.raises(CommandExecutionError, match="release:source needs app:release:sha256"):
+        release.install("app", home, "1.0", source)
+    with pytest.raises(
+        CommandExecutionError, match=f"{digest}, but pillar app:release:sha256 says 0"
+    ):
+        release.install("app", home, "1.0", source, "0" * 64)
+    with pytest.raises(CommandExecutionError, match="app-2.0.tar.gz could not be fetched: .*404"):
+        release.install("app", home, "2.0", source, digest)
+    assert unpacked(home) == []
+    assert release.install("app", home, "1.0", source, digest) is True
+    assert unpacked(home) == ["1.0"], "what was fetched is not kept"
+
+
+def test_a_machine_fetches_the_signature_too(
+    release: ModuleType, home: str, server: str, tmp_path: Path
+) -> None:
+    key, public = keypair(tmp_path, "ours")
+    path = artifact("1.0")
+    digest, source = release.sha256(path), f"{server}/{{name}}-{{version}}.tar.gz"
+    path = path.rename(tmp_path / "web" / "app-1.0.tar.gz")
+    with pytest.raises(CommandExecutionError, match=r"app-1.0.tar.gz.sig could not be fetched"):
+        release.install("app", home, "1.0", source, digest, [public])
+    signed(path, key)
+    assert release.install("app", home, "1.0", source, digest, [public]) is True
+
+
+def test_another_artifact_under_an_installed_version_is_refused(
+    release: ModuleType, home: str, tmp_path: Path
+) -> None:
+    first = release.sha256(artifact("1.0"))
+    release.install("app", home, "1.0")
+    other = release.sha256(artifact("1.0", {"app-1.0/lib/b.py": b"evil = 1"}))
+    with pytest.raises(
+        CommandExecutionError, match=f"installed here with sha256 {first}, .*{other}"
+    ):
+        release.install("app", home, "1.0")
+    path = artifact("1.0")
+    with pytest.raises(
+        CommandExecutionError, match=f"app:release:sha256 says {'0' * 64}: a version"
+    ):
+        release.install("app", home, "1.0", stated="0" * 64)
+    ours, public = keypair(tmp_path, "ours")
+    theirs, _ = keypair(tmp_path, "theirs")
+    assert release.install("app", home, "1.0", signers=[public]) is False
+    signed(path, theirs)
+    with pytest.raises(CommandExecutionError, match="no signer of pillar"):
+        release.install("app", home, "1.0", signers=[public])
+    Path(f"{path}.sig").unlink()
+    signed(path, ours)
+    assert release.install("app", home, "1.0", signers=[public]) is False
+
+
+def test_a_disk_that_fills_up_while_unpacking_leaves_no_half_release(
+    release: ModuleType, home: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact("1.0")
+
+    def full(archive: tarfile.TarFile, folder: str, members: Any = None, **more: Any) -> None:
+        archive.extract(members[0], folder)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tarfile.TarFile, "extractall", full)
+    with pytest.raises(CommandExecutionError, match="nothing was changed: .*No space left"):
+        release.install("app", home, "1.0")
+    assert unpacked(home) == []
+
+
 # --- which release, and which go ------------------------------------------------------------------
 
 
@@ -194,14 +396,33 @@ def test_prune_keeps_the_newest_and_those_in_use(release: ModuleType, home: str)
         folder.mkdir(parents=True)
         os.utime(folder, (1000 + age, 1000 + age))
     release.set_instance(home, 1, "1", {})
-    release.offer(home, "6")
-    assert release.prune(home, keep=2) == ["2", "3"]
-    assert unpacked(home) == ["1", "4", "5", "6"]
-    assert release.prune(home, keep=2) == []
+    assert release.prune(home, keep=2, protect=["3"]) == ["2", "4"]
+    assert unpacked(home) == ["1", "3", "5", "6"]
+    assert release.prune(home, keep=2, protect=["3"]) == []
+    assert release.prune(home, keep=1, protect=["3"], proven=["5"]) == ["6"], "it never was good"
 
 
-def test_the_release_is_the_one_asked_for_then_carried_then_in_use(
-    release: ModuleType, home: str
+@pytest.mark.parametrize("fails", [False, True])
+def test_after_a_roll_there_is_nothing_left_to_remove(
+    state: Any, home: str, fails: bool, deploy: ModuleType
+) -> None:
+    """A further apply changes nothing, also after a deploy that failed."""
+    for age, version in enumerate(["v1", "v2", "v3", "v4", "v5"]):
+        folder = Path(home, "releases", version)
+        folder.mkdir(parents=True)
+        os.utime(folder, (1000 + age, 1000 + age))
+        if version != "v5":
+            assert state.rolled(version, keep=1)["result"] is True
+    if fails:
+        state.mortal["v5"] = 2
+    assert state.rolled("v5", keep=1, probation=6)["result"] is not fails
+    kept = deploy.current("app")
+    assert state.rolled(kept, keep=1)["changes"] == {}
+    assert deploy.previous("app") in unpacked(home)
+
+
+def test_the_release_is_the_one_asked_for_then_deployed_then_carried_then_in_use(
+    release: ModuleType, deploy: ModuleType, ask: Callable[..., None], home: str
 ) -> None:
     def choose(version: str | None = None) -> str:
         return str(release.choose("app", home, version))
@@ -218,6 +439,16 @@ def test_the_release_is_the_one_asked_for_then_carried_then_in_use(
     assert choose("asked") == "asked"
     with pytest.raises(CommandExecutionError, match="use letters"):
         choose("../asked")
+    deploy.remember("app", "deployed")
+    assert choose() == "deployed", "a plain apply keeps what was deployed"
+    assert choose("asked") == "asked", "a pin is stronger"
+    ask("deploy", "newer")
+    assert choose() == "newer"
+    with pytest.raises(CommandExecutionError, match="app:version pins asked: the next apply would"):
+        choose("asked")
+    ask("deploy", "../newer")
+    with pytest.raises(CommandExecutionError, match="use letters"):
+        choose()
 
 
 def test_two_artifacts_and_none_in_use_is_a_question_not_a_guess(
@@ -289,10 +520,21 @@ def test_waiting_ends_at_once_when_the_unit_has_failed(release: ModuleType) -> N
 
 @pytest.fixture
 def state(
-    release: ModuleType, load_source: Callable[..., ModuleType], systemd: Any, home: str
+    release: ModuleType,
+    deploy: ModuleType,
+    load_source: Callable[..., ModuleType],
+    systemd: Any,
+    home: str,
 ) -> Any:
-    """`rolled(version, instances=…)` and what it did; `broken` releases never get ready."""
+    """
+    `rolled(version, instances=…)` and what it did; `broken` releases never get ready, those in
+    `mortal` die in the probation of the instance of that number, hooks in `failing` fail.
+    """
     broken: set[str] = set()
+    mortal: dict[str, int] = {}
+    watched: list[list[str]] = []
+    hooked: list[str] = []
+    failing: set[str] = set()
     waits: list[int] = []
     settled: list[str | float] = []
     unseen: set[str] = set()
@@ -306,6 +548,18 @@ def state(
         settled.append(command or seconds)
         return "the load balancer does not see it" if command in unseen else None
 
+    def watch(lives: dict[str, Any], seconds: float) -> tuple[str, str] | None:
+        watched.append([unit.removesuffix(".service") for unit in lives])
+        for unit in lives:
+            number = unit.removeprefix("app@").removesuffix(".service")
+            if mortal.get(release.running(home)[number]) == int(number):
+                return unit, "died 5.0 s into its probation"
+        return None
+
+    def hook(hook: dict[str, Any], told: dict[str, str]) -> str | None:
+        hooked.append(f"{told['WHEN']}: {hook['command']} {told['FROM']}->{told['VERSION']}")
+        return "the hook says no" if hook["command"] in failing else None
+
     names = (
         "installed",
         "install",
@@ -314,19 +568,26 @@ def state(
         "running",
         "fingerprint",
         "started_with",
+        "before",
         "set_instance",
         "reset_instance",
         "mark_started",
         "remove_instance",
+        "stored_sha256",
     )
+    acts = ("request", "current", "previous", "history", "remember", "record", "say")
     module = load_source(
         "salt/_states/release.py",
         salt={
             **{f"release.{name}": getattr(release, name) for name in names},
+            **{f"deploy.{name}": getattr(deploy, name) for name in acts},
+            "deploy.life": lambda unit: unit,
+            "deploy.watch": watch,
+            "deploy.hook": hook,
             "release.wait_ready": wait_ready,
             "release.wait_settled": wait_settled,
             "checked.systemctl": systemd,
-            "checked.last_words": lambda unit: f"last words of {unit}",
+            "checked.last_words": lambda unit, lines: f"last words of {unit}",
         },
     )
 
@@ -337,8 +598,21 @@ def state(
         return answer
 
     return SimpleNamespace(
-        module=module, rolled=rolled, broken=broken, waits=waits, settled=settled, unseen=unseen
+        module=module,
+        rolled=rolled,
+        broken=broken,
+        mortal=mortal,
+        watched=watched,
+        hooked=hooked,
+        failing=failing,
+        waits=waits,
+        settled=settled,
+        unseen=unseen,
     )
+
+
+class Killed(BaseException):
+    """Nothing of the roll's own runs after it, as after kill -9."""
 
 
 def units(*numbers: int) -> list[str]:
@@ -391,7 +665,9 @@ def test_the_next_instance_waits_until_the_load_balancer_has_this_one_back(
     state.unseen.add("ask 1")
     ret = state.rolled("v2", 2, settled="ask {instance}")
     assert ret["result"] is False
-    assert "app@1.service is ready, but the load balancer does not see it" in ret["comment"]
+    assert (
+        "app@1.service on v2: it is ready, but the load balancer does not see it" in ret["comment"]
+    )
     assert systemd.did("restart")[-1] == "restart app@1.service"
 
 
@@ -436,17 +712,334 @@ def test_an_interrupted_roll_is_finished_by_the_next(
 
     def die(command: str) -> None:
         if command == "restart app@2.service":
-            raise KeyboardInterrupt
+            raise Killed
 
     systemd.on = die
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Killed):
         state.rolled("v2")
     assert release.running(home) == {"1": "v2", "2": "v2", "3": "v1"}
     systemd.on = lambda command: None
     systemd.commands.clear()
     ret = state.rolled("v2")
     assert ret["result"] is True
-    assert systemd.did("restart") == ["restart app@2.service", "restart app@3.service"]
+    assert systemd.did("restart") == [f"restart {unit}" for unit in units(1, 2, 3)], (
+        "none had proven itself"
+    )
+
+
+def test_an_interrupted_roll_that_then_fails_goes_back_to_what_was_good_before_it(
+    state: Any, systemd: Any, home: str, release: ModuleType
+) -> None:
+    """No instance may stay on a release that another one then died of."""
+    state.rolled("v1")
+
+    def die(command: str) -> None:
+        if command == "restart app@2.service":
+            raise Killed
+
+    systemd.on = die
+    with pytest.raises(Killed):
+        state.rolled("v2", probation=6)
+    systemd.on = lambda command: None
+    state.mortal["v2"] = 3
+    assert state.rolled("v2", probation=6)["result"] is False
+    assert release.running(home) == {"1": "v1", "2": "v1", "3": "v1"}
+    assert state.rolled("v1")["changes"] == {}, "what went back needs no further roll"
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), subprocess.TimeoutExpired("ask", 30)]
+)
+@pytest.mark.parametrize("where", ["set_instance", "wait_settled"])
+def test_an_error_in_the_middle_of_a_roll_takes_all_back(
+    state: Any, home: str, release: ModuleType, tmp_path: Path, where: str, error: Exception
+) -> None:
+    state.rolled("v1")
+    calls: list[Any] = []
+    real = state.module.__salt__[f"release.{where}"]
+
+    def fails(*words: Any) -> Any:
+        calls.append(words)
+        if len(calls) == 2:
+            raise error
+        return real(*words)
+
+    state.module.__salt__[f"release.{where}"] = fails
+    ret = state.rolled("v2", probation=6)
+    assert ret["result"] is False
+    assert f"app@2.service on v2: {error}; it is back on v1, with it app@1" in ret["comment"]
+    assert release.running(home) == {"1": "v1", "2": "v1", "3": "v1"}
+    assert [one["outcome"] for one in audit(tmp_path)][-2:] == ["started", "failed"]
+    assert state.rolled("v1")["changes"] == {}, "what went back needs no further roll"
+
+
+def test_a_full_disk_does_not_bar_the_way_back(
+    state: Any, home: str, release: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing can be written from the middle of the roll on, also not what the old one was."""
+    state.rolled("v1", 2)
+    state.mortal["v2"] = 2
+
+    def full(*words: Any, **more: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    started: list[str] = []
+    real = state.module.__salt__["checked.systemctl"]
+
+    def systemctl(*words: str) -> Any:
+        if words[0] == "restart":
+            started.append(release.running(home)[words[1][4]])
+            release.__salt__["whole.write"] = full
+        return real(*words)
+
+    state.module.__salt__["checked.systemctl"] = systemctl
+    ret = state.rolled("v2", 2, probation=6)
+    assert ret["result"] is False
+    assert "it is back on v1, with it app@1.service" in ret["comment"]
+    assert started == ["v2", "v2", "v1", "v1"]
+
+
+def test_what_is_told_to_stop_goes_back_and_says_so(
+    state: Any, systemd: Any, home: str, release: ModuleType, tmp_path: Path
+) -> None:
+    """Ctrl-C of who watches; a second one leaves it to the next run."""
+    state.rolled("v1")
+    stops = [KeyboardInterrupt]
+
+    def stop(command: str) -> None:
+        if command == "restart app@2.service" and stops:
+            raise stops.pop()
+
+    systemd.on = stop
+    with pytest.raises(KeyboardInterrupt):
+        state.rolled("v2")
+    assert release.running(home) == {"1": "v1", "2": "v1", "3": "v1"}
+    last = audit(tmp_path)[-1]
+    assert last["outcome"] == "failed"
+    assert "v2: stopped (KeyboardInterrupt); back on v1: app@1" in last["reason"]
+
+
+def test_where_one_cannot_go_back_those_that_serve_are_left_alone(
+    state: Any, systemd: Any, home: str, release: ModuleType
+) -> None:
+    state.rolled("v1")
+    systemd.commands.clear()
+    state.mortal["v2"] = 3
+    state.broken.add("v1")
+    ret = state.rolled("v2", probation=6)
+    assert ret["result"] is False
+    assert (
+        "but app@3.service: not ready; but app@1.service is left on v2, for it is ready"
+        in (ret["comment"])
+    )
+    assert systemd.did("restart") == [f"restart {unit}" for unit in units(1, 2, 3, 3)]
+    assert release.running(home) == {"1": "v2", "2": "v2", "3": "v1"}
+    state.broken.clear()
+    assert len(state.rolled("v1")["changes"]) == 3, "the next apply goes on with it"
+
+
+# --- probation, hooks, the record -----------------------------------------------------------------
+
+
+def test_the_first_instance_proves_itself_before_the_second_is_touched(
+    state: Any, systemd: Any
+) -> None:
+    state.rolled("v1", probation=6)
+    assert state.watched == [], "a first release has nothing to go back to"
+    restarts: list[int] = []
+    systemd.on = lambda command: (
+        restarts.append(len(state.watched)) if command.startswith("restart") else None
+    )
+    assert state.rolled("v2", probation=6)["result"] is True
+    assert state.watched == [["app@1"], ["app@1", "app@2", "app@3"]]
+    assert restarts == [0, 1, 1], "how many probations were over at each restart"
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_death_in_probation_takes_all_back(
+    state: Any, systemd: Any, home: str, release: ModuleType, number: int
+) -> None:
+    state.rolled("v1")
+    systemd.commands.clear()
+    state.mortal["v2"] = number
+    ret = state.rolled("v2", probation=6)
+    assert ret["result"] is False
+    assert ret["changes"] == {}
+    assert (
+        f"app@{number}.service on v2: died 5.0 s into its probation; it is back" in ret["comment"]
+    )
+    assert f"last words of app@{number}.service" in ret["comment"]
+    assert ("later instances" in ret["comment"]) == (number == 1)
+    assert release.running(home) == {"1": "v1", "2": "v1", "3": "v1"}
+    touched = [1] if number == 1 else [1, 2, 3]
+    back = [number, *(one for one in touched if one != number)]
+    assert systemd.did("restart") == [f"restart {unit}" for unit in units(*touched, *back)]
+    assert state.rolled("v1")["changes"] == {}, "what went back needs no further roll"
+
+
+def test_what_went_back_onto_a_changed_unit_is_rolled_by_the_next_apply(
+    state: Any, systemd: Any, tmp_path: Path
+) -> None:
+    used = tmp_path / "unit"
+    used.write_text("old")
+    state.rolled("v1", 2, uses=[str(used)])
+    used.write_text("new")
+    state.mortal["v2"] = 1
+    state.rolled("v2", 2, uses=[str(used)], probation=6)
+    systemd.commands.clear()
+    used.write_text("old")
+    assert sorted(state.rolled("v1", 2, uses=[str(used)])["changes"]) == units(1)
+
+
+def test_an_instance_that_is_new_beside_ones_that_go_back_is_removed(
+    state: Any, systemd: Any, home: str, release: ModuleType
+) -> None:
+    state.rolled("v1", 2)
+    state.mortal["v2"] = 2
+    assert state.rolled("v2", 3, probation=6)["result"] is False
+    assert release.running(home) == {"1": "v1", "2": "v1"}
+    assert "app@3.service" not in systemd.active
+
+
+def test_a_rollback_has_no_probation(state: Any, ask: Callable[..., None]) -> None:
+    state.rolled("v1")
+    state.rolled("v2", probation=6)
+    state.watched.clear()
+    ask("rollback", "v1")
+    assert state.rolled("v1", probation=6)["result"] is True
+    assert state.watched == []
+
+
+HOOKS = {"before": [{"command": "ask"}], "after": [{"command": "smoke"}, {"command": "tell"}]}
+
+
+def test_hooks_run_around_a_change_of_the_release_alone(state: Any) -> None:
+    state.rolled("v1")
+    state.rolled("v1", environment={"A": "2"}, hooks=HOOKS)
+    assert state.hooked == []
+    state.rolled("v2", environment={"A": "2"}, hooks=HOOKS)
+    assert state.hooked == ["before: ask v1->v2", "after: smoke v1->v2", "after: tell v1->v2"]
+
+
+def test_a_hook_that_fails_before_moves_nothing(
+    state: Any, systemd: Any, home: str, release: ModuleType
+) -> None:
+    state.rolled("v1")
+    systemd.commands.clear()
+    state.failing.add("ask")
+    ret = state.rolled("v2", hooks=HOOKS)
+    assert ret["result"] is False
+    assert ret["comment"] == "the hook says no; nothing was changed"
+    assert systemd.commands == []
+
+
+def test_a_hook_that_fails_after_takes_the_release_back(
+    state: Any, systemd: Any, home: str, release: ModuleType
+) -> None:
+    state.rolled("v1")
+    state.failing.add("smoke")
+    ret = state.rolled("v2", hooks=HOOKS)
+    assert ret["result"] is False
+    assert "v2: the hook says no; back on v1: app@1.service, app@2.service" in ret["comment"]
+    assert "after: tell v1->v2" not in state.hooked
+    assert release.running(home) == {"1": "v1", "2": "v1", "3": "v1"}
+
+
+@pytest.mark.parametrize("hook", ["ask", "smoke"])
+def test_a_hook_that_fails_does_not_stop_a_rollback(
+    state: Any, ask: Callable[..., None], home: str, release: ModuleType, hook: str, tmp_path: Path
+) -> None:
+    state.rolled("v1")
+    state.rolled("v2")
+    state.failing.add(hook)
+    ask("rollback", "v1")
+    ret = state.rolled("v1", hooks=HOOKS)
+    assert ret["result"] is True
+    assert ret["comment"].endswith("the hook says no")
+    assert set(release.running(home).values()) == {"v1"}
+    last = audit(tmp_path)[-1]
+    assert (last["outcome"], last["reason"]) == ("succeeded", "the hook says no")
+
+
+def test_every_attempt_is_in_the_audit_log(
+    state: Any, ask: Callable[..., None], tmp_path: Path
+) -> None:
+    artifact("v1")
+    state.module.installed("app", str(tmp_path / "opt"), "v1")
+    state.rolled("v1")
+    ask("deploy", "v2")
+    state.mortal["v2"] = 1
+    state.rolled("v2", probation=6)
+    state.module.installed("app", str(tmp_path / "opt"), "v3")
+    ask("deploy", "v1")
+    state.rolled("v1")
+    told = [(one["action"], one["outcome"], one["from"], one["to"]) for one in audit(tmp_path)]
+    assert told == [
+        ("apply", "started", None, "v1"),
+        ("apply", "succeeded", None, "v1"),
+        ("deploy", "started", "v1", "v2"),
+        ("deploy", "failed", "v1", "v2"),
+        ("deploy", "refused", "v1", "v3"),
+        ("deploy", "unchanged", "v1", "v1"),
+    ]
+    last = audit(tmp_path)
+    assert (last[3]["who"], last[3]["why"]) == ("ann@desk", "a test")
+    assert "died 5.0 s into its probation" in last[3]["reason"]
+    assert last[1]["sha256"] == hashlib.sha256(Path("dist/app-v1.tar.gz").read_bytes()).hexdigest()
+    assert (tmp_path / "log" / "app-deploys.log").stat().st_mode & 0o777 == 0o640
+
+
+def test_what_the_controller_refuses_is_a_line_too(
+    deploy: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = {"action": "deploy", "version": "1.0", "who": "ann", "reason": 'not: stored # "x"'}
+    monkeypatch.setenv(deploy.REQUEST, json.dumps(request))
+    deploy.refused("app")
+    (line,) = audit(tmp_path)
+    assert (line["outcome"], line["to"], line["who"]) == ("refused", "1.0", "ann")
+    assert line["reason"] == request["reason"]
+
+
+def test_history_goes_forth_with_deploys_and_back_with_rollbacks(
+    deploy: ModuleType, release: ModuleType, home: str, ask: Callable[..., None]
+) -> None:
+    def known() -> list[str]:
+        return [entry["version"] for entry in deploy.history("app")]
+
+    assert (deploy.current("app"), deploy.previous("app")) == (None, None)
+    for version in ("a", "b", "b", "a", "c"):
+        ask("deploy", version)
+        deploy.remember("app", version)
+    assert known() == ["a", "b", "a", "c"]
+    for wanted in ("a", "b", "a"):
+        assert deploy.previous("app") == wanted
+        ask("rollback")
+        assert release.choose("app", home) == wanted
+        deploy.remember("app", wanted)
+        assert deploy.current("app") == wanted
+    with pytest.raises(
+        CommandExecutionError, match="nothing further to go back to: a is the first"
+    ):
+        release.choose("app", home)
+    ask("rollback", "never-here")
+    deploy.remember("app", "never-here")
+    assert known() == ["a", "never-here"]
+
+
+def test_a_damaged_history_is_named_not_overwritten(deploy: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "app.json").write_text("{")
+    with pytest.raises(CommandExecutionError, match=r"app.json is damaged .*app-deploys.log"):
+        deploy.current("app")
+
+
+def test_a_machine_from_before_there_was_a_history_can_go_back(
+    state: Any, deploy: ModuleType, tmp_path: Path
+) -> None:
+    state.rolled("v1")
+    (tmp_path / "state" / "app.json").unlink()
+    state.rolled("v2")
+    assert deploy.previous("app") == "v1"
 
 
 def test_instances_that_are_too_many_are_drained_and_removed(

@@ -8,13 +8,17 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+
+from tests.unit.conftest import RELEASE, ask_salt, copy_tree
 
 # Which formula a role is for; a role may bring more.
 FORMULAS = {"edge": "haproxy", "app": "counter", "store": "redis"}
@@ -29,7 +33,9 @@ def checked(rendered: Any) -> list[dict[str, Any]]:
 def test_every_machine_renders_to_a_lowstate_without_an_error(rendered: Any) -> None:
     # Errors come as strings among (or instead of) the chunks.
     assert [one for one in rendered.low if not isinstance(one, dict)] == []
-    assert {chunk["__sls__"].split(".")[0] for chunk in rendered.low} == set(rendered.top)
+    # Tunnels are for other machines: where nobody comes in, there is nothing to do.
+    idle = {"stunnel"} if not rendered.tunnels else set()
+    assert {chunk["__sls__"].split(".")[0] for chunk in rendered.low} == set(rendered.top) - idle
 
 
 def test_every_sls_of_the_tree_is_rendered_on_some_machine(
@@ -45,7 +51,9 @@ def test_every_sls_of_the_tree_is_rendered_on_some_machine(
     including = {
         name for name in written - used if any(other.startswith(f"{name}.") for other in used)
     }
-    assert written - used - including == set()
+    # Only where the pillar gives an output (test_filebeat_formula.py).
+    chosen = {"filebeat.install", "filebeat.service"}
+    assert written - used - including - chosen == set()
 
 
 def test_a_machine_gets_the_formulas_of_its_roles_and_no_others(rendered: Any) -> None:
@@ -82,13 +90,32 @@ def test_every_requisite_names_a_state_that_is_there(rendered: Any) -> None:
 
 def test_every_template_renders_whole(rendered: Any) -> None:
     for chunk in checked(rendered):
-        for path in chunk["files"]:
+        for path, spec in chunk["files"].items():
             text = rendered.text(path)
             assert text.strip(), path
             assert text.endswith("\n") or path.endswith(".http"), f"{path}: last line is cut"
+            if "contents" in spec or not spec.get("source", "").endswith(".j2"):
+                # Put there as it is.
+                continue
             assert "{{" not in text and "{%" not in text, path
+            if not spec.get("source", ".j2").endswith(".j2"):
+                continue
             # `None` or `Undefined` in a configuration is a setting that nobody gave.
             assert not re.search(r"\bNone\b|\bUndefined\b", text), path
+
+
+def test_modules_that_are_blocked_are_never_loaded(rendered: Any, root: Path) -> None:
+    defaults = yaml.safe_load((root / "salt" / "base" / "defaults.yaml").read_text())
+    text = rendered.text("/etc/modprobe.d/stack.conf")
+    assert {"dccp", "usb-storage"} <= set(defaults["blocked_modules"])
+    for name in defaults["blocked_modules"]:
+        assert f"install {name} /bin/false\n" in text, name
+
+
+def test_root_comes_in_by_key_only(rendered: Any) -> None:
+    lines = rendered.text("/etc/ssh/sshd_config.d/10-stack.conf").splitlines()
+    assert "PermitRootLogin prohibit-password" in lines
+    assert "PasswordAuthentication no" in lines
 
 
 def test_no_configuration_goes_live_unchecked(rendered: Any) -> None:
@@ -105,10 +132,24 @@ def test_no_configuration_goes_live_unchecked(rendered: Any) -> None:
             assert configs, f"{chunk['__id__']}: nothing here is checked: {others}"
 
 
+# What a state may be. None of these writes a file's text or starts a service, but `checked` and `release`,
+# and the two below.
+ALLOWED = {
+    *("checked.files", "checked.service", "release.installed", "release.rolled"),
+    *("archive.extracted", "file.absent", "file.directory", "modes.at_most", "pkg.installed"),
+    *("service.dead", "service.enabled", "service.masked", "service.unmasked"),
+    *("group.present", "people.exactly", "user.present", "secret.present", "pki.present"),
+    *("kernel.applied", "keyring.pinned", "timezone.system", "test.nop"),
+    *("x509.private_key_managed", "x509.certificate_managed"),
+}
+# Single lines of files that are a package's or another program's, and that no program checks.
+LINES = {("file.keyvalue", "/etc/login.defs"), ("file.blockreplace", "/etc/hosts")}
+
+
 def test_no_service_or_config_gets_round_the_check(rendered: Any) -> None:
     for chunk in rendered.low:
         what = f"{chunk['state']}.{chunk['fun']}"
-        assert what not in ("service.running", "file.managed", "cmd.run"), (
+        assert what in ALLOWED or (what, chunk.get("name")) in LINES, (
             f"{chunk['__id__']}: {what}: use checked.service or checked.files"
         )
 
@@ -155,21 +196,28 @@ def test_status_asks_for_every_daemon_of_the_machine(rendered: Any) -> None:
 # --- what derives from the topology ---------------------------------------------------------------
 
 
-def expected_servers(rendered: Any, first: int = 8001) -> dict[str, str]:
-    """`server` lines as the topology alone says them."""
-    machines = rendered.topology["machines"]
-    edges = [name for name, one in machines.items() if "edge" in one["roles"]]
+def expected_servers(rendered: Any) -> dict[str, tuple[str, str]]:
+    """`server` lines as the topology alone says them: `{name: (address, name in the certificate)}`."""
     found = {}
-    for name, one in machines.items():
+    for name, one in rendered.topology["machines"].items():
         if "app" in one["roles"]:
-            address = "127.0.0.1" if edges == [name] else one["address"]
+            here = name == rendered.name
             for index in range(one["cpus"]):
-                found[f"{name}-{index + 1}"] = f"{address}:{first + index}"
+                address = (
+                    f"127.0.0.1:{8001 + index}" if here else f"{one['address']}:{8443 + index}"
+                )
+                found[f"{name}-{index + 1}"] = (address, "" if here else name)
     return found
 
 
-def servers(text: str) -> dict[str, str]:
-    return dict(re.findall(r"(?m)^    server (\S+) (\S+)$", text))
+def servers(text: str) -> dict[str, tuple[str, str]]:
+    """As above, of a configuration; a server by TLS is one whose certificate is asked for."""
+    line = re.compile(
+        r"(?m)^    server (\S+) (\S+)(?: ssl verify required verifyhost (\S+)"
+        r" ca-file /etc/stack/pki/ca.crt crt /etc/stack/pki/machine.crt"
+        r" observe layer7 error-limit 3 on-error mark-down)?$"
+    )
+    return {name: (address, host) for name, address, host in line.findall(text)}
 
 
 def test_haproxy_has_every_application_instance_as_a_server(rendered: Any) -> None:
@@ -182,24 +230,63 @@ def test_haproxy_has_every_application_instance_as_a_server(rendered: Any) -> No
 def test_prod_lists_both_app_machines_and_dev_lists_loopback(all_rendered: dict[Any, Any]) -> None:
     cfg = "/etc/haproxy/haproxy.cfg"
     prod = servers(all_rendered["prod", "edge1"].text(cfg))
-    assert prod == {"app1-1": "192.168.56.31:8001", "app2-1": "192.168.56.32:8001"}
+    assert prod == {
+        "app1-1": ("192.168.56.31:8443", "app1"),
+        "app2-1": ("192.168.56.32:8443", "app2"),
+    }
     dev = servers(all_rendered["dev", "dev"].text(cfg))
-    assert dev == {"dev-1": "127.0.0.1:8001", "dev-2": "127.0.0.1:8002"}
+    assert dev == {"dev-1": ("127.0.0.1:8001", ""), "dev-2": ("127.0.0.1:8002", "")}
+    assert "ssl" not in all_rendered["dev", "dev"].text(cfg).split("backend app")[1]
 
 
 def test_instances_listen_where_haproxy_looks_for_them(all_rendered: dict[Any, Any]) -> None:
     for one in all_rendered.values():
         for chunk in one.low:
             if (chunk["state"], chunk["fun"]) == ("release", "rolled"):
-                wanted = {
-                    address
-                    for name, address in expected_servers(one).items()
-                    if name.rpartition("-")[0] == one.name
+                assert chunk["address"] == "127.0.0.1"
+                ports = {chunk["port"] + index for index in range(chunk["instances"])}
+                assert ports == {8001 + index for index in range(one.machine["cpus"])}
+                tunnels = {
+                    (tunnel["accept"], tunnel["connect"])
+                    for tunnel in one.tunnels
+                    if tunnel["role"] == "edge"
                 }
-                assert {
-                    f"{chunk['address']}:{chunk['port'] + index}"
-                    for index in range(chunk["instances"])
-                } == wanted
+                alone = one.with_role("edge") == [one.machine]
+                assert tunnels == (
+                    set() if alone else {(port + 442, f"127.0.0.1:{port}") for port in ports}
+                )
+
+
+def test_a_tunnel_lets_in_the_machines_of_its_role_by_name_and_address(rendered: Any) -> None:
+    for tunnel in rendered.tunnels:
+        text = rendered.text(f"/etc/stunnel/{tunnel['name']}.conf")
+        peers = {
+            name: one["address"]
+            for name, one in rendered.topology["machines"].items()
+            if tunnel["role"] in one["roles"] and name != rendered.name
+        }
+        assert set(re.findall(r"(?m)^checkHost = (.*)$", text)) == set(peers)
+        for line in ("verifyChain = yes", "requireCert = yes"):
+            assert f"\n{line}\n" in text
+        assert f"\naccept = {rendered.machine['address']}:{tunnel['accept']}\n" in text
+        zone = rendered.text("/etc/firewalld/zones/stack.xml")
+        port = f'<port port="{tunnel["accept"]}" protocol="tcp"/>'
+        rule = rf'<source address="(.*?)"/>\s*{port}'
+        assert set(re.findall(rule, zone)) == set(peers.values())
+
+
+def test_one_machine_has_no_tunnel_and_nothing_of_theirs(all_rendered: dict[Any, Any]) -> None:
+    for one in all_rendered.values():
+        if len(one.topology["machines"]) == 1:
+            assert one.tunnels == []
+            watched = "/etc/prometheus/"
+            assert not [
+                path
+                for path in one.files
+                if ("stunnel" in path or "tunnel@" in path) and not path.startswith(watched)
+            ]
+            assert "tunnel@" not in one.text("/etc/systemd/system/counter@.service")
+            assert "tls-port" not in one.text("/etc/redis/redis.conf")
 
 
 def test_redis_listens_only_where_its_application_is(rendered: Any) -> None:
@@ -223,8 +310,15 @@ def test_the_application_asks_the_store_where_it_listens(all_rendered: dict[Any,
             )
             conf = all_rendered[one.topology["name"], name].text("/etc/redis/redis.conf")
             assert chunk["values"]["store"] == re.search(r"(?m)^bind (.*)$", conf)[1]  # type: ignore
+            scheme, key = chunk["values"]["store_scheme"], "port"
+            if scheme == "rediss":
+                key = "tls-port"
+                assert "\nport 0\n" in conf, "nothing without TLS"
+                assert "\ntls-auth-clients yes\n" in conf
+                assert set(chunk["environment"]) > {"REDIS_CA_FILE", "REDIS_CERTIFICATE_FILE"}
+            assert (scheme == "rediss") == (len(one.topology["machines"]) > 1)
             assert chunk["values"]["store_port"] == int(
-                re.search(r"(?m)^port (.*)$", conf)[1]  # type: ignore
+                re.search(rf"(?m)^{key} (.*)$", conf)[1]  # type: ignore
             )
 
 
@@ -275,6 +369,19 @@ def certificate(folder: Path) -> None:
     )
 
 
+def identity(folder: Path, path: Path) -> None:
+    """A machine's certificate in `folder`, which the configuration `path` then names."""
+    from control import certificates
+
+    folder.mkdir(parents=True, exist_ok=True)
+    ca, ca_key = certificates.make_ca("test", 2)
+    certificate, key = certificates.issue(ca, ca_key, "test", ["127.0.0.1"], 2)
+    for name, text in (("ca.crt", ca), ("machine.crt", certificate), ("machine.key", key)):
+        (folder / name).write_text(text, encoding="utf-8")
+    text = path.read_text(encoding="utf-8").replace("/etc/stack/pki/", f"{folder}/")
+    path.write_text(text, encoding="utf-8")
+
+
 def haproxy_says(folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["haproxy", "-c", "-q", "-f", str(folder / "etc/haproxy/haproxy.cfg")],
@@ -301,6 +408,7 @@ def test_haproxy_itself_accepts_the_rendered_configuration(
         text = path.read_text(encoding="utf-8")
         assert " crt /etc/haproxy/tls " in text
         path.write_text(text.replace("/etc/haproxy/tls", str(folder / "tls")), encoding="utf-8")
+        identity(folder / "pki", path)
         done = haproxy_says(folder)
         # A warning is a refusal to come.
         assert (done.returncode, done.stdout + done.stderr) == (0, ""), f"{topology}/{name}"
@@ -322,6 +430,7 @@ def test_redis_itself_accepts_the_rendered_configuration(
             continue
         folder = tmp_path / f"{topology}-{name}"
         stage(one, folder, "/etc/redis/")
+        identity(folder / "pki", folder / "etc/redis/redis.conf")
         if spoilt:
             with open(folder / "etc/redis" / spoilt, "a", encoding="utf-8") as file:
                 file.write("banana yes\n")
@@ -351,5 +460,83 @@ def test_the_roles_of_top_sls_are_roles_that_a_topology_knows(root: Path) -> Non
     from control.topology import ROLES
 
     top = yaml.safe_load((root / "salt" / "top.sls").read_text(encoding="utf-8"))
-    named = {key.removeprefix("machine:roles:") for key in top["base"] if key != "*"}
+    named = {key.removeprefix("machine:roles:") for key in top["base"] if "roles" in key}
     assert named <= set(ROLES)
+
+
+# --- a certificate of one's own -------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def own_certificate(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Machine dev with a certificate in its pillar: `{pem, low, health}`."""
+    made = tmp_path_factory.mktemp("own")
+    subprocess.run(
+        f"openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 3"
+        f" -subj /CN=mine.test -keyout {made}/site.pem.key -out {made}/site.pem",
+        shell=True,
+        check=True,
+        capture_output=True,
+    )
+    pem = (made / "site.pem").read_text(encoding="utf-8")
+    tree = tmp_path_factory.mktemp("given") / "dev"
+    minion = copy_tree(tree, {"topology": "dev", "name": "dev", "release": RELEASE})
+    assert minion.exists()
+    settings = {"tls": {"certificate": pem, "key": "site-key", "directory": str(made)}}
+    settings_file = tree / "pillar" / "settings.sls"
+    settings_file.write_text(yaml.safe_dump({"haproxy": settings}), encoding="utf-8")
+    low, status = ask_salt(
+        tree,
+        [
+            ["state.show_low_sls", ["haproxy.tls"], {}],
+            ["slsutil.renderer", ["salt://haproxy/status.yaml.j2"], RENDERER],
+        ],
+    )
+    return {"pem": pem, "low": low, "health": status["haproxy"]["health"], "folder": made}
+
+
+RENDERER = {"default_renderer": "jinja|yaml"}
+
+
+def test_clients_get_a_given_certificate_in_place_of_the_ca(
+    own_certificate: dict[str, Any],
+) -> None:
+    (site,) = [one for one in own_certificate["low"] if one["__id__"] == "site certificate"]
+    assert site["files"]["/etc/stack/pki/site.pem"]["contents"] == own_certificate["pem"]
+
+
+def test_a_given_certificate_for_another_name_is_well_and_another_key_is_not(
+    own_certificate: dict[str, Any], tmp_path: Path
+) -> None:
+    """What `make status` asks, of a server with the given certificate, then with another one."""
+    health, folder = own_certificate["health"], own_certificate["folder"]
+    other = tmp_path / "other.pem"
+    subprocess.run(
+        f"openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 3"
+        f" -subj /CN=localhost -keyout {other}.key -out {other}",
+        shell=True,
+        check=True,
+        capture_output=True,
+    )
+    # It serves files: GET /readyz is one.
+    (tmp_path / "readyz").write_text("ready", encoding="utf-8")
+    for pem, well in ((folder / "site.pem", True), (other, False)):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        words = f"openssl s_server -accept {port} -cert {pem} -key {pem}.key -WWW -quiet"
+        server = subprocess.Popen(words.split(), cwd=tmp_path, stderr=subprocess.DEVNULL)
+        try:
+            ask = health.replace("localhost:443/", f"localhost:{port}/")
+            assert ask != health
+            for _ in range(50):
+                done = subprocess.run(ask, shell=True, capture_output=True, text=True, check=False)
+                if done.returncode != 7:
+                    break
+                time.sleep(0.1)
+        finally:
+            server.terminate()
+            server.wait()
+        assert (done.returncode == 0) == well, done.stderr
+        # 90: another key than the pinned one.
+        assert well or done.returncode == 90, done.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -15,7 +16,8 @@ from salt.exceptions import CommandExecutionError
 
 @pytest.fixture
 def secret(load_source: Callable[..., ModuleType], tmp_path: Path) -> ModuleType:
-    module = load_source("salt/_modules/secret.py")
+    whole = load_source("salt/_modules/whole.py")
+    module = load_source("salt/_modules/secret.py", salt={"whole.write": whole.write})
     module.FOLDER = str(tmp_path / "secrets")  # type: ignore[attr-defined]
     return module
 
@@ -144,3 +146,26 @@ def test_rotating_what_is_not_there_or_not_ours_is_refused(secret: ModuleType) -
     secret.ensure("one")
     with pytest.raises(CommandExecutionError, match="given by the pillar"):
         secret.rotate("one")
+
+
+def test_what_nobody_can_make_up_must_be_given(secret: ModuleType, state: ModuleType) -> None:
+    ret = state.present("one", kind="given")
+    assert ret["result"] is False
+    assert "pillar secrets:one: is missing, and no machine can make it up" in ret["comment"]
+    assert not secret.exists("one")
+    given(secret, one="its-key")
+    assert state.present("one", kind="given")["changes"] == {"one": "made"}
+    assert Path(secret.path("one")).read_text() == "its-key"
+
+
+def test_a_key_with_a_form_of_its_own_is_never_rotated_into_random_text(
+    secret: ModuleType, state: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    identity = "# created: today\n# public key: age1x\nAGE-SECRET-KEY-1X\n"
+    done = subprocess.CompletedProcess([], 0, identity)
+    monkeypatch.setattr(secret.subprocess, "run", lambda *_, **__: done)
+    assert state.present("one", kind="age")["changes"] == {"one": "made"}
+    assert Path(secret.path("one")).read_text() == identity
+    with pytest.raises(CommandExecutionError, match="not random text"):
+        secret.rotate("one")
+    assert Path(secret.path("one")).read_text() == identity

@@ -69,13 +69,27 @@ def test_an_unknown_machine_is_named_with_the_known_ones(on: Callable[..., Any])
 
 
 def test_servers_are_every_instance_of_every_machine(on: Callable[..., Any]) -> None:
-    assert on(PROD, "edge1").servers("app", 8001) == [
-        {"name": "app1-1", "address": "10.0.0.11", "port": 8001},
-        {"name": "app1-2", "address": "10.0.0.11", "port": 8002},
-        {"name": "app2-1", "address": "10.0.0.12", "port": 8001},
+    remote = {"tls": True, "machine": "app1"}
+    assert on(PROD, "edge1").servers("app", 8001, 8443) == [
+        {"name": "app1-1", "address": "10.0.0.11", "port": 8443, **remote},
+        {"name": "app1-2", "address": "10.0.0.11", "port": 8444, **remote},
+        {"name": "app2-1", "address": "10.0.0.12", "port": 8443, "tls": True, "machine": "app2"},
     ]
-    assert [one["port"] for one in on(DEV, "dev").servers("app", 9000, 3)] == [9000, 9001, 9002]
-    assert {one["address"] for one in on(DEV, "dev").servers("app", 9000)} == {"127.0.0.1"}
+    own = on(DEV, "dev").servers("app", 9000, 8443, 3)
+    assert [one["port"] for one in own] == [9000, 9001, 9002]
+    assert {(one["address"], one["tls"]) for one in own} == {("127.0.0.1", False)}
+
+
+def test_an_edge_reaches_its_own_instances_on_loopback_and_others_by_tls(
+    on: Callable[..., Any],
+) -> None:
+    found = on(HA, "one").servers("app", 8001, 8443)
+    assert [(one["name"], one["address"], one["port"], one["tls"]) for one in found] == [
+        ("one-1", "127.0.0.1", 8001, False),
+        ("two-1", "10.0.0.2", 8443, True),
+    ]
+    assert on(HA, "one").elsewhere("edge")
+    assert not on(DEV, "dev").elsewhere("edge")
 
 
 def test_instances_are_what_was_asked_else_one_a_core(on: Callable[..., Any]) -> None:

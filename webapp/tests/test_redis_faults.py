@@ -213,6 +213,28 @@ def test_counting_over_tls_only_with_a_certificate_that_is_known(
         server.stop()
 
 
+def test_counting_over_tls_with_a_certificate_of_its_own_where_redis_asks_for_one(
+    tmp_path: Path, start_app: StartApp
+) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    command += ["-subj", "/CN=redis", "-addext", "subjectAltName=IP:127.0.0.1"]
+    command += ["-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(command, check=True, capture_output=True)
+    server = RedisServer(tmp_path)
+    url, server.port = f"rediss://127.0.0.1:{server.port}", 0
+    server.options = ("--tls-port", url.rpartition(":")[2], "--tls-auth-clients", "yes")
+    server.options += ("--tls-key-file", str(key), "--tls-cert-file", str(certificate))
+    server.options += ("--tls-ca-cert-file", str(certificate))
+    server.start()
+    try:
+        ours = {"REDIS_CERTIFICATE_FILE": str(certificate), "REDIS_KEY_FILE": str(key)}
+        assert number(start_app(url, REDIS_CA_FILE=str(certificate), **ours).ask().text) == 1
+        assert start_app(url, REDIS_CA_FILE=str(certificate)).ask().status == 503
+    finally:
+        server.stop()
+
+
 def test_an_address_that_swallows_packets_costs_the_connect_timeout_only(
     start_app: StartApp,
 ) -> None:

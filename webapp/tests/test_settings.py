@@ -90,6 +90,11 @@ WRONG += [
 ]
 WRONG += [("REDIS_PASSWORD_FILE", "/nonexistent"), ("REDIS_PASSWORD_FILE", "/")]
 WRONG += [("REDIS_CA_FILE", "/nonexistent"), ("REDIS_CA_FILE", "/dev/null")]
+WRONG += [
+    (name, value)
+    for name in ("REDIS_CERTIFICATE_FILE", "REDIS_KEY_FILE")
+    for value in ("/nonexistent", "/", "/dev/null")
+]
 
 
 @pytest.mark.parametrize(("name", "value"), WRONG)
@@ -124,6 +129,18 @@ def test_a_misspelt_name_is_refused_with_the_one_that_was_meant(name: str, meant
 
 def test_variables_of_others_are_left_alone() -> None:
     read_settings(dict(os.environ) | {"REDIS_TLS_URL": "x", "LISTEN": "y", "THREADS": "z"})
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [("redis://h", "has no effect without TLS"), ("rediss://h", "can't be used")],
+)
+def test_a_certificate_for_redis_is_refused_without_tls_or_when_it_is_none(
+    url: str, said: str
+) -> None:
+    both = {"REDIS_CERTIFICATE_FILE": "/dev/null", "REDIS_KEY_FILE": "/dev/null"}
+    with pytest.raises(SettingsError, match=f"REDIS_CERTIFICATE_FILE.*{said}"):
+        read_settings({"REDIS_URL": url, **both})
 
 
 def test_an_empty_password_file_is_refused_and_its_content_never_shown(tmp_path: Path) -> None:

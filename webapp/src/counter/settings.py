@@ -45,6 +45,8 @@ class Settings:
     redis: RedisAddress
     redis_password: str | None
     redis_ca_file: str | None
+    redis_certificate_file: str | None
+    redis_key_file: str | None
     redis_connect_timeout: float
     redis_timeout: float
 
@@ -137,6 +139,14 @@ def _password_file(text: str) -> str:
     return password
 
 
+def _readable_file(text: str) -> str:
+    try:
+        Path(text).read_bytes()
+    except OSError as error:
+        raise ValueError from error
+    return text
+
+
 def _ca_file(text: str) -> str:
     try:
         ssl.create_default_context(cafile=text)
@@ -221,6 +231,22 @@ VARIABLES = (
         "Authorities that may have signed Redis' certificate; unset, the system's.",
     ),
     Variable(
+        "REDIS_CERTIFICATE_FILE",
+        "redis_certificate_file",
+        None,
+        _readable_file,
+        "a readable PEM file, with REDIS_KEY_FILE and rediss:// only",
+        "Certificate to show to Redis, then its chain.",
+    ),
+    Variable(
+        "REDIS_KEY_FILE",
+        "redis_key_file",
+        None,
+        _readable_file,
+        "a readable PEM file, with REDIS_CERTIFICATE_FILE",
+        "Its private key, not encrypted.",
+    ),
+    Variable(
         "REDIS_CONNECT_TIMEOUT",
         "redis_connect_timeout",
         "0.1",
@@ -258,7 +284,31 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
             "REDIS_CA_FILE has no effect without TLS; allowed is a REDIS_URL that starts with "
             "rediss://, or no REDIS_CA_FILE"
         )
+    _check_client_certificate(settings)
     return settings
+
+
+def _check_client_certificate(settings: Settings) -> None:
+    certificate, key = settings.redis_certificate_file, settings.redis_key_file
+    if certificate is None and key is None:
+        return
+    if certificate is None or key is None:
+        raise SettingsError(
+            "REDIS_CERTIFICATE_FILE and REDIS_KEY_FILE go together; allowed are both or neither"
+        )
+    if not settings.redis.tls:
+        raise SettingsError(
+            "REDIS_CERTIFICATE_FILE has no effect without TLS; allowed is a REDIS_URL that starts "
+            "with rediss://, or no REDIS_CERTIFICATE_FILE"
+        )
+    try:
+        # A password would be asked for on the terminal; there is none.
+        ssl.create_default_context().load_cert_chain(certificate, key, password=b"")
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        raise SettingsError(
+            f"REDIS_CERTIFICATE_FILE={certificate!r} with REDIS_KEY_FILE={key!r} can't be used: "
+            f"{error}"
+        ) from error
 
 
 def _read(variable: Variable, text: str) -> object:

@@ -161,5 +161,7 @@ def _pool(settings: Settings) -> redis.ConnectionPool:
             "ssl_cert_reqs": "required",
             "ssl_check_hostname": True,
             "ssl_ca_certs": settings.redis_ca_file,
+            "ssl_certfile": settings.redis_certificate_file,
+            "ssl_keyfile": settings.redis_key_file,
         }
     return redis.ConnectionPool(**options)

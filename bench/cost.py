@@ -1,0 +1,200 @@
+#!/usr/bin/env python3
+"""
+What watching costs on a machine that is up: memory and processor time of each daemon when idle, and
+the p99 of requests with and without them, side by side.
+
+    .venv/bin/python bench/cost.py [--topology dev] [--idle 60] [--load 20] [--rounds 3]
+
+Prints the tables of bench/README.md. Rates are wrk2's idea: requests are sent at their time, whether
+or not the one before was answered, and a late answer is as late as it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import shlex
+import ssl
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+# All that exists to watch; the rest is the service itself.
+WATCHING = ("collectd", "prometheus", "prometheus-alertmanager", "journal-shipper", "rsyslog")
+SERVING = (
+    "haproxy",
+    "counter@1",
+    "counter@2",
+    "redis-server",
+    "systemd-journald",
+    "fail2ban",
+    "firewalld",
+)
+# Asks a machine for processor time (ns) and proportional memory (kB) of each unit.
+PROBE = """
+import json, subprocess, sys, time
+found = {}
+for unit in sys.argv[1:]:
+    show = dict(line.split("=", 1) for line in subprocess.run(
+        ["systemctl", "show", unit, "-p", "ControlGroup,CPUUsageNSec,ActiveState"],
+        capture_output=True, text=True).stdout.splitlines())
+    if show["ActiveState"] != "active":
+        continue
+    pids = open("/sys/fs/cgroup" + show["ControlGroup"] + "/cgroup.procs").read().split()
+    memory = 0
+    for pid in pids:
+        for line in open(f"/proc/{pid}/smaps_rollup"):
+            if line.startswith("Pss:"):
+                memory += int(line.split()[1])
+    found[unit] = [int(show["CPUUsageNSec"]), memory]
+print(json.dumps([time.monotonic(), found]))
+"""
+
+
+class Machine:
+    def __init__(self, topology: str) -> None:
+        self.state = ROOT / ".lab" / topology
+        self.host = topology
+        said = subprocess.run(
+            ["make", "-s", "url"],
+            cwd=ROOT,
+            env={"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "TOPOLOGY": topology, "HOME": "/root"},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        self.address = said.strip().removeprefix("https://").rstrip("/")
+
+    def run(self, command: str, data: str = "") -> str:
+        words = ["ssh", "-F", str(self.state / "ssh_config"), self.host]
+        done = subprocess.run(
+            [*words, f"sudo -n sh -c {shlex.quote(command)}"],
+            input=data,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout
+
+    def probe(self) -> tuple[float, dict[str, list[int]]]:
+        said = self.run(f"python3 - {' '.join(WATCHING + SERVING)}", PROBE)
+        when, found = json.loads(said)
+        return when, found
+
+
+def usage(machine: Machine, seconds: float) -> dict[str, tuple[float, float]]:
+    """{unit: (percent of one processor, MiB)} over that time."""
+    began, before = machine.probe()
+    time.sleep(seconds)
+    ended, after = machine.probe()
+    return {
+        unit: (
+            100 * (after[unit][0] - before[unit][0]) / 1e9 / (ended - began),
+            after[unit][1] / 1024,
+        )
+        for unit in after
+        if unit in before
+    }
+
+
+async def load(machine: Machine, rate: int, seconds: float, connections: int = 32) -> list[float]:
+    """Seconds that each request took, from when it was due."""
+    context = ssl.create_default_context(cafile=str(machine.state / "ca.pem"))
+    took: list[float] = []
+    due = asyncio.Queue[float]()
+    request = f"GET / HTTP/1.1\r\nHost: {machine.address}\r\n\r\n".encode()
+
+    async def client() -> None:
+        reader, writer = await asyncio.open_connection(machine.address, 443, ssl=context)
+        while (when := await due.get()) >= 0:
+            writer.write(request)
+            head = await reader.readuntil(b"\r\n\r\n")
+            if not head.startswith(b"HTTP/1.1 200"):
+                raise RuntimeError(head.split(b"\r\n")[0].decode())
+            size = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
+            await reader.readexactly(size)
+            took.append(time.monotonic() - when)
+        writer.close()
+
+    clients = [asyncio.create_task(client()) for _ in range(connections)]
+    await asyncio.sleep(1)
+    began = time.monotonic()
+    for number in range(int(rate * seconds)):
+        when = began + number / rate
+        wait = when - time.monotonic()
+        if wait > 0:
+            await asyncio.sleep(wait)
+        due.put_nowait(when)
+    for _ in clients:
+        due.put_nowait(-1)
+    await asyncio.gather(*clients)
+    return took
+
+
+def quantile(took: list[float], part: float) -> float:
+    return sorted(took)[min(len(took) - 1, int(part * len(took)))] * 1000
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[1])
+    parser.add_argument("--topology", default="dev")
+    parser.add_argument("--idle", type=float, default=60, help="seconds of idling to measure")
+    parser.add_argument("--load", type=float, default=20, help="seconds of each load")
+    parser.add_argument("--rate", type=int, default=500, help="requests per second")
+    parser.add_argument("--rounds", type=int, default=3)
+    given = parser.parse_args()
+    machine = Machine(given.topology)
+
+    print("| daemon | idle, % of one processor | MiB (PSS) |\n| --- | --- | --- |")
+    idle = usage(machine, given.idle)
+    for unit in WATCHING:
+        if unit in idle:
+            print(f"| {unit} | {idle[unit][0]:.2f} | {idle[unit][1]:.1f} |")
+    known = [idle[unit] for unit in WATCHING if unit in idle]
+    print(
+        f"| **all that watches** | **{sum(c for c, _ in known):.2f}** | **{sum(m for _, m in known):.1f}** |"
+    )
+
+    on: list[float] = []
+    off: list[float] = []
+    spent: dict[str, list[float]] = {}
+    units = " ".join(WATCHING)
+    try:
+        for _ in range(given.rounds):
+            for took, verb in ((on, "start"), (off, "stop")):
+                machine.run(f"systemctl {verb} {units}")
+                time.sleep(3)
+                _, before = machine.probe()
+                answers = asyncio.run(load(machine, given.rate, given.load))
+                _, after = machine.probe()
+                took.append(quantile(answers, 0.99))
+                if verb == "start":
+                    for unit in after:
+                        spent.setdefault(unit, []).append(
+                            (after[unit][0] - before[unit][0]) / 1000 / len(answers)
+                        )
+                print(
+                    f"{verb:5} p50 {quantile(answers, 0.5):.2f} ms, p99 {took[-1]:.2f} ms",
+                    file=sys.stderr,
+                )
+    finally:
+        machine.run(f"systemctl start {units}")
+
+    print(
+        f"\n| {given.rate} requests/s, {given.rounds} times {given.load:.0f} s, in turn | p99, ms (median) |"
+    )
+    print("| --- | --- |")
+    print(f"| with all that watches | {statistics.median(on):.2f} |")
+    print(f"| without | {statistics.median(off):.2f} |")
+    print("\n| daemon | µs of processor time a request |\n| --- | --- |")
+    for unit, each in sorted(spent.items(), key=lambda one: -statistics.median(one[1])):
+        print(f"| {unit} | {statistics.median(each):.0f} |")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

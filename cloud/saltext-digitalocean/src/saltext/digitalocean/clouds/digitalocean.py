@@ -1,0 +1,1241 @@
+"""
+DigitalOcean for salt-cloud
+===========================
+
+Provider (``cloud.providers.d/digitalocean.conf``):
+
+.. code-block:: yaml
+
+    my-digitalocean:
+      driver: digitalocean
+      location: fra1
+      ssh_key_names: [my-key]          # names in the account
+      ssh_key_file: ~/.ssh/id_ed25519  # the private half, for the deploy
+      # The token comes from DIGITALOCEAN_TOKEN; or from a command's output:
+      # token_command: pass show digitalocean
+
+Profile (``cloud.profiles.d/web.conf``):
+
+.. code-block:: yaml
+
+    web:
+      provider: my-digitalocean
+      size: s-1vcpu-1gb
+      image: debian-13-x64
+
+Every key is described in the README of this extension.
+
+:depends: pydo
+"""
+
+import contextlib
+import difflib
+import logging
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import salt.config
+import salt.utils.cloud
+import salt.utils.files
+from salt.exceptions import SaltCloudConfigError, SaltCloudSystemExit
+from saltext.digitalocean.api import Api, ApiError, NoToken, StillThere, find_token
+
+try:
+    import pydo  # noqa: F401
+
+    HAS_PYDO = True
+except ImportError:
+    HAS_PYDO = False
+
+log = logging.getLogger(__name__)
+
+__virtualname__ = "digitalocean"
+# What Salt's loader puts here.
+__opts__ = {}
+__utils__ = {}
+__active_provider_name__ = None
+
+# Keys of the configuration that hold the token and must not travel with the machine's own.
+_SECRET_KEYS = ("personal_access_token", "token_command")
+# Seconds between two looks at something that changes by itself, at most; see poll_interval.
+_LOOK_AT_MOST = 5.0
+# A name as the API takes it (droplet_single_create.yml of DigitalOcean's OpenAPI specification).
+_NAME = re.compile(r"[a-zA-Z0-9]?[a-z0-9A-Z.\-]*[a-z0-9A-Z]")
+# Tag of a droplet whose reserved address was made with it, and goes with it.
+_OWN_ADDRESS = "salt-cloud:reserved-ip"
+_USER_DATA_MAX = 64 * 1024
+
+
+def __virtual__():
+    if not HAS_PYDO:
+        return False, "the digitalocean driver needs pydo: pip install pydo"
+    return __virtualname__
+
+
+# --- configuration ----------------------------------------------------------------------------------
+
+
+def get_configured_provider():
+    """
+    The provider's configuration, False when there is none.
+
+    Raises SaltCloudSystemExit when there is one without a token: salt-cloud would otherwise go on
+    without the provider and report, with exit code 0, that no machine exists.
+    """
+    found = salt.config.is_provider_configured(
+        __opts__, __active_provider_name__ or __virtualname__, ()
+    )
+    if found:
+        _token(found)
+    return found
+
+
+def get_dependencies():
+    """Whether the driver's libraries are there."""
+    return salt.config.check_driver_dependencies(__virtualname__, {"pydo": HAS_PYDO})
+
+
+def optimize_providers(providers):
+    """
+    All of them as they are, once their tokens have been tried.
+
+    salt-cloud calls this before it lists machines, and takes a listing that failed for an empty one:
+    a wrong token would end in "No machines were found" and exit code 0.
+    """
+    for alias, details in providers.items():
+        try:
+            _api(details).call("droplets", "list", per_page=1)
+        except ApiError as error:
+            if __opts__.get("destroy"):
+                # salt-cloud --destroy handles no error here: this ends it without a traceback.
+                sys.exit(f"Error: {alias}: {error}")
+            raise SaltCloudSystemExit(f"{alias}: {error}") from error
+    return providers
+
+
+def _token(provider):
+    try:
+        return find_token(provider.get("personal_access_token"), provider.get("token_command"))
+    except NoToken as error:
+        raise SaltCloudSystemExit(f"DigitalOcean: {error}") from error
+
+
+def _provider():
+    found = salt.config.is_provider_configured(
+        __opts__, __active_provider_name__ or __virtualname__, ()
+    )
+    if not found:
+        raise SaltCloudSystemExit("DigitalOcean: no provider is configured with this driver")
+    return found
+
+
+def _api(provider=None, name=None):
+    """The API as the provider configures it."""
+    provider = _provider() if provider is None else provider
+    return Api(
+        _token(provider),
+        endpoint=provider.get("api_endpoint"),
+        ca_file=provider.get("api_ca_file"),
+        patience=float(provider.get("api_patience", 300)),
+        backoff=float(provider.get("api_backoff", 1.0)),
+        say=lambda text: _say(name or __virtualname__, text),
+    )
+
+
+def _say(name, text):
+    """Progress, on stderr: stdout is salt-cloud's answer."""
+    log.info("%s: %s", name, text)
+    if _provider_setting("progress", True):
+        print(f"{name}: {text}", file=sys.stderr, flush=True)
+
+
+def _provider_setting(key, default):
+    found = salt.config.is_provider_configured(
+        __opts__, __active_provider_name__ or __virtualname__, (), log_message=False
+    )
+    return found.get(key, default) if found else default
+
+
+def _setting(key, vm_, default=None):
+    return salt.config.get_cloud_config_value(
+        key, vm_, __opts__, default=default, search_global=False
+    )
+
+
+def _one_line(function):
+    """Errors of the API and of what they mean for a machine as Salt's own, without a traceback."""
+
+    def wrapped(*args, **kwargs):
+        try:
+            return function(*args, **kwargs)
+        except (ApiError, StillThere) as error:
+            raise SaltCloudSystemExit(str(error)) from error
+
+    wrapped.__name__, wrapped.__doc__ = function.__name__, function.__doc__
+    wrapped.__module__ = function.__module__
+    return wrapped
+
+
+def _must_be(call, kind, name):
+    if call != kind:
+        how = "-a ACTION NAME" if kind == "action" else "-f FUNCTION PROVIDER"
+        raise SaltCloudSystemExit(f"{name} is called with {how}")
+
+
+def _near(name, known):
+    """What to say about a name that is not among the known."""
+    known = sorted({str(one) for one in known if one})
+    near = difflib.get_close_matches(str(name), known, 1)
+    if near:
+        return f"did you mean {near[0]}?"
+    return (
+        f"there are: {', '.join(known[:12])}{', …' if len(known) > 12 else ''}"
+        if known
+        else "there is none"
+    )
+
+
+# --- what can be had ----------------------------------------------------------------------------------
+
+
+@_one_line
+def avail_locations(call=None):
+    """Regions by slug.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-cloud --list-locations my-digitalocean
+    """
+    if call == "action":
+        raise SaltCloudSystemExit("avail_locations is called with --list-locations")
+    return {one["slug"]: one for one in _api().all("regions", "regions")}
+
+
+@_one_line
+def avail_sizes(call=None):
+    """Sizes by slug, with their prices.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-cloud --list-sizes my-digitalocean
+    """
+    if call == "action":
+        raise SaltCloudSystemExit("avail_sizes is called with --list-sizes")
+    return {one["slug"]: one for one in _api().all("sizes", "sizes")}
+
+
+@_one_line
+def avail_images(call=None):
+    """Public and own images by slug, or by ID where there is no slug.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-cloud --list-images my-digitalocean
+    """
+    if call == "action":
+        raise SaltCloudSystemExit("avail_images is called with --list-images")
+    return {str(one["slug"] or one["id"]): one for one in _api().all("images", "images")}
+
+
+@_one_line
+def list_keypairs(call=None):
+    """SSH keys of the account by name.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-cloud -f list_keypairs my-digitalocean
+    """
+    _must_be(call, "function", "list_keypairs")
+    return {one["name"]: one for one in _api().all("ssh_keys", "ssh_keys")}
+
+
+@_one_line
+def show_keypair(kwargs=None, call=None):
+    """One SSH key of the account.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-cloud -f show_keypair my-digitalocean keyname=my-key
+    """
+    _must_be(call, "function", "show_keypair")
+    name = _argument(kwargs, "keyname")
+    keys = {one["name"]: one for one in _api().all("ssh_keys", "ssh_keys")}
+    if name not in keys:
+        raise SaltCloudSystemExit(f"DigitalOcean: SSH key {name}: no such key; {_near(name, keys)}")
+    return keys[name]
+
+
+@_one_line
+def import_keypair(kwargs=None, call=None):
+    """Give the account a public SSH key; one that it has under that name already is left.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-cloud -f import_keypair my-digitalocean keyname=my-key file=~/.ssh/id_ed25519.pub
+    """
+    _must_be(call, "function", "import_keypair")
+    return _import(_api(), _argument(kwargs, "file"), _argument(kwargs, "keyname"))
+
+
+def _import(api, path, name=None):
+    """The account's entry of the public key in ``path``; made when there is none of that key."""
+    try:
+        with salt.utils.files.fopen(os.path.expanduser(path), encoding="utf-8") as file:
+            text = file.read().strip()
+    except OSError as error:
+        raise SaltCloudConfigError(f"DigitalOcean: {error}") from error
+    if "PRIVATE KEY" in text:
+        raise SaltCloudSystemExit(f"{path} is a private key: give the .pub file")
+    return api.give_key(text, name)
+
+
+@_one_line
+def remove_key(kwargs=None, call=None):
+    """Take an SSH key out of the account.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-cloud -f remove_key my-digitalocean keyname=my-key
+    """
+    _must_be(call, "function", "remove_key")
+    name = _argument(kwargs, "keyname")
+    key = show_keypair({"keyname": name}, call="function")
+    _api().call("ssh_keys", "delete", key["id"])
+    return {"removed": name}
+
+
+def _argument(kwargs, name):
+    value = (kwargs or {}).get(name)
+    if value in (None, ""):
+        raise SaltCloudSystemExit(f"DigitalOcean: {name}=… is needed")
+    return value
+
+
+# --- machines -----------------------------------------------------------------------------------------
+
+
+def _addresses(droplet, kind):
+    networks = droplet.get("networks") or {}
+    return [
+        one["ip_address"]
+        for version in ("v4", "v6")
+        for one in networks.get(version) or []
+        if one.get("type") == kind
+    ]
+
+
+def _node(droplet):
+    """What every driver of salt-cloud says of a machine (list_nodes)."""
+    return {
+        "id": droplet["id"],
+        "image": (droplet.get("image") or {}).get("slug")
+        or (droplet.get("image") or {}).get("name"),
+        "size": droplet.get("size_slug"),
+        "state": droplet.get("status"),
+        "region": (droplet.get("region") or {}).get("slug"),
+        "private_ips": _addresses(droplet, "private"),
+        "public_ips": _addresses(droplet, "public"),
+        "tags": droplet.get("tags") or [],
+        "vpc_uuid": droplet.get("vpc_uuid"),
+    }
+
+
+def _by_name(droplets):
+    """Machines by name; a name that two have is followed by the ID, so that none is hidden."""
+    counts = {}
+    for one in droplets:
+        counts[one["name"]] = counts.get(one["name"], 0) + 1
+    return {
+        one["name"] if counts[one["name"]] == 1 else f"{one['name']}-{one['id']}": one
+        for one in droplets
+    }
+
+
+@_one_line
+def list_nodes(call=None):
+    """Machines with their addresses.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-cloud -Q
+    """
+    if call == "action":
+        raise SaltCloudSystemExit("list_nodes is called with -Q")
+    return {name: _node(one) for name, one in _by_name(_api().all("droplets", "droplets")).items()}
+
+
+@_one_line
+def list_nodes_min(call=None):
+    """Names and IDs of the machines.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-cloud -f list_nodes_min my-digitalocean
+    """
+    return {
+        name: {"id": one["id"], "state": one["status"]}
+        for name, one in _by_name(_api().all("droplets", "droplets")).items()
+    }
+
+
+@_one_line
+def list_nodes_full(call=None):
+    """Machines with all that the API says of them.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-cloud -F
+    """
+    if call == "action":
+        raise SaltCloudSystemExit("list_nodes_full is called with -F")
+    return {
+        name: {**one, **_node(one)}
+        for name, one in _by_name(_api().all("droplets", "droplets")).items()
+    }
+
+
+def list_nodes_select(call=None):
+    """Machines with the fields that ``query.selection`` names.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-cloud -S
+    """
+    return salt.utils.cloud.list_nodes_select(
+        list_nodes_full("function"), __opts__["query.selection"], call
+    )
+
+
+def _find(api, name, must=True):
+    """The droplet of that name. Refused when there are two; None, or refused, when there is none."""
+    # The filter is documented as exact but case-insensitive.
+    found = [one for one in api.all("droplets", "droplets", name=name) if one["name"] == name]
+    if len(found) > 1:
+        ids = ", ".join(str(one["id"]) for one in found)
+        raise SaltCloudSystemExit(
+            f"DigitalOcean: {len(found)} droplets are called {name} ({ids}): remove or rename all but one"
+        )
+    if not found and must:
+        known = [one["name"] for one in api.all("droplets", "droplets")]
+        raise SaltCloudSystemExit(f"DigitalOcean: {name}: no such droplet; {_near(name, known)}")
+    return found[0] if found else None
+
+
+@_one_line
+def show_instance(name, call=None):
+    """All that the API says of one machine.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-cloud -a show_instance web1
+    """
+    _must_be(call, "action", "show_instance")
+    droplet = _find(_api(), name)
+    return {**droplet, **_node(droplet)}
+
+
+def _wait(what, look, seconds, name=None):
+    """
+    What ``look`` returns once that is not None; it says what it sees in a text, or returns the
+    result. SaltCloudSystemExit after ``seconds``.
+    """
+    began = time.monotonic()
+    shown, pause = None, float(_provider_setting("poll_interval", 1.0))
+    while True:
+        result, text = look()
+        if result is not None:
+            return result
+        waited = time.monotonic() - began
+        if name and text != shown:
+            _say(name, f"{text} ({waited:.0f} s)")
+            shown = text
+        if waited >= seconds:
+            raise SaltCloudSystemExit(f"DigitalOcean: {what}: still {text} after {seconds:.0f} s")
+        time.sleep(min(pause, max(seconds - waited, 0.05)))
+        pause = min(pause * 1.5, _LOOK_AT_MOST)
+
+
+def _wait_action(api, action, what, seconds, name=None):
+    """Wait for an action to complete; refused when it errored."""
+
+    def look():
+        now = api.call("actions", "get", action["id"])["action"]
+        if now["status"] == "errored":
+            raise SaltCloudSystemExit(f"DigitalOcean: {what}: the action {now['id']} failed")
+        return (now, "") if now["status"] == "completed" else (None, now["status"])
+
+    return _wait(what, look, seconds, name)
+
+
+def _act(name, kind, call, seconds=300, body=None):
+    """Run a droplet action to its end."""
+    _must_be(call, "action", kind)
+    api = _api(name=name)
+    droplet = _find(api, name)
+    # Done twice, none of these does harm; reboot is left to the caller.
+    repeat = kind not in ("reboot", "power_cycle")
+    action = api.call(
+        "droplet_actions", "post", droplet["id"], {"type": kind, **(body or {})}, repeat=repeat
+    )["action"]
+    _wait_action(api, action, f"{name}: {kind}", seconds, name)
+    return {"name": name, "action": kind, "status": "completed"}
+
+
+@_one_line
+def reboot(name, call=None):
+    """Reboot a machine, as from its own console.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-cloud -a reboot web1
+    """
+    return _act(name, "reboot", call)
+
+
+@_one_line
+def start(name, call=None):
+    """Power a machine on.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-cloud -a start web1
+    """
+    return _act(name, "power_on", call)
+
+
+@_one_line
+def stop(name, call=None):
+    """Shut a machine down from within; it is still paid.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-cloud -a stop web1
+    """
+    return _act(name, "shutdown", call)
+
+
+@_one_line
+def power_off(name, call=None):
+    """Take the power from a machine that does not shut down.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-cloud -a power_off web1
+    """
+    return _act(name, "power_off", call)
+
+
+@_one_line
+def power_cycle(name, call=None):
+    """Take the power from a machine and give it back.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-cloud -a power_cycle web1
+    """
+    return _act(name, "power_cycle", call)
+
+
+# --- create -------------------------------------------------------------------------------------------
+
+
+def _listed(value):
+    """A list of a list or of a text with commas."""
+    if value is None or value == "":
+        return []
+    if isinstance(value, str):
+        return [one.strip() for one in value.split(",") if one.strip()]
+    return list(value)
+
+
+def _choose(api, kind, group, key, wanted, what, field="name"):
+    """ID or UUID of each wanted thing, by name, ID or UUID."""
+    if not wanted:
+        return []
+    known = api.all(group, key)
+    found = []
+    for one in wanted:
+        match = [
+            item
+            for item in known
+            if str(one) in (str(item.get(field)), str(item.get("id")), str(item.get("fingerprint")))
+        ]
+        if not match:
+            raise SaltCloudConfigError(
+                f"DigitalOcean: {kind}: {what} {one}: not in this account; {_near(one, [item.get(field) for item in known])}"
+            )
+        found.append(match[0])
+    return found
+
+
+def _user_data(vm_):
+    text = _setting("userdata", vm_)
+    path = _setting("userdata_file", vm_)
+    if path:
+        try:
+            with salt.utils.files.fopen(os.path.expanduser(path), encoding="utf-8") as file:
+                text = file.read()
+        except OSError as error:
+            raise SaltCloudConfigError(f"DigitalOcean: userdata_file: {error}") from error
+        text = salt.utils.cloud.userdata_template(__opts__, vm_, text)
+    if text and len(text.encode()) > _USER_DATA_MAX:
+        raise SaltCloudConfigError("DigitalOcean: user data is larger than 64 KiB")
+    return text
+
+
+def _request(api, vm_):
+    """
+    The body that creates the droplet, and what is to be done with it afterwards:
+    ``{project, firewalls, reserved_ip}``. Every name is looked up before anything is made.
+    """
+    name = vm_["name"]
+    if not _NAME.fullmatch(name) or len(name) > 255:
+        raise SaltCloudConfigError(f"DigitalOcean: {name}: a name has letters, digits, '-' and '.'")
+    body = {
+        "name": name,
+        "region": _setting("location", vm_),
+        "size": _setting("size", vm_),
+        "image": _setting("image", vm_),
+        "tags": [str(one) for one in _listed(_setting("tags", vm_))],
+        "backups": bool(_setting("backups", vm_, False)),
+        "ipv6": bool(_setting("ipv6", vm_, False)),
+        "monitoring": bool(_setting("monitoring", vm_, False)),
+    }
+    policy = _setting("backup_policy", vm_)
+    if policy:
+        body["backup_policy"], body["backups"] = policy, True
+    for key, config in (("region", "location"), ("size", "size"), ("image", "image")):
+        if not body[key]:
+            raise SaltCloudConfigError(f"DigitalOcean: {name}: no {config} in profile or provider")
+    keys = _listed(_setting("ssh_key_names", vm_))
+    body["ssh_keys"] = [
+        one["id"] for one in _choose(api, "ssh_key_names", "ssh_keys", "ssh_keys", keys, "key")
+    ]
+    public = _setting("ssh_public_key_file", vm_)
+    if public:
+        body["ssh_keys"].append(_import(api, public)["id"])
+    if not body["ssh_keys"] and _setting("deploy", vm_, True):
+        raise SaltCloudConfigError(
+            f"DigitalOcean: {name}: no ssh_key_names nor ssh_public_key_file: nobody could log in (DigitalOcean would mail a password)"
+        )
+    vpc = _setting("vpc", vm_)
+    if vpc:
+        body["vpc_uuid"] = _choose(api, "vpc", "vpcs", "vpcs", [vpc], "VPC")[0]["id"]
+    text = _user_data(vm_)
+    if text:
+        body["user_data"] = text
+    if _setting("reserved_ip", vm_) == "new":
+        body["tags"].append(_OWN_ADDRESS)
+    project = _setting("project", vm_)
+    firewalls = _listed(_setting("firewalls", vm_))
+    after = {
+        "project": _choose(api, "project", "projects", "projects", [project], "project")[0]
+        if project
+        else None,
+        "firewalls": _choose(api, "firewalls", "firewalls", "firewalls", firewalls, "firewall"),
+        "reserved_ip": _setting("reserved_ip", vm_),
+    }
+    if after["reserved_ip"] and after["reserved_ip"] != "new":
+        known = {one["ip"]: one for one in api.all("reserved_ips", "reserved_ips")}
+        wanted = after["reserved_ip"]
+        if wanted not in known:
+            raise SaltCloudConfigError(
+                f"DigitalOcean: reserved_ip: {wanted}: not in this account; {_near(wanted, known)}"
+            )
+        holder = known[wanted].get("droplet")
+        if holder and holder.get("name") != name and not _setting("reserved_ip_take", vm_, False):
+            raise SaltCloudConfigError(
+                f"DigitalOcean: reserved_ip: {wanted} is {holder.get('name')}'s:"
+                " set reserved_ip_take: true to move it here"
+            )
+    return body, after
+
+
+def _explain(api, error, body):
+    """A refused creation with what would have been right, where the API's message leaves that open."""
+    if error.status != 422:
+        return error
+    try:
+        sizes = {one["slug"]: one for one in api.all("sizes", "sizes")}
+        regions = {one["slug"]: one for one in api.all("regions", "regions")}
+        images = {str(one.get("slug") or one["id"]) for one in api.all("images", "images")}
+    except ApiError:
+        return error
+    size, region, image = body["size"], body["region"], str(body["image"])
+    hint = ""
+    if region not in regions:
+        hint = f"location {region}: {_near(region, regions)}"
+    elif size not in sizes:
+        hint = f"size {size}: {_near(size, sizes)}"
+    elif not sizes[size].get("available", True) or region not in sizes[size]["regions"]:
+        hint = f"size {size} can be had in: {', '.join(sizes[size]['regions']) or 'no region now'}"
+    elif image not in images and not image.isdigit():
+        hint = f"image {image}: {_near(image, images)}"
+    if hint:
+        return ApiError(error.what, 422, f"{error.message} ({hint})", error.request_id)
+    return error
+
+
+def _after_unsure(api, name):
+    """The droplet of that name if the API made it although its answer was lost; else None."""
+    deadline = time.monotonic() + float(_provider_setting("unsure_timeout", 6))
+    while True:
+        droplet = _find(api, name, must=False)
+        if droplet or time.monotonic() > deadline:
+            return {"droplet": droplet} if droplet else None
+        # A list may lag behind what was made.
+        time.sleep(float(_provider_setting("poll_interval", 1.0)))
+
+
+def _ssh_answers(address, port):
+    """Whether an SSH server greets there (RFC 4253, section 4.2): a port that is open alone may be a
+    machine that is still starting."""
+    try:
+        with socket.create_connection((address, port), timeout=5) as connection:
+            connection.settimeout(5)
+            return connection.recv(4) == b"SSH-"
+    except OSError:
+        return False
+
+
+def _remove(api, droplet, name, seconds):
+    """Delete a droplet and wait until it is gone."""
+    poll = float(_provider_setting("poll_interval", 1.0))
+    api.remove_droplet(droplet["id"], name, seconds, poll)
+
+
+def _event(name, message, tag, args):
+    """Tell the master's event bus, where there is one: firing into nothing takes Salt a second."""
+    if not os.path.exists(os.path.join(__opts__["sock_dir"], "master_event_pull.ipc")):
+        return
+    __utils__["cloud.fire_event"](
+        "event",
+        message,
+        f"salt/cloud/{name}/{tag}",
+        args=args,
+        sock_dir=__opts__["sock_dir"],
+        transport=__opts__.get("transport", "zeromq"),
+    )
+
+
+def create(vm_):
+    """
+    Make a droplet, wait until it can be logged in to, deploy; on any failure remove it again.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-cloud -p web web1
+    """
+    name = vm_["name"]
+    if vm_.get("profile") and not salt.config.is_profile_configured(
+        __opts__, (__active_provider_name__ or __virtualname__), vm_["profile"], vm_=vm_
+    ):
+        raise SaltCloudConfigError(
+            f"DigitalOcean: {name}: profile {vm_['profile']} is not complete (see above)"
+        )
+    api = _api(name=name)
+    try:
+        return _create(api, vm_)
+    except (ApiError, SaltCloudConfigError) as error:
+        # salt-cloud shows the usage and exits 2 for a configuration error; and a map goes on.
+        raise SaltCloudSystemExit(str(error)) from error
+
+
+def _create(api, vm_):
+    name = vm_["name"]
+    existing = _find(api, name, must=False)
+    if existing:
+        _say(name, f"droplet {existing['id']} exists already, nothing is done")
+        return {**_node(existing), "name": name, "Message": "exists already"}
+    _local(name, "before_create", vm_, deploy=bool(_setting("deploy", vm_, True)))
+    body, after = _request(api, vm_)
+    _event(
+        name,
+        "starting create",
+        "creating",
+        {"name": name, "profile": vm_.get("profile"), "provider": vm_.get("provider")},
+    )
+    _say(name, f"creating {body['size']} in {body['region']} from {body['image']}")
+    made = {"droplet": None, "reserved_ip": None}
+    try:
+        said = api.call("droplets", "create", body, found=lambda: _after_unsure(api, name))
+        made["droplet"] = said["droplet"]
+        result = _finish(api, vm_, made, said, after)
+    except BaseException as error:
+        # Also when interrupted: what exists by halves is paid in full.
+        if made["droplet"]:
+            _clean_up(api, vm_, made, error)
+        elif isinstance(error, ApiError) and not error.unsure:
+            raise _explain(api, error, body) from error
+        else:
+            _clean_up_unsure(api, vm_, error)
+        if isinstance(error, SystemExit):
+            # Salt's own handler of SIGINT and SIGTERM raises it with code 0, as if all were well.
+            raise SaltCloudSystemExit(f"DigitalOcean: {name}: interrupted") from error
+        raise
+    _event(name, "created instance", "created", {"name": name, "id": result["id"]})
+    return result
+
+
+def _local(name, key, vm_, **more):
+    """
+    Run the setting ``key``, a command on this computer that must succeed: it packs what the deploy
+    carries, or looks at the machine from outside. The machine is in its environment, SALT_CLOUD_*.
+    """
+    command = _setting(key, vm_)
+    if not command:
+        return
+    words = command if isinstance(command, list) else ["sh", "-c", command]
+    environment = {
+        **os.environ,
+        "SALT_CLOUD_NAME": name,
+        "SALT_CLOUD_PROFILE": vm_.get("profile") or "",
+    }
+    environment.update({f"SALT_CLOUD_{one.upper()}": str(value) for one, value in more.items()})
+    try:
+        done = subprocess.run(
+            words,
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            env=environment,
+            check=False,
+        )
+    except OSError as error:
+        raise SaltCloudConfigError(f"DigitalOcean: {name}: {key}: {error}") from error
+    said = f"{done.stdout}\n{done.stderr}".strip().splitlines()
+    if done.returncode:
+        why = said[-1].strip() if said else f"exit code {done.returncode}"
+        raise SaltCloudConfigError(f"DigitalOcean: {name}: {key}: {why}")
+    for line in said:
+        _say(name, line)
+
+
+@contextlib.contextmanager
+def _undisturbed():
+    """
+    Without SIGINT and SIGTERM, for as long as something is removed that would go on being paid:
+    Ctrl-C comes to every worker of a map, and their parent ends them by SIGTERM on top.
+    """
+    try:
+        before = {
+            one: signal.signal(one, signal.SIG_IGN) for one in (signal.SIGINT, signal.SIGTERM)
+        }
+    except ValueError:
+        # Not in the main thread, where no signal arrives.
+        before = {}
+    try:
+        yield
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+
+def _reason(error):
+    if isinstance(error, (SystemExit, KeyboardInterrupt)):
+        return "interrupted"
+    return str(error) or type(error).__name__
+
+
+def _clean_up_unsure(api, vm_, error):
+    """After a creation whose answer was never seen: remove what it made, or say that nobody knows."""
+    name = vm_["name"]
+    why = ""
+    with _undisturbed():
+        try:
+            found = _after_unsure(api, name)
+            if found:
+                _clean_up(api, vm_, {"droplet": found["droplet"], "reserved_ip": None}, error)
+                return
+        except ApiError as problem:
+            why = f" ({problem})"
+    raise SaltCloudSystemExit(
+        f"{_reason(error)}; a droplet {name} may exist and be paid: salt-cloud -Q{why}"
+    ) from error
+
+
+def _clean_up(api, vm_, made, error):
+    with _undisturbed():
+        _remove_made(api, vm_, made, error)
+
+
+def _remove_made(api, vm_, made, error):
+    name, droplet = vm_["name"], made["droplet"]
+    reason = _reason(error)
+    if _setting("keep_failed", vm_, False):
+        _say(name, f"failed; droplet {droplet['id']} is kept, as keep_failed says, and paid")
+        return
+    _say(name, f"failed ({reason}); removing what was made")
+    problems = []
+    if _setting("reserved_ip", vm_) == "new" and not made["reserved_ip"]:
+        # It may have been given although the answer was never seen.
+        with contextlib.suppress(ApiError):
+            made["reserved_ip"] = _address_of(api, droplet["id"])
+    try:
+        _remove(api, droplet, name, float(_setting("destroy_timeout", vm_, 300)))
+    except (ApiError, StillThere) as problem:
+        problems.append(str(problem))
+    if made["reserved_ip"]:
+        try:
+            api.call("reserved_ips", "delete", made["reserved_ip"])
+        except ApiError as problem:
+            if problem.status != 404:
+                problems.append(f"reserved address {made['reserved_ip']} was left: {problem}")
+    if problems:
+        raise SaltCloudSystemExit(f"{reason}; and {'; '.join(problems)}") from error
+    _say(name, "nothing was left")
+
+
+def _finish(api, vm_, made, said, after):
+    """From the droplet that the API has accepted to the machine that serves."""
+    name = vm_["name"]
+    identity = made["droplet"]["id"]
+    # Before it can be reached at all.
+    for firewall in after["firewalls"]:
+        api.call("firewalls", "assign_droplets", firewall["id"], {"droplet_ids": [identity]})
+    patience = float(_setting("wait_for_ip_timeout", vm_, 600))
+    actions = [
+        one for one in (said.get("links") or {}).get("actions") or [] if one.get("rel") == "create"
+    ]
+    interface = _setting("ssh_interface", vm_, "public")
+    if interface not in ("public", "private", "public_ips", "private_ips"):
+        raise SaltCloudConfigError(
+            f"DigitalOcean: ssh_interface: {interface}: use public or private"
+        )
+    kind = interface.removesuffix("_ips")
+
+    def active():
+        if actions:
+            action = api.call("actions", "get", actions[0]["id"])["action"]
+            if action["status"] == "errored":
+                raise SaltCloudSystemExit(
+                    f"DigitalOcean: {name}: the creation failed (action {action['id']})"
+                )
+        try:
+            droplet = api.call("droplets", "get", identity)["droplet"]
+        except ApiError as error:
+            if error.status == 404:
+                # What was just made is not everywhere known yet.
+                return None, "not known yet"
+            raise
+        if droplet["status"] == "active" and _addresses(droplet, kind):
+            return droplet, ""
+        return None, droplet["status"] if droplet[
+            "status"
+        ] != "active" else f"without a {kind} address"
+
+    droplet = made["droplet"] = _wait(f"{name} (droplet {identity})", active, patience, name)
+    if after["project"]:
+        api.call(
+            "projects",
+            "assign_resources",
+            after["project"]["id"],
+            {"resources": [f"do:droplet:{identity}"]},
+        )
+    if after["reserved_ip"]:
+        _reserve(api, name, identity, made, after["reserved_ip"])
+    address = _addresses(droplet, kind)[0]
+    _say(name, f"active at {address}")
+    node = {**droplet, **_node(droplet), "name": name}
+    if made["reserved_ip"] or after["reserved_ip"]:
+        node["reserved_ip"] = made["reserved_ip"] or after["reserved_ip"]
+    if not _setting("deploy", vm_, True) and not _setting("inline_script", vm_):
+        return node
+    port = int(_setting("ssh_port", vm_, 22))
+    seconds = float(_setting("wait_for_ssh_timeout", vm_, 300))
+    _wait(
+        f"{name}: ssh at {address} port {port}",
+        lambda: (True, "") if _ssh_answers(address, port) else (None, "waiting for ssh"),
+        seconds,
+        name,
+    )
+    node.update(_deploy(vm_, address))
+    _local(name, "after_create", vm_, address=address, id=identity)
+    return node
+
+
+def _address_of(api, identity):
+    """The reserved address that a droplet has, or None."""
+    for one in api.all("reserved_ips", "reserved_ips"):
+        if (one.get("droplet") or {}).get("id") == identity:
+            return one["ip"]
+    return None
+
+
+def _reserve(api, name, identity, made, wanted):
+    """Give the droplet a reserved address: its own old one, or a new one."""
+    if wanted == "new":
+
+        def there():
+            address = _address_of(api, identity)
+            return {"reserved_ip": {"ip": address}} if address else None
+
+        made["reserved_ip"] = api.call(
+            "reserved_ips", "create", {"droplet_id": identity}, found=there
+        )["reserved_ip"]["ip"]
+        _say(name, f"reserved address {made['reserved_ip']}")
+        return
+    action = api.call(
+        "reserved_ips_actions",
+        "post",
+        wanted,
+        {"type": "assign", "droplet_id": identity},
+        repeat=True,
+    )["action"]
+    _wait_action(api, action, f"{name}: reserved address {wanted}", 120)
+
+
+def _deploy(vm_, address):
+    """Salt's own deploy over ssh, and the commands that must succeed after it, on new connections."""
+    name = vm_["name"]
+    key = _setting("ssh_key_file", vm_)
+    given = {
+        **{key: value for key, value in vm_.items() if key not in _SECRET_KEYS},
+        "ssh_host": address,
+        "key_filename": os.path.expanduser(key) if key else None,
+    }
+    _say(name, "deploying")
+    answer = __utils__["cloud.bootstrap"](given, __opts__)
+    if "Error" in answer:
+        reason = answer["Error"]
+        reason = "; ".join(reason.values()) if isinstance(reason, dict) else reason
+        raise SaltCloudSystemExit(f"DigitalOcean: {name}: deploy: {reason}")
+    if answer.get("File Upload Failure"):
+        lost = ", ".join(path for one in answer["File Upload Failure"] for path in one)
+        raise SaltCloudSystemExit(f"DigitalOcean: {name}: deploy: not carried: {lost}")
+    for command in _setting("after_deploy", vm_, []) or []:
+        code = salt.utils.cloud.root_cmd(
+            command,
+            False,
+            _setting("sudo", vm_, _setting("ssh_username", vm_, "root") != "root"),
+            allow_failure=True,
+            hostname=address,
+            port=int(_setting("ssh_port", vm_, 22)),
+            username=_setting("ssh_username", vm_, "root"),
+            key_filename=given["key_filename"],
+            ssh_timeout=15,
+        )
+        if code:
+            raise SaltCloudSystemExit(
+                f"DigitalOcean: {name}: after_deploy: {command}: exit code {code}"
+            )
+    return {"deployed": True, "deploy_kwargs": {"host": address}}
+
+
+# --- destroy ------------------------------------------------------------------------------------------
+
+
+@_one_line
+def destroy(name, call=None):
+    """Remove a machine and all that is on it; returns once it is gone.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-cloud -d web1
+    """
+    if call == "function":
+        raise SaltCloudSystemExit("destroy is called with -d or -a destroy")
+    api = _api(name=name)
+    _event(name, "destroying instance", "destroying", {"name": name})
+    droplet = _find(api, name)
+    # Without its droplet, an address costs more than with it.
+    own = _OWN_ADDRESS in (droplet.get("tags") or [])
+    address = _address_of(api, droplet["id"]) if own else None
+    _remove(api, droplet, name, float(_provider_setting("destroy_timeout", 300)))
+    if address:
+        try:
+            api.call("reserved_ips", "delete", address)
+        except ApiError as error:
+            if error.status != 404:
+                raise SaltCloudSystemExit(
+                    f"{name} was removed, its reserved address {address} was not and is paid: {error}"
+                ) from error
+    _event(name, "destroyed instance", "destroyed", {"name": name})
+    if __opts__.get("update_cachedir", False) is True:
+        __utils__["cloud.delete_minion_cachedir"](
+            name, (__active_provider_name__ or __virtualname__).split(":")[0], __opts__
+        )
+    return {"name": name, "id": droplet["id"], "destroyed": True}
+
+
+# --- networks, firewalls, addresses, projects -----------------------------------------------------------
+
+
+@_one_line
+def list_vpcs(call=None):
+    """Private networks by name.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-cloud -f list_vpcs my-digitalocean
+    """
+    _must_be(call, "function", "list_vpcs")
+    return {one["name"]: one for one in _api().all("vpcs", "vpcs")}
+
+
+@_one_line
+def ensure_vpc(kwargs=None, call=None):
+    """A private network of that name; one that is there already is left.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-cloud -f ensure_vpc my-digitalocean name=prod region=fra1 ip_range=10.20.0.0/20
+    """
+    _must_be(call, "function", "ensure_vpc")
+    name = _argument(kwargs, "name")
+    api = _api()
+
+    def there():
+        return next(({"vpc": one} for one in api.all("vpcs", "vpcs") if one["name"] == name), None)
+
+    body = {
+        key: kwargs[key] for key in ("name", "region", "ip_range", "description") if kwargs.get(key)
+    }
+    return (there() or api.call("vpcs", "create", body, found=there))["vpc"]
+
+
+@_one_line
+def delete_vpc(kwargs=None, call=None):
+    """Remove an empty private network.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-cloud -f delete_vpc my-digitalocean name=prod
+    """
+    _must_be(call, "function", "delete_vpc")
+    api = _api()
+    found = _choose(api, "name", "vpcs", "vpcs", [_argument(kwargs, "name")], "VPC")[0]
+    api.call("vpcs", "delete", found["id"])
+    return {"removed": found["name"]}
+
+
+@_one_line
+def list_firewalls(call=None):
+    """Cloud firewalls by name.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-cloud -f list_firewalls my-digitalocean
+    """
+    _must_be(call, "function", "list_firewalls")
+    return {one["name"]: one for one in _api().all("firewalls", "firewalls")}
+
+
+@_one_line
+def list_reserved_ips(call=None):
+    """Reserved addresses and who has them.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-cloud -f list_reserved_ips my-digitalocean
+    """
+    _must_be(call, "function", "list_reserved_ips")
+    return {one["ip"]: one for one in _api().all("reserved_ips", "reserved_ips")}
+
+
+@_one_line
+def release_reserved_ip(kwargs=None, call=None):
+    """Give a reserved address back.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-cloud -f release_reserved_ip my-digitalocean ip=203.0.113.7
+    """
+    _must_be(call, "function", "release_reserved_ip")
+    _api().call("reserved_ips", "delete", _argument(kwargs, "ip"))
+    return {"released": kwargs["ip"]}
+
+
+@_one_line
+def list_projects(call=None):
+    """Projects by name.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-cloud -f list_projects my-digitalocean
+    """
+    _must_be(call, "function", "list_projects")
+    return {one["name"]: one for one in _api().all("projects", "projects")}
+
+
+@_one_line
+def show_pricing(kwargs=None, call=None):
+    """What a profile costs, in US dollars, as the API says now.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-cloud -f show_pricing my-digitalocean profile=web
+    """
+    _must_be(call, "function", "show_pricing")
+    name = _argument(kwargs, "profile")
+    profile = __opts__["profiles"].get(name)
+    if not profile:
+        raise SaltCloudSystemExit(
+            f"DigitalOcean: profile {name}: no such profile; {_near(name, __opts__['profiles'])}"
+        )
+    slug = profile.get("size") or _provider().get("size")
+    sizes = {one["slug"]: one for one in _api().all("sizes", "sizes")}
+    if slug not in sizes:
+        raise SaltCloudSystemExit(f"DigitalOcean: size {slug}: no such size; {_near(slug, sizes)}")
+    return {
+        name: {"per_hour": sizes[slug]["price_hourly"], "per_month": sizes[slug]["price_monthly"]}
+    }

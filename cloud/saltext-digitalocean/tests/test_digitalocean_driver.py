@@ -1,0 +1,614 @@
+"""The driver against a stand-in of the API: what it does, what it says, what it leaves behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from salt.exceptions import SaltCloudSystemExit
+from salt_cloud import PUBLIC_KEY, Cloud, Loopback
+from saltext.digitalocean.api import Api, ApiError, NoToken, find_token
+from standin_digitalocean import READ_ONLY, TOKEN, Standin
+
+DROPLET = r"/v2/droplets/\d+"
+
+
+def refused(cloud: Cloud, **overrides: Any) -> str:
+    """The one line with which a creation is refused."""
+    with pytest.raises(SaltCloudSystemExit) as error:
+        cloud.create("web1", **overrides)
+    line = str(error.value)
+    assert "\n" not in line and TOKEN not in line
+    assert error.value.exit_code == 1
+    return line
+
+
+# --- create, look, act, destroy -----------------------------------------------------------------------
+
+
+def test_a_droplet_is_made_shown_acted_on_and_destroyed(cloud: Cloud, api: Standin) -> None:
+    made = cloud.create("web1", ipv6=True, monitoring=True, backups=True, tags=["web", "env:prod"])
+    assert made["state"] == "active" and made["public_ips"] and made["private_ips"]
+    assert set(made["features"]) == {"ipv6", "monitoring", "backups", "private_networking"}
+    time.sleep(api.lag)
+    assert cloud.call("list_nodes")["web1"]["tags"] == ["web", "env:prod"]
+    assert cloud.call("show_instance", "web1", call="action")["id"] == made["id"]
+    for action, state in (
+        ("reboot", "active"), ("stop", "off"), ("start", "active"), ("power_off", "off"), ("power_cycle", "active"),
+    ):  # fmt: skip
+        cloud.call(action, "web1", call="action")
+        assert api.droplets[made["id"]]["status"] == state, action
+    cloud.call("destroy", "web1", call="action")
+    assert api.names() == []
+
+
+def test_creating_the_same_machine_again_changes_nothing(cloud: Cloud, api: Standin) -> None:
+    first = cloud.create("web1")
+    time.sleep(api.lag)
+    again = cloud.create("web1")
+    assert (again["id"], again["Message"]) == (first["id"], "exists already")
+    assert api.count("POST", "/v2/droplets") == 1
+
+
+def test_every_page_of_a_long_list_is_read(cloud: Cloud, api: Standin) -> None:
+    for number in range(450):
+        api._create_droplet(
+            None,
+            {},
+            {
+                "name": f"m{number}",
+                "region": "fra1",
+                "size": "s-1vcpu-1gb",
+                "image": "debian-12-x64",
+            },
+        )
+    time.sleep(api.lag)
+    assert len(cloud.call("list_nodes_min")) == 450
+    assert api.count("GET", "/v2/droplets") == 3
+
+
+def test_two_droplets_of_one_name_are_both_shown_and_neither_is_touched(
+    cloud: Cloud, api: Standin
+) -> None:
+    body = {"name": "web1", "region": "fra1", "size": "s-1vcpu-1gb", "image": "debian-13-x64"}
+    for _ in range(2):
+        api._create_droplet(None, {}, body)
+    time.sleep(api.lag)
+    assert len(cloud.call("list_nodes")) == 2
+    with pytest.raises(SaltCloudSystemExit, match="2 droplets are called web1"):
+        cloud.call("destroy", "web1", call="action")
+    assert len(api.droplets) == 2
+
+
+def test_network_firewall_project_address_and_user_data(
+    cloud: Cloud, api: Standin, tmp_path: Path
+) -> None:
+    network = cloud.call(
+        "ensure_vpc",
+        {"name": "prod", "region": "fra1", "ip_range": "10.20.0.0/20"},
+        call="function",
+    )
+    assert cloud.call("ensure_vpc", {"name": "prod", "region": "fra1"}, call="function") == network
+    api._create_firewall(
+        None,
+        None,
+        {
+            "name": "shield",
+            "inbound_rules": [
+                {"protocol": "tcp", "ports": "22", "sources": {"addresses": ["0.0.0.0/0"]}}
+            ],
+        },
+    )
+    (tmp_path / "first-boot").write_text("#cloud-config\n")
+    made = cloud.create(
+        "web1", vpc="prod", firewalls=["shield"], project="first-project", reserved_ip="new",
+        userdata_file=str(tmp_path / "first-boot"),
+    )  # fmt: skip
+    assert made["vpc_uuid"] == network["id"] and made["private_ips"][0].startswith("10.20.")
+    assert next(iter(api.firewalls.values()))["droplet_ids"] == [made["id"]]
+    assert f"do:droplet:{made['id']}" in next(iter(api.projects.values()))["resources"]
+    assert api.reserved[made["reserved_ip"]]["droplet"]["id"] == made["id"]
+    assert api.droplets[made["id"]]["_user_data"] == "#cloud-config\n"
+    time.sleep(api.lag)
+    # The address goes over to another machine only when told to.
+    with pytest.raises(SaltCloudSystemExit, match="is web1's: set reserved_ip_take"):
+        cloud.create("web2", reserved_ip=made["reserved_ip"])
+    other = cloud.create("web2", reserved_ip=made["reserved_ip"], reserved_ip_take=True)
+    assert api.reserved[made["reserved_ip"]]["droplet"]["id"] == other["id"]
+
+
+def test_keys_sizes_images_regions_and_prices(cloud: Cloud, api: Standin, tmp_path: Path) -> None:
+    assert cloud.call("avail_sizes")["s-1vcpu-1gb"]["price_monthly"] == 6.0
+    assert "debian-13-x64" in cloud.call("avail_images")
+    assert "fra1" in cloud.call("avail_locations")
+    assert (
+        cloud.call("show_pricing", {"profile": "web"}, call="function")["web"]["per_month"] == 6.0
+    )
+    public = tmp_path / "other.pub"
+    public.write_text(PUBLIC_KEY.replace("AAAAIJ1C", "AAAAIJ1D"))
+    for _ in range(2):
+        cloud.call("import_keypair", {"keyname": "other", "file": str(public)}, call="function")
+    assert len(cloud.call("list_keypairs", call="function")) == 2
+    cloud.call("remove_key", {"keyname": "other"}, call="function")
+    assert list(cloud.call("list_keypairs", call="function")) == ["ops"]
+    private = tmp_path / "private"
+    private.write_text("-----BEGIN OPENSSH PRIVATE KEY-----\n")
+    with pytest.raises(SaltCloudSystemExit, match="is a private key"):
+        cloud.call("import_keypair", {"keyname": "x", "file": str(private)}, call="function")
+
+
+def test_a_key_that_another_one_gives_meanwhile_is_used(
+    cloud: Cloud, api: Standin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    public = tmp_path / "other.pub"
+    public.write_text(PUBLIC_KEY.replace("AAAAIJ1C", "AAAAIJ1D"))
+    create = api._create_key
+
+    def twice(body: dict[str, Any]) -> dict[str, Any]:
+        create({**body, "name": "theirs"})
+        return create(body)
+
+    monkeypatch.setattr(api, "_create_key", twice)
+    cloud.create("web1", ssh_public_key_file=str(public))
+    assert [one["name"] for one in api.keys.values()] == ["ops", "theirs"]
+
+
+# --- what is wrong is said in one line, before anything is made ---------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ({"ssh_key_names": ["opss"]}, "ssh_key_names: key opss: not in this account; did you mean ops?"),
+        ({"ssh_key_names": [], "deploy": True}, "no ssh_key_names"),
+        ({"vpc": "prod"}, "vpc: VPC prod: not in this account"),
+        ({"firewalls": ["shield"]}, "firewall shield: not in this account; there is none"),
+        ({"project": "nobody"}, "project nobody: not in this account"),
+        ({"reserved_ip": "198.51.100.9"}, "198.51.100.9: not in this account"),
+        ({"userdata": "x" * 70000}, "larger than 64 KiB"),
+        ({"userdata_file": "/nonexistent"}, "userdata_file"),
+        ({"before_create": "echo no dist >&2; exit 3"}, "before_create: no dist"),
+    ],
+)  # fmt: skip
+def test_a_wrong_setting_is_named_before_anything_is_made(
+    cloud: Cloud, api: Standin, overrides: dict[str, Any], said: str
+) -> None:
+    assert said in refused(cloud, **overrides)
+    assert api.count("POST", "/v2/droplets") == 0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ({"size": "s-1vcpu-1gbb"}, "invalid size.*did you mean s-1vcpu-1gb?"),
+        ({"image": "debian-31-x64"}, "invalid image.*did you mean debian-13-x64?"),
+        ({"location": "fra2"}, "invalid region.*did you mean fra1?"),
+        ({"location": "sgp1", "size": "s-1vcpu-512mb-10gb"}, "not available.*ams3, fra1, nyc3"),
+        ({"tags": ["not a tag"]}, "tag not a tag is invalid"),
+    ],
+)
+def test_what_the_api_refuses_is_explained(
+    cloud: Cloud, api: Standin, overrides: dict[str, Any], said: str
+) -> None:
+    cloud.provider.update({key: value for key, value in overrides.items() if key == "location"})
+    line = refused(cloud, **overrides)
+    assert " 422: " in line and re.search(said, line), line
+    assert api.names() == []
+
+
+def test_a_token_that_may_only_read_is_named_403(
+    cloud: Cloud, api: Standin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DIGITALOCEAN_TOKEN", READ_ONLY)
+    line = refused(cloud)
+    assert " 403: " in line and "lacks a scope" in line and READ_ONLY not in line
+
+
+def test_a_wrong_token_is_named_401(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DIGITALOCEAN_TOKEN", "dop_v1_expired")
+    line = refused(cloud)
+    assert " 401: " in line and "expired or revoked" in line and "dop_v1_expired" not in line
+
+
+def test_an_unknown_machine_is_named_with_the_nearest(cloud: Cloud, api: Standin) -> None:
+    cloud.create("web1")
+    time.sleep(api.lag)
+    with pytest.raises(SaltCloudSystemExit, match="web11: no such droplet; did you mean web1?"):
+        cloud.call("destroy", "web11", call="action")
+
+
+# --- an API that is not well ----------------------------------------------------------------------------
+
+
+def test_twice_500_then_fine_makes_one_droplet(cloud: Cloud, api: Standin) -> None:
+    api.fault("POST", "/v2/droplets", 500, times=2)
+    cloud.create("web1")
+    assert api.names() == ["web1"] and api.count("POST", "/v2/droplets") == 3
+
+
+def test_a_500_for_a_droplet_that_was_made_all_the_same_makes_no_second(
+    cloud: Cloud, api: Standin
+) -> None:
+    api.fault("POST", "/v2/droplets", 500, done=True)
+    cloud.create("web1")
+    assert api.names() == ["web1"] and api.count("POST", "/v2/droplets") == 1
+
+
+def test_500_for_ever_is_one_line_and_leaves_nothing(cloud: Cloud, api: Standin) -> None:
+    api.fault("POST", "/v2/droplets", 500, times=99)
+    cloud.provider["unsure_timeout"] = 0.05
+    line = refused(cloud)
+    assert " 500: " in line and "a droplet web1 may exist and be paid: salt-cloud -Q" in line
+    assert api.count("POST", "/v2/droplets") == 6, "ours alone, not the client's own on top"
+    assert api.names() == []
+
+
+def test_a_storm_of_429_is_waited_out_as_the_api_asks(
+    cloud: Cloud, api: Standin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api.fault("GET", "/v2/droplets", 429, times=3, retry_after="0.2")
+    api.fault("POST", "/v2/droplets", 429, times=5, retry_after="0.1")
+    slept, sleep = [], time.sleep
+    monkeypatch.setattr(time, "sleep", lambda seconds: slept.append(seconds) or sleep(seconds))
+    cloud.create("web1")
+    assert api.names() == ["web1"]
+    assert [sum(low <= one < low + 0.05 for one in slept) for low in (0.2, 0.1)] == [3, 5]
+
+
+def test_a_rate_limit_that_is_far_away_is_said_with_its_time(cloud: Cloud, api: Standin) -> None:
+    api.fault("POST", "/v2/droplets", 429, times=99, ratelimit_reset=str(int(time.time()) + 3000))
+    line = refused(cloud)
+    assert "429: the rate limit is used up until" in line
+    assert api.count("POST", "/v2/droplets") == 1, "no hammering at a closed door"
+    assert api.names() == []
+
+
+def test_a_droplet_stuck_in_new_is_removed(cloud: Cloud, api: Standin) -> None:
+    api.stuck.add("web1")
+    line = refused(cloud, wait_for_ip_timeout=0.3)
+    assert "still new after 0 s" in line
+    assert api.names() == []
+
+
+def test_a_creation_that_errored_is_removed(cloud: Cloud, api: Standin) -> None:
+    api.fault("GET", r"/v2/actions/\d+", 500, times=2)
+    api.pace = 0
+    action = api._action
+
+    def errored(kind: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        one = action(kind, *args, **kwargs)
+        if kind == "create":
+            one["status"] = "errored"
+            api.droplets[args[0]]["locked"] = False
+        return one
+
+    api._action = errored  # type: ignore[method-assign]
+    assert "the creation failed" in refused(cloud)
+    assert api.names() == []
+
+
+def test_a_failure_after_the_creation_leaves_neither_droplet_nor_address(
+    cloud: Cloud, api: Standin
+) -> None:
+    api.fault("POST", r"/v2/projects/.*", 403)
+    assert " 403: " in refused(cloud, project="first-project", reserved_ip="new")
+    assert api.names() == [] and not api.reserved
+
+
+def test_what_cannot_be_removed_is_said_to_be_paid(cloud: Cloud, api: Standin) -> None:
+    api.stuck.add("web1")
+    api.fault("DELETE", DROPLET, 403, times=9)
+    line = refused(cloud, wait_for_ip_timeout=0.2)
+    assert "still new" in line and "could not be removed and is still paid" in line
+
+
+def test_keep_failed_keeps_it(cloud: Cloud, api: Standin) -> None:
+    api.stuck.add("web1")
+    refused(cloud, wait_for_ip_timeout=0.2, keep_failed=True)
+    assert api.names() == ["web1"]
+
+
+def test_an_interrupted_creation_is_removed(
+    cloud: Cloud, api: Standin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api.stuck.add("web1")
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cloud.create("web1", patch={"_addresses": interrupt, "_wait": interrupt})
+    # _wait is the interrupted one, also in the removal: the droplet is on its way out.
+    time.sleep(api.pace)
+    assert api.names() == []
+
+
+def test_a_yes_that_cannot_be_read_makes_no_second(cloud: Cloud, api: Standin) -> None:
+    api.fault("POST", "/v2/droplets", 202, done=True, garbled=True)
+    cloud.create("web1")
+    assert api.names() == ["web1"] and api.count("POST", "/v2/droplets") == 1
+    # Nor is it asked for again when a list does not know it in time: that is said.
+    api.fault("POST", "/v2/droplets", 202, done=True, garbled=True)
+    api.lag = 60
+    with pytest.raises(SaltCloudSystemExit, match="web2 may exist and be paid: salt-cloud -Q"):
+        cloud.create("web2")
+    assert api.names() == ["web1", "web2"]
+
+
+def test_who_cannot_look_whether_it_was_made_says_that_it_may_be_paid(
+    cloud: Cloud, api: Standin
+) -> None:
+    api.fault("POST", "/v2/droplets", 500, done=True)
+    create = api._create_droplet
+
+    def then_closed(*args: Any) -> Any:
+        api.fault("GET", "/v2/droplets", 403, times=99)
+        return create(*args)
+
+    api.ROUTES = [  # type: ignore[misc]
+        (method, path, (lambda _, *args: then_closed(*args)) if path == "/v2/droplets" and method == "POST" else do)
+        for method, path, do in Standin.ROUTES
+    ]  # fmt: skip
+    line = refused(cloud)
+    assert " 500: " in line and " 403: " in line
+    assert "a droplet web1 may exist and be paid: salt-cloud -Q" in line
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+def test_an_interruption_before_the_answer_leaves_nothing(
+    cloud: Cloud, api: Standin, monkeypatch: pytest.MonkeyPatch, kind: type[BaseException]
+) -> None:
+    """In the middle of the request, and as Salt's own handler of signals does it."""
+    call = Api.call
+
+    def interrupted(self: Api, group: str, method: str, *args: Any, **more: Any) -> Any:
+        said = call(self, group, method, *args, **more)
+        if (group, method) == ("droplets", "create"):
+            raise kind(0)
+        return said
+
+    monkeypatch.setattr(Api, "call", interrupted)
+    with pytest.raises((KeyboardInterrupt, SaltCloudSystemExit)) as error:
+        cloud.create("web1")
+    assert api.names() == [] and api.count("POST", "/v2/droplets") == 1
+    if kind is SystemExit:
+        assert "web1: interrupted" in str(error.value)
+
+
+def test_a_droplet_that_is_not_known_yet_is_removed_all_the_same(
+    cloud: Cloud, api: Standin
+) -> None:
+    api.stuck.add("web1")
+    api.fault("DELETE", DROPLET, 404, times=2)
+    refused(cloud, wait_for_ip_timeout=0.2)
+    assert api.names() == []
+
+
+def test_an_address_made_with_a_droplet_goes_with_it(cloud: Cloud, api: Standin) -> None:
+    own = cloud.create("web1", reserved_ip="new")["reserved_ip"]
+    kept = api._create_reserved(None, None, {"region": "fra1"})[1]["reserved_ip"]["ip"]
+    cloud.create("web2", reserved_ip=kept)
+    time.sleep(api.lag)
+    assert set(api.reserved) == {own, kept}
+    for name in ("web1", "web2"):
+        cloud.call("destroy", name, call="action")
+    assert set(api.reserved) == {kept}, "what was the account's before stays"
+
+
+# --- ssh and deploy -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def greeting() -> Iterator[int]:
+    """A port of this computer that greets like an SSH server."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            while True:
+                try:
+                    with server.accept()[0] as connection:
+                        connection.sendall(b"SSH-2.0-nothing\r\n")
+                except OSError:
+                    return
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield server.getsockname()[1]
+
+
+def deploying(answer: dict[str, Any], seen: list[dict[str, Any]]) -> dict[str, Any]:
+    """Salt's utils with a deploy that answers so."""
+
+    def bootstrap(machine: dict[str, Any], opts: dict[str, Any]) -> dict[str, Any]:
+        seen.append(machine)
+        return answer
+
+    return {"__utils__": {"cloud.bootstrap": bootstrap, "cloud.fire_event": lambda *_, **__: None}}
+
+
+def test_ssh_that_never_comes_up_leaves_nothing(cloud: Cloud, api: Standin) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        api.machines = Loopback()
+        port = mute.getsockname()[1]
+        mute.close()
+        line = refused(cloud, deploy=True, ssh_port=port, wait_for_ssh_timeout=0.3)
+    assert f"ssh at 127.0.0.1 port {port}: still waiting for ssh" in line
+    assert api.names() == [] and not api.machines.taken
+
+
+def test_a_deploy_gets_all_but_the_token(cloud: Cloud, api: Standin, greeting: int) -> None:
+    api.machines, seen = Loopback(), []
+    cloud.create(
+        "web1", deploying({"deployed": True}, seen), deploy=True, ssh_port=greeting,
+        personal_access_token=TOKEN, token_command="echo x",
+    )  # fmt: skip
+    assert seen[0]["ssh_host"] == "127.0.0.1"
+    assert TOKEN not in str(seen[0]) and "token_command" not in seen[0]
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ({"Error": {"Not Deployed": "Failed to start Salt"}}, "deploy: Failed to start Salt"),
+        (
+            {"deployed": True, "File Upload Failure": [{"tree.tar": "/srv"}]},
+            "not carried: tree.tar",
+        ),
+    ],
+)
+def test_a_failed_deploy_leaves_nothing(
+    cloud: Cloud, api: Standin, greeting: int, answer: dict[str, Any], said: str
+) -> None:
+    api.machines = Loopback()
+    with pytest.raises(SaltCloudSystemExit, match=said):
+        cloud.create("web1", deploying(answer, []), deploy=True, ssh_port=greeting)
+    assert api.names() == []
+
+
+def test_a_failed_command_after_the_deploy_leaves_nothing(
+    cloud: Cloud, api: Standin, greeting: int
+) -> None:
+    api.machines = Loopback()
+    with pytest.raises(SaltCloudSystemExit, match="after_deploy: check-it: exit code 255"):
+        # Nobody really speaks ssh there.
+        cloud.create(
+            "web1",
+            deploying({"deployed": True}, []),
+            deploy=True,
+            ssh_port=greeting,
+            after_deploy=["check-it"],
+        )
+    assert api.names() == []
+
+
+# --- the token ------------------------------------------------------------------------------------------
+
+
+def test_where_the_token_comes_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DIGITALOCEAN_TOKEN", "environment")
+    assert find_token("configured") == "configured"
+    assert find_token(None, "printf 'printed\\nmore'") == "printed"
+    assert find_token() == "environment"
+    monkeypatch.delenv("DIGITALOCEAN_TOKEN")
+    monkeypatch.setenv("DIGITALOCEAN_ACCESS_TOKEN", "doctl's")
+    assert find_token() == "doctl's"
+    monkeypatch.delenv("DIGITALOCEAN_ACCESS_TOKEN")
+    with pytest.raises(NoToken, match="set DIGITALOCEAN_TOKEN"):
+        find_token()
+    with pytest.raises(NoToken, match="token_command sh: exit code 1") as error:
+        find_token(None, ["sh", "-c", "echo half-a-token; exit 1"])
+    assert "half-a-token" not in str(error.value)
+
+
+def test_no_answer_at_all_is_one_line_without_the_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    api = Api(TOKEN, endpoint=f"https://127.0.0.1:{port}", backoff=0.01, attempts=2)
+    with pytest.raises(ApiError) as error:
+        api.call("account", "get")
+    assert error.value.unsure and "no answer" in str(error.value) and TOKEN not in str(error.value)
+
+
+# --- salt-cloud itself -------------------------------------------------------------------------------------
+
+
+def test_salt_cloud_says_a_wrong_token_in_one_line_and_fails(cloud: Cloud) -> None:
+    for words in (["-p", "web", "web1"], ["-y", "-d", "web1"]):
+        said = cloud.command(*words, token="dop_v1_expired")
+        assert said.returncode == 1, said.stdout
+        assert len(said.stdout.strip().splitlines()) == 1 and " 401: " in said.stdout, said.stdout
+
+
+def test_salt_cloud_without_a_token_says_which_variable(cloud: Cloud) -> None:
+    said = cloud.command("-Q", token=None)
+    assert said.returncode == 1 and "DIGITALOCEAN_TOKEN" in said.stdout
+
+
+def test_salt_cloud_never_shows_the_token(cloud: Cloud, api: Standin) -> None:
+    api.fault("POST", "/v2/droplets", 500)
+    said = cloud.command("-l", "debug", "-p", "web", "web1")
+    assert said.returncode == 0 and "web1" in said.stdout
+    assert TOKEN not in said.stdout
+    kept = [
+        path
+        for path in cloud.folder.rglob("*")
+        if path.is_file() and TOKEN in path.read_text(errors="replace")
+    ]
+    assert not kept
+
+
+def test_salt_cloud_fails_with_one_line_when_the_creation_does(cloud: Cloud, api: Standin) -> None:
+    cloud.profile["size"] = "s-9vcpu"
+    said = cloud.command("-p", "web", "web1")
+    assert said.returncode == 1, said.stdout
+    errors = [line for line in said.stdout.splitlines() if "rror" in line]
+    assert len(errors) == 1 and " 422: " in errors[0], said.stdout
+
+
+@pytest.mark.parametrize(
+    ("failure", "said"),
+    [
+        ("stuck", "still new after 1 s"),
+        ("storm", "429: the rate limit is used up until"),
+        ("mute", "still waiting for ssh after 1 s"),
+    ],
+)
+def test_salt_cloud_fails_with_one_line_when_the_cloud_does(
+    cloud: Cloud, api: Standin, failure: str, said: str
+) -> None:
+    cloud.profile |= {"wait_for_ip_timeout": 1, "wait_for_ssh_timeout": 1}
+    if failure == "stuck":
+        api.stuck.add("web1")
+    elif failure == "storm":
+        reset = str(int(time.time()) + 3000)
+        api.fault("POST", "/v2/droplets", 429, times=99, ratelimit_reset=reset)
+    else:
+        api.machines = Loopback()
+        with socket.create_server(("127.0.0.1", 0)) as mute:
+            cloud.profile |= {"deploy": True, "ssh_port": mute.getsockname()[1]}
+    done = cloud.command("-p", "web", "web1")
+    assert done.returncode == 1, done.stdout
+    errors = [line for line in done.stdout.splitlines() if line.startswith("Error: ")]
+    assert len(errors) == 1 and said in errors[0], done.stdout
+    assert api.names() == []
+
+
+def test_salt_cloud_that_is_interrupted_removes_and_fails(cloud: Cloud, api: Standin) -> None:
+    api.stuck.add("web1")
+    cloud.configure()
+    program = str(Path(sys.executable).parent / "salt-cloud")
+    with subprocess.Popen(
+        [program, "-c", str(cloud.folder), "-p", "web", "web1"], env={**os.environ, **api.environment()},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True,
+    ) as process:  # fmt: skip
+        while not api.names() and process.poll() is None:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout is not None
+        before = ""
+        while "removing what was made" not in before and (line := process.stdout.readline()):
+            before += line
+        # An impatient second one is no reason to leave what is paid.
+        process.send_signal(signal.SIGTERM)
+        said = before + process.communicate(timeout=240)[0]
+    assert process.returncode == 1 and "Error: " in said and "web1: interrupted" in said, said
+    assert api.names() == []
+
+
+def test_a_map_twice_has_nothing_to_do_the_second_time(cloud: Cloud, api: Standin) -> None:
+    (cloud.folder / "all.map").write_text("web:\n  - web1\n  - web2\n")
+    words = ("-y", "-P", "-m", str(cloud.folder / "all.map"))
+    first = cloud.command(*words)
+    assert first.returncode == 0 and api.names() == ["web1", "web2"], first.stdout
+    again = cloud.command(*words)
+    assert again.returncode == 0 and "Already running" in again.stdout
+    assert api.count("POST", "/v2/droplets") == 2

@@ -1,0 +1,147 @@
+"""
+Work on many machines: in which order, how many at once, and what happens when one cannot be
+reached. For every command that says ``for machine in …``.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+from . import remote
+from .errors import Refused
+from .topology import ROLES, Topology
+
+# Machines worked on at the same time.
+AT_ONCE = 8
+# Seconds an edge may take to use again what was converged.
+PATIENCE = 60
+
+
+def order(where: Topology, hosts: Iterable[str] | None = None) -> list[str]:
+    """Machines in the order in which they are converged: stores, applications, edges, monitors;
+    one with several roles by the first of them."""
+    chosen = list(where.machines) if hosts is None else list(hosts)
+    return sorted(chosen, key=lambda host: stage(where, host))
+
+
+def stage(where: Topology, host: str) -> int:
+    return min((ROLES.index(role) for role in where.machines[host].roles), default=len(ROLES))
+
+
+def batches(where: Topology, hosts: Iterable[str], fresh: Iterable[str] = ()) -> list[list[str]]:
+    """
+    Groups to be worked on one after the other. Of machines that serve already with the same first
+    role never more than a quarter at once (one at least), so that the rest goes on serving; those
+    that are ``fresh``, and so serve nobody yet, all at once. Where nobody serves yet, only the
+    applications wait: they are not ready without their store.
+    """
+    new, found = set(fresh), []
+    chosen = list(hosts)
+    if new >= set(where.machines):
+        apps = [host for host in chosen if stage(where, host) == ROLES.index("app")]
+        return [group for group in ([h for h in chosen if h not in apps], apps) if group]
+    for number in sorted({stage(where, host) for host in chosen}):
+        same = [host for host in chosen if stage(where, host) == number]
+        first = [host for host in same if host in new]
+        rest = [host for host in same if host not in new]
+        if first:
+            found.append(first)
+        size = max(1, sum(stage(where, host) == number for host in where.machines) // 4)
+        found += [rest[at : at + size] for at in range(0, len(rest), size)]
+    return found
+
+
+def each(
+    where: Topology, work: Callable[[str], int], hosts: Sequence[str] | None = None
+) -> dict[str, int]:
+    """
+    ``work(host)`` for every machine, several at once: ``{host: exit code}``, in the given order.
+    A machine that refuses or cannot be reached is named on stderr and counts as 1; the others go on.
+    """
+    chosen = list(where.machines) if hosts is None else list(hosts)
+
+    def guarded(host: str) -> int:
+        try:
+            code = work(host)
+        except Refused as error:
+            text = str(error)
+            say(text if text.startswith(f"{host}:") else f"{host}: {text}", file=sys.stderr)
+            return 1
+        # Of ssh killed by a signal, the code is negative.
+        return code if code >= 0 else 128 - code
+
+    with concurrent.futures.ThreadPoolExecutor(max_workers=AT_ONCE) as pool:
+        return dict(zip(chosen, pool.map(guarded, chosen), strict=True))
+
+
+def say(text: str, file: object = None) -> None:
+    """A line of its own, whatever other machines say meanwhile."""
+    with remote.PRINTING:
+        print(text, file=file or sys.stdout, flush=True)  # type: ignore[arg-type]
+
+
+def label(where: Topology, host: str) -> str:
+    """What stands before each line of a machine; nothing where there is only one."""
+    if len(where.machines) == 1:
+        return ""
+    return host.ljust(max(map(len, where.machines))) + "  "
+
+
+class NotReached(Refused):
+    """An edge that cannot be asked."""
+
+
+def wait_for_edges(
+    where: Topology, hosts: Sequence[str], away: set[str] | None = None, known: Iterable[str] = ()
+) -> None:
+    """
+    Return once every edge sends requests to the instances of these machines, as far as it knows
+    any; Refused, with what it says instead, after a minute. So that the next ones are not drained
+    while these are not yet in use.
+
+    away
+        edges that are not asked, since they could not be before: one that cannot be reached is
+        added, and named unless it is among the ``known``; without this, it is an error
+    """
+    apps = [host for host in hosts if "app" in where.machines[host].roles]
+    for edge in [host for host, one in where.machines.items() if "edge" in one.roles]:
+        if away is not None and edge in away:
+            continue
+        try:
+            for app in apps:
+                _wait_for_edge(where, edge, app)
+        except NotReached as error:
+            if away is None:
+                raise
+            away.add(edge)
+            if edge not in known:
+                say(f"{edge}: not asked whether it uses {', '.join(apps)}: {error}", sys.stderr)
+
+
+def _wait_for_edge(where: Topology, edge: str, app: str) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while waiting := _not_used(where, edge, app):
+        if time.monotonic() > deadline:
+            raise Refused(
+                f"{edge} does not use {', '.join(waiting)} after {PATIENCE} s: see"
+                f" 'make ssh HOST={edge}', then journalctl -u haproxy -n 50"
+            )
+        time.sleep(0.5)
+
+
+def _not_used(where: Topology, edge: str, app: str) -> list[str]:
+    command = f"cd {remote.PLACE} 2>/dev/null && salt-call --out=json edge.waiting {app} || true"
+    try:
+        said = remote.run(where, edge, command)
+    except Refused as error:
+        # The command itself always succeeds.
+        raise NotReached(str(error)) from error
+    try:
+        return list(json.loads(said)["local"])
+    except (ValueError, KeyError, TypeError):
+        # No tree yet, or one from before this question: an edge that is still to be converged.
+        return []

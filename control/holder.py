@@ -1,0 +1,42 @@
+"""
+Hold a machine's one deploy lock for as long as standard input stays open. Sent to the machine by
+control/deploy.py, so it needs nothing but Python there.
+
+A line comes every few seconds while the deployer is there; without one the lock ends too, for of a lost
+network nobody is told.
+
+The next line of standard input is JSON: {who, when, why, what}. Answers `held`, or `taken` and that line of whoever
+holds it, and then exits with 75. Nothing ever has to be cleaned up: the lock ends with the
+connection, and so with the one who deploys, however that ends.
+"""
+
+import fcntl
+import os
+import select
+import sys
+
+LOCK = "/run/stack-deploy.lock"
+# Seconds without a line after which the deployer is gone; one comes every BEAT.
+PATIENCE, BEAT = 60, 5
+
+
+def main() -> int:
+    mine = sys.stdin.readline().strip()
+    handle = os.open(LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print("taken", os.read(handle, 4096).decode(errors="replace").strip(), flush=True)
+        return 75
+    os.ftruncate(handle, 0)
+    os.write(handle, f"{mine}\n".encode())
+    print("held", flush=True)
+    # Until whoever started this closes it, or is gone.
+    handle = sys.stdin.fileno()
+    while select.select([handle], [], [], PATIENCE)[0] and os.read(handle, 4096):
+        pass
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

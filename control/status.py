@@ -1,0 +1,229 @@
+"""
+`make status`: every service of every machine, with what the monitor knows of it.
+
+Each machine is asked for its own services (salt/_modules/report.py), the monitor for the age of the
+last metric and log line of each and for the alerts that are open; all at the same time.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import shlex
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from . import remote
+from .errors import Refused
+from .topology import Topology
+
+# Fixed names: Prometheus of the monitor, and where the central logs are.
+PROMETHEUS = "http://127.0.0.1:9090/api/v1"
+LOGS = "/var/log/central"
+COLUMNS = (
+    "machine",
+    "service",
+    "unit",
+    "state",
+    "version",
+    "port",
+    "health",
+    "MiB",
+    "restarts",
+    "metric",
+    "log",
+    "alerts",
+)
+# Alerts that call for somebody; `info` is for the record.
+CALLING = ("page", "ticket")
+
+
+@dataclass
+class Known:
+    """What the monitor knows. Times are seconds since 1970."""
+
+    now: float = 0.0
+    # {(machine, metric): time of its last sample}
+    metrics: dict[tuple[str, str], float] = field(default_factory=dict)
+    # {(machine, service): time of its last line}
+    logs: dict[tuple[str, str], float] = field(default_factory=dict)
+    # [{alertname, severity, service, machine?, …}] that fire.
+    alerts: list[dict[str, str]] = field(default_factory=list)
+    # Why there is nothing above.
+    trouble: str = ""
+
+
+def services(where: Topology, host: str) -> list[dict[str, Any]]:
+    """What a machine says of its own services; Refused when it does not."""
+    command = f"cd {remote.PLACE} && salt-call --out=json report.services"
+    said = remote.run(where, host, command)
+    try:
+        found = json.loads(said)["local"]
+    except (ValueError, KeyError) as error:
+        raise Refused(f"no table of services: {said.strip()[:60] or error}") from error
+    assert isinstance(found, list)
+    return found
+
+
+def age_query(metrics: list[str]) -> str:
+    """PromQL: when each metric of each machine was last seen, at most ten minutes ago."""
+    return " or ".join(
+        f"label_replace(max by (machine) (max_over_time(timestamp({name})[10m:5s])),"
+        f' "metric", {json.dumps(name)}, "", "")'
+        for name in metrics
+    )
+
+
+def parse(said: str) -> Known:
+    """:class:`Known` of what :func:`question` makes the monitor answer."""
+    alerts, ages, logs, now = said.split("\0")[:4]
+    known = Known(now=float(now))
+    for one in json.loads(alerts)["data"]["alerts"]:
+        if one["state"] == "firing" and one["labels"]["alertname"] != "Watchdog":
+            known.alerts.append(one["labels"])
+    for one in json.loads(ages)["data"]["result"]:
+        labels = one["metric"]
+        known.metrics[labels.get("machine", ""), labels["metric"]] = float(one["value"][1])
+    for line in logs.splitlines():
+        when, path = line.split(" ", 1)
+        machine, _, name = path.partition("/")
+        known.logs[machine, name.removesuffix(".log")] = float(when)
+    return known
+
+
+def question(metrics: list[str]) -> str:
+    """Shell command for the monitor: alerts, ages, logs and its clock, with NUL between."""
+    query = shlex.quote(f"query={age_query(metrics)}")
+    return (
+        f"curl -sf -m 4 {PROMETHEUS}/alerts && printf '\\0'"
+        f" && curl -sf -m 4 -G {PROMETHEUS}/query --data-urlencode {query} && printf '\\0'"
+        f" && {{ find {LOGS} -mindepth 2 -maxdepth 2 -name '*.log' -printf '%T@ %P\\n' 2>/dev/null || true; }}"
+        " && printf '\\0' && date +%s"
+    )
+
+
+def ask_monitor(where: Topology, metrics: list[str]) -> Known:
+    monitors = [name for name, one in where.machines.items() if "monitor" in one.roles]
+    if not monitors:
+        return Known(trouble="this topology has no monitor")
+    try:
+        return parse(remote.run(where, monitors[0], question(metrics)))
+    except (Refused, ValueError, KeyError) as error:
+        first = (str(error).splitlines() or ["?"])[0]
+        return Known(trouble=f"{monitors[0]} can't be asked for metrics, logs and alerts: {first}")
+
+
+def age(known: Known, when: float | None) -> str:
+    if when is None:
+        return "-"
+    seconds = max(0, int(known.now - when))
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
+        if seconds >= 2 * size:
+            return f"{seconds // size}{unit}"
+    return f"{seconds}s"
+
+
+def last_line(known: Known, host: str, names: list[str]) -> float | None:
+    return max(
+        (known.logs[host, name] for name in names if (host, name) in known.logs), default=None
+    )
+
+
+def open_alerts(known: Known, machine: str, service: str) -> list[str]:
+    """Names of the alerts about a service; one about no machine in particular is everybody's."""
+    return sorted(
+        {
+            one["alertname"]
+            for one in known.alerts
+            if one.get("service") == service and one.get("machine", machine) == machine
+        }
+    )
+
+
+def render(
+    found: dict[str, list[dict[str, Any]] | str], known: Known
+) -> tuple[list[tuple[str, ...]], bool]:
+    """Rows of the table and whether all services are well. A text in place of the services of a
+    machine says why there are none."""
+    rows: list[tuple[str, ...]] = [COLUMNS]
+    well = True
+    for host, listed in found.items():
+        if isinstance(listed, str):
+            rows.append((host, "-", "-", "unreachable", "", "", listed, "", "", "-", "-", ""))
+            well = False
+            continue
+        told: set[str] = set()
+        for one in listed:
+            well = well and one["well"]
+            service = one["service"]
+            # Once a service, not once an instance.
+            alerts = [] if service in told else open_alerts(known, host, service)
+            told.add(service)
+            rows.append(
+                (
+                    host,
+                    service,
+                    one["unit"],
+                    one["state"],
+                    one["version"],
+                    one["port"],
+                    one["health"],
+                    "" if one["memory"] is None else str(one["memory"]),
+                    str(one["restarts"]),
+                    age(known, known.metrics.get((host, one.get("metric") or ""))),
+                    age(known, last_line(known, host, one.get("logs", []))),
+                    " ".join(alerts),
+                )
+            )
+    return rows, well
+
+
+def table(where: Topology) -> tuple[str, bool, list[str]]:
+    """The table as text, whether all services are well, and the open alerts that call for somebody."""
+    hosts = list(where.machines)
+    found: dict[str, list[dict[str, Any]] | str] = {}
+    with concurrent.futures.ThreadPoolExecutor(max_workers=max(1, len(hosts))) as pool:
+        asked = {host: pool.submit(services, where, host) for host in hosts}
+        for host, answer in asked.items():
+            try:
+                found[host] = answer.result()
+            except Refused as error:
+                found[host] = (str(error).splitlines() or ["?"])[0][:60]
+    metrics = sorted(
+        {
+            one["metric"]
+            for listed in found.values()
+            if not isinstance(listed, str)
+            for one in listed
+            if one.get("metric")
+        }
+    )
+    known = ask_monitor(where, metrics)
+    rows, well = render(found, known)
+    widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+    if known.trouble:
+        lines += ["", known.trouble]
+    calling = [one for one in known.alerts if one.get("severity") in CALLING]
+    if calling:
+        lines += ["", "open alerts:"]
+        lines += sorted(
+            f"  {one['severity']:6} {one['alertname']} ({one.get('machine', 'all')}):"
+            f" docs/runbooks/{one['alertname']}.md"
+            for one in calling
+        )
+    return "\n".join(lines), well, [one["alertname"] for one in calling]
+
+
+def command(where: Topology) -> int:
+    began = time.monotonic()
+    text, well, calling = table(where)
+    print(text)
+    print(
+        f"\n{'well' if well and not calling else 'NOT WELL'}, asked in {time.monotonic() - began:.1f} s"
+    )
+    return 0 if well and not calling else 1

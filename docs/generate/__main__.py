@@ -1,0 +1,90 @@
+"""
+Write what of the documentation is made from the code, or say what of it is stale.
+
+    python -m docs.generate            # write
+    python -m docs.generate --check    # write nothing; 1 and a line for each stale file
+
+Made: docs/diagrams/*.svg, docs/reference/**, the indexes of decisions, runbooks and tickets, and
+docs/tickets/tickets.csv. All of it is committed, so that it can be read without being built.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from . import diagrams, facts, reference, tickets
+
+
+def everything() -> dict[Path, str]:
+    """Every generated file under docs/, with what it ought to say."""
+    prod = facts.load_topology("prod")
+    dev = facts.load_topology("dev")
+    pages = {
+        "reference/index.md": reference.index_page(),
+        "reference/commands.md": reference.commands_page(),
+        "reference/ports.md": reference.ports_page([prod, dev]),
+        "reference/alerts.md": reference.alerts_page(),
+        "reference/logs.md": reference.logs_page(dev),
+        "reference/metrics.md": reference.metrics_page(dev),
+        "reference/settings/index.md": reference.settings_index(),
+        "decisions/README.md": reference.decisions_page(),
+        "runbooks/README.md": reference.runbooks_page(),
+        "tickets/README.md": tickets.index_page(),
+        **{
+            f"reference/settings/{folder.name}.md": reference.settings_page(folder)
+            for folder in facts.formulas()
+        },
+    }
+    made = {facts.DOCS / name: reference.MADE + text for name, text in pages.items()}
+    pictures = {
+        "topology": diagrams.target_topology(prod),
+        "ports": diagrams.port_matrix(prod),
+        "request-path": diagrams.request_path(prod),
+        "deployment": diagrams.deployment(prod),
+        "tickets": tickets.chart(),
+    }
+    made |= {facts.DOCS / "diagrams" / f"{name}.svg": text for name, text in pictures.items()}
+    made[facts.DOCS / "tickets" / "tickets.csv"] = tickets.csv_file()
+    return made
+
+
+def stale(made: dict[Path, str]) -> list[str]:
+    """Files under docs/ that are not what they ought to be, and those that nothing makes now."""
+    found = []
+    for path, text in made.items():
+        shown = path.relative_to(facts.ROOT)
+        if not path.exists():
+            found.append(f"{shown} is missing")
+        elif path.read_bytes() != text.encode():
+            found.append(f"{shown} is stale")
+    for folder, kind in (("reference", "*.md"), ("diagrams", "*.svg")):
+        for path in sorted((facts.DOCS / folder).rglob(kind)):
+            if path not in made:
+                found.append(f"{path.relative_to(facts.ROOT)} is made by nothing any more")
+    return found
+
+
+def main() -> int:
+    made = everything()
+    found = stale(made)
+    if "--check" in sys.argv[1:]:
+        for line in found:
+            print(line, file=sys.stderr)
+        if found:
+            print("`make docs` mends that", file=sys.stderr)
+        return 1 if found else 0
+    for path, text in made.items():
+        # Only what changed: a test may be reading the rest at this moment.
+        if not path.exists() or path.read_bytes() != text.encode():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(text.encode())
+    for line in stale(made):
+        (facts.ROOT / line.split(" is ")[0]).unlink()
+    changed = f", {len(found)} changed" if found else ", nothing changed"
+    print(f"{len(made)} files made from the code{changed}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,103 @@
+"""What is wrong with a topology: the schema beside this file, and what no schema can say.
+
+Used alike by the controller (control/topology.py) and by every machine (topology.sls), so that
+none of them believes what the other refuses. Needs nothing but jsonschema.
+"""
+
+import difflib
+import ipaddress
+
+# Without one of each there is no service to give.
+NEEDED = ("edge", "app", "store")
+
+
+def problems(data, schema, name=None):
+    """
+    What is wrong with the parsed topology ``data``, one line each, ``path: reason``; an empty list
+    when all is well.
+
+    schema
+        topology.schema.yaml, parsed
+    name
+        the file's own name, without its suffix
+    """
+    # Costs a tenth of a second: only who checks pays it.
+    import jsonschema
+
+    validator = jsonschema.Draft202012Validator(schema)
+    errors = sorted(validator.iter_errors(data), key=lambda error: list(map(str, error.path)))
+    found = [line for error in errors for line in _explain(error)]
+    # What follows relies on the shape.
+    return found or _contradictions(data, name)
+
+
+def _hint(value, known):
+    near = difflib.get_close_matches(str(value), known, 1)
+    return f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+
+
+def _explain(error):
+    path = [str(one) for one in error.absolute_path]
+    where = f"{':'.join(path)}: " if path else ""
+    rule, value = error.validator, error.instance
+    if rule == "additionalProperties":
+        known = list(error.schema["properties"])
+        prefix = "".join(f"{one}:" for one in path)
+        return [
+            f"{prefix}{key}: unknown key; {_hint(key, known)}" for key in value if key not in known
+        ]
+    if rule == "required":
+        prefix = "".join(f"{one}:" for one in path)
+        return [f"{prefix}{key}: is missing" for key in error.validator_value if key not in value]
+    if rule == "enum" and len(path) >= 2 and path[-2] == "roles":
+        where = ":".join(path[:-1])
+        return [f"{where}: unknown role {value}; {_hint(value, error.validator_value)}"]
+    if rule == "enum":
+        return [f"{where}{value!r} is not one of {', '.join(error.validator_value)}"]
+    if rule == "type":
+        kinds = {"object": "a map", "array": "a list", "string": "text", "integer": "a number"}
+        what = error.schema.get("description")
+        where = where or "not a topology: "
+        return [f"{where}needs {kinds[error.validator_value]}{f' ({what})' if what else ''}"]
+    if rule == "pattern":
+        allowed = error.schema.get("description", error.validator_value)
+        return [f"{where}{value!r}: allowed: {allowed}"]
+    return [f"{where}{error.message}"]
+
+
+def _contradictions(data, name):
+    found = []
+    if name is not None and data.get("name", name) != name:
+        found.append(f"name: {data['name']} is not the file's own, {name}")
+    try:
+        network = ipaddress.IPv4Network(data["network"])
+    except ValueError as error:
+        return [*found, f"network: {error}"]
+    for one in data.get("trusted", []):
+        try:
+            trusted = ipaddress.ip_network(one)
+        except ValueError as error:
+            found.append(f"trusted: {error}")
+            continue
+        if trusted.prefixlen == 0:
+            found.append(f"trusted: {one} is everybody: nobody would ever be banned")
+    # A single droplet is a network of its own.
+    owner = {str(next(network.hosts())): "the lab's host"} if network.num_addresses > 1 else {}
+    for machine, given in data["machines"].items():
+        where = f"machines:{machine}:address"
+        address = given["address"]
+        try:
+            inside = ipaddress.IPv4Address(address) in network
+        except ValueError as error:
+            found.append(f"{where}: {error}")
+            continue
+        if not inside:
+            found.append(f"{where}: {address} is not in network {network}")
+        elif address in owner:
+            found.append(f"{where}: {address} is {owner[address]}'s already")
+        else:
+            owner[address] = machine
+    for role in NEEDED:
+        if not any(role in machine["roles"] for machine in data["machines"].values()):
+            found.append(f"no machine has role {role}")
+    return found

@@ -1,0 +1,353 @@
+"""
+What is measured on this machine and what Prometheus scrapes in the topology, from each formula's
+own ``metrics.yaml.j2``; the format is in salt/collectd/README.md.
+"""
+
+import difflib
+import re
+
+import salt.utils.yaml
+from salt.exceptions import CommandExecutionError
+
+__virtualname__ = "metrics"
+
+_FILE = "metrics.yaml.j2"
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,40}")
+_KINDS = {"gauge": "GAUGE:U:U", "counter": "DERIVE:0:U"}
+# What files/stack.py of formula collectd says of every reader.
+_HOST = {"ok": "gauge", "ok_time": "gauge", "took": "gauge", "known": "gauge"}
+# Names that collectd's own types.db has already, of the same kind.
+_SHIPPED = {"blocked_clients", "commands", "count"}
+_READER = {"source", "settings", "metrics", "credentials"}
+_SCRAPE = {"job", "port", "remote_port", "path", "keep"}
+
+
+def __virtual__():
+    return __virtualname__
+
+
+def _is_port(value):
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 65536
+
+
+def _each(kind, test):
+    return lambda value: isinstance(value, kind) and all(test(one) for one in value)
+
+
+def _is_reader(given):
+    return (
+        isinstance(given, dict)
+        and set(given) <= _READER
+        and isinstance(given.get("settings", {}), dict)
+        and isinstance(given.get("credentials", {}), dict)
+        and isinstance(given.get("metrics"), dict)
+        and all(_NAME.fullmatch(name) and kind in _KINDS for name, kind in given["metrics"].items())
+    )
+
+
+def _is_scrape(given):
+    return (
+        isinstance(given, dict)
+        and set(given) <= _SCRAPE
+        and _NAME.fullmatch(str(given.get("job")))
+        and _is_port(given.get("port"))
+        and _is_port(given.get("remote_port"))
+    )
+
+
+def _is_line(given):
+    return (
+        isinstance(given, dict)
+        and set(given) == {"log", "metric", "number", "percentiles"}
+        and re.fullmatch(r"[a-z][a-z0-9-]*", str(given["log"]))
+        and _NAME.fullmatch(str(given["metric"]))
+        and isinstance(given["number"], str)
+        and "\n" not in given["number"]
+        and all(isinstance(one, int) and 0 < one < 100 for one in given["percentiles"])
+    )
+
+
+def _is_word(value):
+    return isinstance(value, str) and value != ""
+
+
+_RULES = {
+    # {collectd plugin: text of its block, or null}
+    "plugins": lambda value: (
+        isinstance(value, dict)
+        and all(_NAME.fullmatch(name) for name in value)
+        and all(text is None or isinstance(text, str) for text in value.values())
+    ),
+    "readers": lambda value: (
+        isinstance(value, dict)
+        and all(_NAME.fullmatch(name) and _is_reader(one) for name, one in value.items())
+    ),
+    "units": _each(list, _is_word),
+    "certificates": lambda value: isinstance(value, dict) and all(map(_is_word, value.values())),
+    "scrape": _each(list, _is_scrape),
+    # Numbers in the lines of a central log, measured on the monitor.
+    "lines": _each(list, _is_line),
+    "shown": _each(list, _is_word),
+}
+
+
+def _checked(formula, given):
+    """``given`` with every key there; CommandExecutionError, naming formula and key, if wrong."""
+    given = given or {}
+    for key in sorted(given):
+        if key not in _RULES:
+            near = difflib.get_close_matches(key, _RULES, 1)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(_RULES)}"
+            raise CommandExecutionError(f"{formula}/{_FILE}: unknown key {key}; {hint}")
+        if not _RULES[key](given[key]):
+            raise CommandExecutionError(
+                f"{formula}/{_FILE}: {key}: {given[key]!r} is not right; see salt/collectd/README.md"
+            )
+    # What is off on this machine says nothing at all.
+    if given and not given.get("shown"):
+        raise CommandExecutionError(
+            f"{formula}/{_FILE}: shown: needs the metrics that prove it is measured"
+        )
+    return {
+        "plugins": given.get("plugins", {}),
+        "readers": given.get("readers", {}),
+        "units": given.get("units", []),
+        "certificates": given.get("certificates", {}),
+        "scrape": given.get("scrape", []),
+        "lines": given.get("lines", []),
+        "shown": given.get("shown", []),
+    }
+
+
+def collect():
+    """
+    ``{formula: {plugins, readers, units, certificates, scrape, shown}}`` of this machine.
+
+    Raises CommandExecutionError, naming formula and key, for what is wrong.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call metrics.collect
+    """
+    if "metrics.collected" not in __context__:
+        if __context__.get("metrics.collecting"):
+            raise CommandExecutionError(f"a {_FILE} asks for what all of them say: without end")
+        __context__["metrics.collecting"] = True
+        try:
+            __context__["metrics.collected"] = {
+                name: _checked(name, given)
+                for name, given in __salt__["formula.collect"](_FILE).items()
+            }
+        finally:
+            __context__["metrics.collecting"] = False
+    return __context__["metrics.collected"]
+
+
+def plugins():
+    """
+    collectd's own plugins of this machine: ``{plugin: [text of each formula's block]}``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call metrics.plugins
+    """
+    found = {}
+    for one in collect().values():
+        for name, text in one["plugins"].items():
+            found.setdefault(name, [])
+            if text:
+                found[name].append(text.strip("\n"))
+    return found
+
+
+def readers():
+    """
+    Own readers of this machine: ``{reader: {source, settings, metrics, credentials}}``.
+    The readers ``unit`` and ``certificate`` get what all formulas say under ``units`` and
+    ``certificates``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call metrics.readers
+    """
+    found = {}
+    gathered = {
+        "unit": {unit: name for name, one in collect().items() for unit in one["units"]},
+        "certificate": {
+            name: path for one in collect().values() for name, path in one["certificates"].items()
+        },
+    }
+    for formula, one in collect().items():
+        for name, given in one["readers"].items():
+            if name in found:
+                raise CommandExecutionError(
+                    f"{formula}/{_FILE}: readers:{name}: another formula has a reader of this name"
+                )
+            found[name] = {
+                "source": f"salt://{formula}/files/readers/{name}.py",
+                "credentials": {},
+                **given,
+                "settings": {**given.get("settings", {})},
+            }
+            if name in gathered:
+                found[name]["settings"][name] = gathered[name]
+    return found
+
+
+def secrets():
+    """
+    Secrets that the readers of this machine need, each once.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call metrics.secrets
+    """
+    return sorted({name for one in readers().values() for name in one["credentials"].values()})
+
+
+def types():
+    """
+    Lines of a collectd types.db for the metrics of all readers: every name once.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call metrics.types
+    """
+    kinds = {**_HOST, **{one["metric"]: "gauge" for one in lines()}}
+    for reader, given in readers().items():
+        for name, kind in given["metrics"].items():
+            if kinds.setdefault(name, kind) != kind:
+                raise CommandExecutionError(
+                    f"reader {reader}: {name} is a {kind} here and a {kinds[name]} elsewhere"
+                )
+    return [
+        f"{name} value:{_KINDS[kind]}"
+        for name, kind in sorted(kinds.items())
+        if name not in _SHIPPED
+    ]
+
+
+def formulas(machine):
+    """
+    Formulas that ``machine`` (``{roles: […]}``) of the topology gets, in the order of top.sls.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call metrics.formulas '{roles: [edge]}'
+    """
+    if "metrics.top" not in __context__:
+        path = __salt__["formula.file"]("salt://top.sls")
+        with open(path, encoding="utf-8") as file:
+            __context__["metrics.top"] = salt.utils.yaml.safe_load(file)["base"]
+    found = []
+    for target, wanted in __context__["metrics.top"].items():
+        # What is not for a role is for every machine.
+        role = target.removeprefix("machine:roles:")
+        if role == target or role in machine["roles"]:
+            found += [one for one in wanted if isinstance(one, str) and one not in found]
+    return found
+
+
+def targets():
+    """
+    What Prometheus scrapes: ``[{job, path, keep, targets: [{machine, address, tls}]}]``, from every
+    machine of the topology. This machine is reached by loopback, others at ``remote_port`` of their
+    private address, with TLS and a certificate both ways.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call metrics.targets
+    """
+    own = __salt__["topology.machine"]()["name"]
+    jobs = {}
+    for machine in __salt__["topology.machines"]():
+        for formula in formulas(machine):
+            for one in _of(formula)["scrape"]:
+                job = jobs.setdefault(
+                    one["job"],
+                    {
+                        "job": one["job"],
+                        "path": one.get("path", "/metrics"),
+                        "keep": one.get("keep"),
+                        "targets": [],
+                    },
+                )
+                here = machine["name"] == own
+                job["targets"].append(
+                    {
+                        "machine": machine["name"],
+                        "address": f"127.0.0.1:{one['port']}"
+                        if here
+                        else f"{machine['address']}:{one['remote_port']}",
+                        "tls": not here,
+                    }
+                )
+    return list(jobs.values())
+
+
+def _of(formula):
+    """What a formula says, which need not be one of this machine's."""
+    if formula in collect():
+        return collect()[formula]
+    key = f"metrics.of.{formula}"
+    if key not in __context__:
+        path = f"{formula}/{_FILE}"
+        given = {"shown": ["none"]}
+        if path in __salt__["cp.list_master"]():
+            given = __salt__["slsutil.renderer"](f"salt://{path}", default_renderer="jinja|yaml")
+        __context__[key] = _checked(formula, given)
+    return __context__[key]
+
+
+def lines():
+    """
+    What is measured in the lines of the central logs, ``[{machine, log, metric, number,
+    percentiles}]``, from every machine of the topology; empty but on the monitor, where they are.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call metrics.lines
+    """
+    if "monitor" not in __salt__["topology.machine"]()["roles"]:
+        return []
+    return [
+        {"machine": machine["name"], **one}
+        for machine in __salt__["topology.machines"]()
+        for formula in formulas(machine)
+        for one in _of(formula)["lines"]
+    ]
+
+
+def in_topology(filename):
+    """
+    ``{formula: salt://…}`` of all formulas of all machines of the topology that have ``filename``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call metrics.in_topology alerts.yaml
+    """
+    found = {}
+    tree = set(__salt__["cp.list_master"]())
+    for machine in __salt__["topology.machines"]():
+        for formula in formulas(machine):
+            if f"{formula}/{filename}" in tree:
+                found[formula] = f"salt://{formula}/{filename}"
+    return found

@@ -1,0 +1,352 @@
+"""
+The machine's identity towards the other machines: a certificate of the topology's own CA.
+
+Given by pillar (``secrets:pki``), or, where the topology is this one machine, made and signed here
+by a CA of its own. Nothing is used before it fits together: key, certificate, CA, names and dates.
+"""
+
+import datetime
+import ipaddress
+import os
+
+from salt.exceptions import CommandExecutionError
+
+__virtualname__ = "pki"
+
+FOLDER = "/etc/stack/pki"
+# The name of the secret that is the key of a CA made here.
+CA_KEY = "pki-ca"
+# Services that read the key join it.
+GROUP = "stack-pki"
+_PARTS = {"ca": "ca.crt", "certificate": "machine.crt", "key": "machine.key"}
+
+
+def __virtual__():
+    return __virtualname__
+
+
+def paths():
+    """
+    Where the parts are: ``{ca, certificate, key}``. A service that uses them names them in its
+    ``uses``, so that a renewal is loaded, and joins the group ``stack-pki`` to read the key.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call pki.paths
+    """
+    return {part: os.path.join(FOLDER, name) for part, name in _PARTS.items()}
+
+
+def given():
+    """
+    What the pillar gives, ``{ca, certificate, key}`` in PEM, or None where it gives nothing.
+    Raises CommandExecutionError, never with a value in it, for a part that is missing, unknown or
+    still encrypted.
+    """
+    found = (__pillar__.get("secrets") or {}).get("pki")
+    if found is None:
+        return None
+    if not isinstance(found, dict) or set(found) != set(_PARTS):
+        raise CommandExecutionError(
+            f"pillar secrets:pki: needs {', '.join(_PARTS)}, no more and no less"
+        )
+    for part, value in found.items():
+        if "PGP MESSAGE" in str(value) or not str(value or "").strip():
+            raise CommandExecutionError(
+                f"pillar secrets:pki:{part}: could not be decrypted: is the machine's key in"
+                " /etc/salt/gpgkeys and the file's first line #!yaml|gpg?"
+            )
+    return {part: str(value).strip() + "\n" for part, value in found.items()}
+
+
+def _now():
+    return datetime.datetime.now(datetime.UTC)
+
+
+def _until(certificate):
+    # cryptography >= 42 has the aware ones.
+    aware = getattr(certificate, "not_valid_after_utc", None)
+    return aware or certificate.not_valid_after.replace(tzinfo=datetime.UTC)
+
+
+def _since(certificate):
+    aware = getattr(certificate, "not_valid_before_utc", None)
+    return aware or certificate.not_valid_before.replace(tzinfo=datetime.UTC)
+
+
+def _extension(certificate, kind):
+    from cryptography import x509
+
+    try:
+        return certificate.extensions.get_extension_for_class(kind).value
+    except x509.ExtensionNotFound:
+        return None
+
+
+def problems(parts, name, addresses=(), renew_days=0):
+    """
+    What is wrong with ``{ca, certificate, key}`` (PEM) as the identity of machine ``name``, one
+    line each; an empty list when it is fit for use. No line holds any of the key.
+
+    addresses
+        IP addresses that the certificate must carry beside the name
+    renew_days
+        fewer days than this left count as wrong
+    """
+    from cryptography import x509
+    from cryptography.hazmat.primitives import serialization
+
+    readers = {
+        "ca": x509.load_pem_x509_certificate,
+        "certificate": x509.load_pem_x509_certificates,
+        "key": lambda data: serialization.load_pem_private_key(data, password=None),
+    }
+    read = {}
+    for part, reader in readers.items():
+        try:
+            read[part] = reader(parts[part].encode())
+        except (ValueError, TypeError):
+            # Not the library's own words, which may quote what it could not read.
+            return [f"{part}: not readable as unencrypted PEM"]
+    ca, chain, key = read["ca"], read["certificate"], read["key"]
+    own = chain[0]
+    found = []
+
+    def public(of):
+        return of.public_bytes(
+            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+
+    if public(own.public_key()) != public(key.public_key()):
+        found.append("key: is not the certificate's")
+    basic = _extension(ca, x509.BasicConstraints)
+    if basic is None or not basic.ca:
+        found.append("ca: is no CA's certificate (basicConstraints CA:TRUE)")
+    for child, parent in zip(chain, [*chain[1:], ca], strict=True):
+        try:
+            child.verify_directly_issued_by(parent)
+        except Exception:  # the library has several reasons, all of them a no
+            found.append("certificate: is not issued by the ca")
+            break
+    for label, one in (("ca", ca), ("certificate", own)):
+        left = _until(one) - _now()
+        if _since(one) > _now():
+            found.append(f"{label}: not valid before {_since(one):%Y-%m-%d %H:%M} UTC")
+        elif left.total_seconds() <= 0:
+            found.append(f"{label}: expired on {_until(one):%Y-%m-%d %H:%M} UTC")
+        elif left < datetime.timedelta(days=renew_days):
+            found.append(f"{label}: expires in {left.days} days")
+    common = own.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
+    if [one.value for one in common] != [name]:
+        found.append(f"certificate: its CN is not {name}")
+    alternative = _extension(own, x509.SubjectAlternativeName)
+    names = alternative.get_values_for_type(x509.DNSName) if alternative else []
+    if name not in names:
+        found.append(f"certificate: {name} is not among its subjectAltName")
+    carried = alternative.get_values_for_type(x509.IPAddress) if alternative else []
+    for address in addresses:
+        if ipaddress.ip_address(address) not in carried:
+            found.append(f"certificate: {address} is not among its subjectAltName")
+    usage = _extension(own, x509.ExtendedKeyUsage)
+    for oid, what in (
+        (x509.ExtendedKeyUsageOID.SERVER_AUTH, "servers"),
+        (x509.ExtendedKeyUsageOID.CLIENT_AUTH, "clients"),
+    ):
+        if usage is not None and oid not in usage:
+            found.append(f"certificate: is not for {what} (extendedKeyUsage)")
+    return found
+
+
+def _pem(of):
+    from cryptography.hazmat.primitives import serialization
+
+    return of.public_bytes(serialization.Encoding.PEM).decode()
+
+
+def _key_pem(key):
+    from cryptography.hazmat.primitives import serialization
+
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    ).decode()
+
+
+def _builder(subject, issuer, public_key, days):
+    from cryptography import x509
+
+    # An hour back: the clocks of two machines differ.
+    since = _now() - datetime.timedelta(hours=1)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, subject)]))
+        .issuer_name(issuer or x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, subject)]))
+        .public_key(public_key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(since)
+        .not_valid_after(since + datetime.timedelta(days=days))
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
+    )
+
+
+def _usage(**used):
+    from cryptography import x509
+
+    known = [
+        "digital_signature",
+        "content_commitment",
+        "key_encipherment",
+        "data_encipherment",
+        "key_agreement",
+        "key_cert_sign",
+        "crl_sign",
+        "encipher_only",
+        "decipher_only",
+    ]
+    return x509.KeyUsage(**{one: used.get(one, False) for one in known})
+
+
+def make_ca(subject, days):
+    """A new CA: ``(certificate, key)`` in PEM. Its key signs machines' certificates and no CA."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    made = (
+        _builder(subject, None, key.public_key(), days)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_usage(key_cert_sign=True, crl_sign=True), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    return _pem(made), _key_pem(key)
+
+
+def issue(ca, ca_key, name, addresses, days):
+    """
+    A certificate for machine ``name``, signed by the CA (both PEM): ``(certificate, key)`` in PEM.
+    For TLS as a server and as a client; carries the name, ``localhost`` and the addresses. Never
+    valid for longer than its CA.
+    """
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    authority = x509.load_pem_x509_certificate(ca.encode())
+    signing = serialization.load_pem_private_key(ca_key.encode(), password=None)
+    left = (_until(authority) - _now()).days
+    key = ec.generate_private_key(ec.SECP256R1())
+    both = [x509.ExtendedKeyUsageOID.SERVER_AUTH, x509.ExtendedKeyUsageOID.CLIENT_AUTH]
+    names = [x509.DNSName(one) for one in dict.fromkeys([name, "localhost"])]
+    names += [x509.IPAddress(ipaddress.ip_address(one)) for one in dict.fromkeys(addresses)]
+    made = (
+        _builder(name, authority.subject, key.public_key(), min(days, left))
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_usage(digital_signature=True), critical=True)
+        .add_extension(x509.ExtendedKeyUsage(both), critical=False)
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.public_key()),
+            critical=False,
+        )
+        .sign(signing, hashes.SHA256())
+    )
+    return _pem(made), _key_pem(key)
+
+
+def _current():
+    found = {}
+    for part, path in paths().items():
+        try:
+            with open(path, encoding="utf-8") as file:
+                found[part] = file.read()
+        except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError):
+            found[part] = ""
+    return found
+
+
+def pending(name, addresses, renew_days, own=True):
+    """
+    Why the identity must be put in place anew: a list of lines, empty when it is fit for use.
+    Raises CommandExecutionError for a pillar's that cannot be used; what is there stays.
+
+    own
+        whether this machine may make its own CA: it is the only one of its topology
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call pki.pending dev '[127.0.0.1]' 30
+    """
+    parts, now = given(), _current()
+    if parts is None:
+        if not own:
+            raise CommandExecutionError(
+                "several machines share a CA, which the pillar must give: secrets:pki with"
+                f" {', '.join(_PARTS)} of {name} (salt/pki/README.md)"
+            )
+        if not all(now.values()):
+            return ["none is there yet"]
+        found = problems(now, name, addresses, renew_days)
+        if not __salt__["secret.exists"](CA_KEY) and not found:
+            found = ["the key of its CA is gone"]
+        return found
+    wrong = problems(parts, name, addresses)
+    if wrong:
+        raise CommandExecutionError("pillar secrets:pki: " + "; ".join(wrong))
+    return [] if parts == now else ["the pillar gives another"]
+
+
+def files(name, addresses, days, ca_days, renew_days, anew=True):
+    """
+    The identity as it is to be, as ``checked.swap`` takes it: made here or given, or with ``anew``
+    False the one that is there. The own CA is kept as long as it is valid, so that who trusts it
+    goes on doing so.
+    """
+    parts = _current()
+    if anew:
+        parts = given() or _make(name, addresses, days, ca_days, renew_days)
+        wrong = problems(parts, name, addresses)
+        if wrong:
+            raise CommandExecutionError("; ".join(wrong))
+    return {
+        paths()[part]: {
+            "data": text.encode(),
+            "mode": 0o640 if part == "key" else 0o644,
+            "user": "root",
+            "group": GROUP if part == "key" else "root",
+            "secret": part == "key",
+        }
+        for part, text in parts.items()
+    }
+
+
+def _ca_key():
+    try:
+        with open(__salt__["secret.path"](CA_KEY), encoding="ascii") as file:
+            return file.read()
+    except (FileNotFoundError, UnicodeDecodeError):
+        return None
+
+
+def _make(name, addresses, days, ca_days, renew_days):
+    now, ca_key = _current(), _ca_key()
+    usable = bool(ca_key and now["ca"])
+    if usable:
+        try:
+            # Tried by using it: whether key and certificate belong together, and for how long.
+            trial, key = issue(now["ca"], ca_key, name, addresses, days)
+            parts = {"ca": now["ca"], "certificate": trial, "key": key}
+            usable = not problems(parts, name, addresses, renew_days)
+        except ValueError:
+            usable = False
+    if not usable:
+        ca, ca_key = make_ca(f"machines of {name}", ca_days)
+        __salt__["secret.keep"](CA_KEY, ca_key)
+        trial, key = issue(ca, ca_key, name, addresses, days)
+        parts = {"ca": ca, "certificate": trial, "key": key}
+    return parts

@@ -1,0 +1,50 @@
+"""
+Files that are written whole or not at all: what a reader finds is the old content or the new one,
+also after a power cut, and never for a moment with a wider mode than it is to have.
+"""
+
+import os
+import tempfile
+
+__virtualname__ = "whole"
+
+
+def __virtual__():
+    return __virtualname__
+
+
+def write(path, data, mode=0o600, folder_mode=0o755):
+    """
+    Replace ``path`` by ``data`` (text or bytes). Beside it, written to the disk, then renamed; when
+    anything fails, nothing has changed and nothing is left behind.
+
+    mode
+        of the file, as a number: ``0o600``. The owner is who runs this, as a rule root
+    folder_mode
+        of its folder, should that be missing
+
+    For other modules and states, never for a command line, which everybody could read.
+    """
+    folder = os.path.dirname(path)
+    os.makedirs(folder, mode=folder_mode, exist_ok=True)
+    handle, staged = tempfile.mkstemp(prefix=f".{os.path.basename(path)}.", dir=folder)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+            os.fchmod(file.fileno(), mode)
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(staged, path)
+    except BaseException:
+        os.unlink(staged)
+        raise
+    sync(folder)
+
+
+def sync(folder):
+    """The names in ``folder`` are on the disk: a rename outlives a power cut only then."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,53 @@
+# Measuring this machine: package, the readers' passwords, then collectd on what each formula wants.
+{% from 'collectd/map.jinja' import collectd with context %}
+{% set readers = salt['metrics.readers']() %}
+{% set secrets = salt['metrics.secrets']() %}
+{% set plugins = salt['metrics.plugins']() %}
+
+collectd packages:
+  pkg.installed:
+    # With the libraries of the plugins that are used: Debian only suggests them.
+    - pkgs: {{ (['collectd-core'] + collectd.libraries) | json }}
+    - install_recommends: false
+
+{% for secret in secrets %}
+collectd password {{ secret }}:
+  secret.present:
+    - name: {{ secret }}
+    - require_in:
+      - checked: collectd running
+{% endfor %}
+
+collectd running:
+  checked.service:
+    - name: collectd
+    - files:
+        /etc/collectd/collectd.conf: {source: salt://collectd/files/collectd.conf.j2}
+        /etc/collectd/stack.types.db: {contents: {{ (salt['metrics.types']() | join('\n') ~ '\n') | json }}}
+        /etc/collectd/readers.json: {source: salt://collectd/files/readers.json.j2}
+        /usr/local/lib/stack/collectd/stack.py: {source: salt://collectd/files/stack.py}
+        {% for name, one in readers.items() %}
+        /usr/local/lib/stack/collectd/readers/{{ name }}.py: {source: {{ one.source }}}
+        {% endfor %}
+        /etc/systemd/system/collectd.service.d/stack.conf: {source: salt://collectd/files/unit.conf.j2}
+    - clean: [/usr/local/lib/stack/collectd/readers/*.py]
+    - context:
+        collectd: {{ collectd | json }}
+        machine: {{ salt['topology.machine']().name }}
+        plugins: {{ plugins | json }}
+        lines: {{ salt['metrics.lines']() | json }}
+        logs: /var/log/central
+        readers: {{ readers | json }}
+        secrets: {{ secrets | json }}
+        ping: {{ ('ping' in plugins) | json }}
+    - checks:
+        - salt://collectd/files/check {staged}
+    {% if secrets %}
+    - uses:
+        {% for secret in secrets %}
+        - {{ salt['secret.path'](secret) }}
+        {% endfor %}
+    {% endif %}
+    - ready: curl -sf -o /dev/null -m 2 http://{{ collectd.address }}:{{ collectd.port }}/metrics
+    - require:
+      - pkg: collectd packages

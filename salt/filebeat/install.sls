@@ -1,0 +1,46 @@
+# The program: Elastic's package, held at its version, or one archive with its checksum.
+{% from 'filebeat/map.jinja' import filebeat with context %}
+{% set install = filebeat.install %}
+
+{% if install.from == 'repository' %}
+elastic signing key:
+  keyring.pinned:
+    - name: /etc/apt/keyrings/elastic.asc
+    - source: {{ install.key }}
+    - fingerprint: {{ install.fingerprint }}
+
+elastic repository:
+  checked.files:
+    - files:
+        /etc/apt/sources.list.d/elastic.sources: {source: salt://filebeat/files/elastic.sources.j2}
+    - context:
+        url: {{ install.repository }}
+    - checks:
+        - apt-get indextargets -o Dir::Etc::SourceList={staged}/etc/apt/sources.list.d/elastic.sources -o Dir::Etc::SourceParts=/dev/null
+    - require:
+      - keyring: elastic signing key
+
+filebeat program:
+  pkg.installed:
+    - name: filebeat
+    - version: {{ install.version }}
+    - hold: true
+    - update_holds: true
+    - refresh: true
+    - require:
+      - checked: elastic repository
+{% elif not (install.archive and install.sha256) %}
+{{ salt['formula.refuse']('pillar filebeat:install: from archive needs archive and sha256') }}
+{% else %}
+filebeat program:
+  archive.extracted:
+    - name: /opt/filebeat/{{ install.sha256[:12] }}
+    - source: {{ install.archive }}
+    - source_hash: sha256={{ install.sha256 }}
+    - archive_format: tar
+    - options: --strip-components=1 --no-same-owner
+    - enforce_toplevel: false
+    - user: root
+    - group: root
+    - if_missing: /opt/filebeat/{{ install.sha256[:12] }}/filebeat
+{% endif %}

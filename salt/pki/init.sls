@@ -1,0 +1,29 @@
+# Who this machine is to the others: CA, certificate and key, for every service between machines.
+{% from 'pki/map.jinja' import pki with context %}
+{% set machine = salt['topology.machine']() %}
+{% if pki.renew_days >= pki.days %}
+{{ salt['formula.refuse']('pillar pki:renew_days: ' ~ pki.renew_days ~ ' is not less than pki:days, ' ~ pki.days ~ ': every apply would renew') }}
+{% endif %}
+
+group that reads the machine's key:
+  group.present:
+    - name: stack-pki
+    - system: true
+
+folder of the machine's certificate:
+  file.directory:
+    - name: /etc/stack/pki
+    - mode: '0755'
+    - makedirs: true
+
+machine certificate:
+  pki.present:
+    - machine: {{ machine.name }}
+    - addresses: {{ ['127.0.0.1', machine.address] | unique | list | json }}
+    - days: {{ pki.days }}
+    - ca_days: {{ pki.ca_days }}
+    - renew_days: {{ pki.renew_days }}
+    - own: {{ (salt['topology.machines']() | length == 1) | json }}
+    - require:
+      - group: group that reads the machine's key
+      - file: folder of the machine's certificate

@@ -1,0 +1,43 @@
+# The journal of this machine, to the central logs on the monitor.
+{% from 'shipper/map.jinja' import shipper with context %}
+{% from 'rsyslog/map.jinja' import rsyslog with context %}
+{% set monitor = salt['topology.machines']('monitor')[0] %}
+{% set identity = salt['pki.paths']() %}
+
+shipper packages:
+  pkg.installed:
+    - name: python3-systemd
+
+shipper program:
+  checked.files:
+    - files:
+        /usr/local/libexec/journal-shipper: {source: salt://shipper/files/journal-shipper, mode: '0755'}
+    - checks:
+        - '{staged}/usr/local/libexec/journal-shipper --help'
+
+shipper running:
+  checked.service:
+    - name: journal-shipper
+    - files:
+        /etc/journal-shipper.json: {source: salt://shipper/files/journal-shipper.json.j2}
+        /etc/systemd/system/journal-shipper.service: {source: salt://shipper/files/unit.service.j2}
+    - context:
+        shipper: {{ shipper | json }}
+        config:
+          host: {{ salt['topology.machine']().name }}
+          server: {{ salt['topology.address'](none, monitor.name) }}
+          server_name: {{ monitor.name }}
+          port: {{ rsyslog.port }}
+          ca: {{ identity.ca }}
+          certificate: {{ identity.certificate }}
+          key: {{ identity.key }}
+          services: {{ salt['logs.collect']() | json }}
+    - checks:
+        - /usr/local/libexec/journal-shipper --check {staged}/etc/journal-shipper.json
+    - uses: {{ (['/usr/local/libexec/journal-shipper'] + identity.values() | list) | json }}
+    # It reads and tells figures; whether the monitor is there is not this machine's health.
+    - ready: test -s /run/journal-shipper/figures.json
+    - require:
+      - pkg: shipper packages
+      - checked: shipper program
+      - pki: machine certificate

@@ -1,0 +1,68 @@
+# Services without TLS of their own, for the other machines: one sandboxed process a tunnel.
+{% from 'stunnel/map.jinja' import stunnel with context %}
+{% set tunnels = salt['tunnel.servers']() %}
+{% set address = salt['topology.machine']().address %}
+{% set unit = '/etc/systemd/system/tunnel@.service' %}
+
+{% if tunnels %}
+include:
+  - pki
+
+# Debian's own service would run every file of /etc/stunnel in one process, as root.
+stunnel service of the package stays away:
+  service.masked:
+    - name: stunnel4
+    - unless: test -e /usr/bin/stunnel4
+
+stunnel package:
+  pkg.installed:
+    - name: stunnel4
+    - require:
+      - service: stunnel service of the package stays away
+
+stunnel unit:
+  checked.files:
+    - files:
+        {{ unit }}: {source: salt://stunnel/files/unit.j2}
+    - context:
+        stunnel: {{ stunnel | json }}
+    - instance: {{ tunnels[0].name }}
+    - require:
+      - pkg: stunnel package
+      - pki: machine certificate
+{% endif %}
+
+{% for tunnel in tunnels %}
+stunnel {{ tunnel.name }} running:
+  checked.service:
+    - name: tunnel@{{ tunnel.name }}
+    - files:
+        /etc/stunnel/{{ tunnel.name }}.conf: {source: salt://stunnel/files/tunnel.conf.j2}
+    - context:
+        stunnel: {{ stunnel | json }}
+        tunnel: {{ tunnel | json }}
+        address: {{ address }}
+    - checks:
+        - salt://stunnel/files/check {staged}/etc/stunnel/{{ tunnel.name }}.conf
+    - uses: {{ ([unit] + salt['pki.paths']().values() | list) | json }}
+    - reload: true
+    - ready: salt://stunnel/files/accepts.py {{ address }} {{ tunnel.accept }}
+    {%- if tunnel.follows %}
+    - follows: {{ tunnel.follows }}
+    {%- endif %}
+    - require:
+      - checked: stunnel unit
+{% endfor %}
+
+{% for name in salt['tunnel.left']() %}
+stunnel {{ name }} gone:
+  service.dead:
+    - name: tunnel@{{ name }}
+    - enable: false
+
+stunnel {{ name }} configuration gone:
+  file.absent:
+    - name: /etc/stunnel/{{ name }}.conf
+    - require:
+      - service: stunnel {{ name }} gone
+{% endfor %}

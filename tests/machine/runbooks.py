@@ -1,0 +1,65 @@
+"""The commands of runbooks, typed on a machine that is well."""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from lab_machine import ROOT, Lab
+
+sys.path.insert(0, str(ROOT))
+
+from docs.generate import runnable
+
+# Those that have commands.
+PAGES = [page for page in sorted((ROOT / "docs" / "runbooks").glob("*.md"))
+         if runnable.of_runbook(page)]  # fmt: skip
+assert PAGES
+
+
+def failing(lab: Lab, pages: Iterable[Path]) -> list[str]:
+    """
+    Look here and Verify of every page, word by word: no unknown program, file or unit at 3 a.m., and
+    what a page says is printed is printed. A line for each that fails, with its page.
+    """
+    asked: dict[runnable.Check, list[str]] = {}
+    for page in pages:
+        for check in runnable.of_runbook(page):
+            asked.setdefault(check, []).append(page.name)
+    there = [check for check in asked if not check.command.startswith("make ")]
+
+    def filled(command: str) -> str:
+        """With this machine's name where a page says `machine`."""
+        return re.sub(r"(?<![\w.-])machine(?![\w.-])", lab.host, command)
+
+    script = "\n".join(
+        f"timeout -k 1 20 bash -o pipefail -c {shlex.quote(filled(check.command))}"
+        " </dev/null >/tmp/said 2>&1;"
+        f" printf '%s %s %s\\n' {number} $? \"$(head -c 20000 /tmp/said | base64 -w0)\""
+        for number, check in enumerate(there)
+    )
+    answers: dict[runnable.Check, tuple[int, str]] = {}
+    for line in lab.run("bash -s", data=script, timeout=300).splitlines():
+        number, code, *said = line.split()
+        printed = base64.b64decode(said[0]).decode(errors="replace") if said else ""
+        answers[there[int(number)]] = (int(code), printed)
+    assert list(answers) == there, answers
+    for check in set(asked) - set(there):
+        done = subprocess.run(
+            ["bash", "-o", "pipefail", "-c", filled(check.command)],
+            cwd=ROOT, stdin=subprocess.DEVNULL,
+            env={**os.environ, "TOPOLOGY": lab.topology, "SUITE": ""},
+            capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+        answers[check] = (done.returncode, done.stdout + done.stderr)
+    return [
+        f"{', '.join(names)}: {check.command}: {wrong[-400:]}"
+        for check, names in asked.items()
+        if (wrong := check.wrong(*answers[check]))
+    ]

@@ -1,0 +1,266 @@
+"""Logs of every service in one place: complete, each once, from nobody but the own machines."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import time
+import uuid
+from collections import Counter
+from typing import Any
+
+import pytest
+from lab_machine import Lab
+
+CENTRAL = "/var/log/central"
+
+
+def show(lab: Lab, *words: str) -> list[dict[str, Any]]:
+    """Entries as `central-logs show` finds them."""
+    said = lab.run(f"central-logs show --json {' '.join(words)} || test $? = 1")
+    return [json.loads(line) for line in said.splitlines()]
+
+
+def figures(lab: Lab) -> dict[str, Any]:
+    found = json.loads(lab.run("cat /run/journal-shipper/figures.json"))
+    assert isinstance(found, dict)
+    return found
+
+
+def ask(lab: Lab) -> str:
+    """One request; its id."""
+    head = lab.curl("", "-D-", "-o", "/dev/null", "-H", "X-Request-ID: chosen-by-the-client")
+    found = re.findall(r"(?mi)^x-request-id: (\S+)\s*$", head)
+    assert len(found) == 1, head
+    return str(found[0])
+
+
+def services_of(lab: Lab, request: str) -> list[str]:
+    return sorted(one["service"] for one in show(lab, f"--request={request}"))
+
+
+def test_one_request_is_followed_from_the_edge_to_the_application(lab: Lab) -> None:
+    request = ask(lab)
+    began = time.monotonic()
+    uuid.UUID(request)
+    lab.wait("both lines", lambda: services_of(lab, request) == ["counter", "haproxy"], 5)
+    assert time.monotonic() - began < 5
+    if lab.topology == "kitchen":
+        return
+    shown = lab.make("logs", REQUEST=request).stdout.splitlines()
+    assert len(shown) == 2
+    assert all(f"request_id={request}" in line for line in shown)
+    (edge,) = [line for line in shown if " haproxy: " in line]
+    for word in (
+        "GET / 200",
+        "client_ip=",
+        "server=",
+        "tls_version=TLSv1.",
+        "bytes=",
+        "time_active=",
+    ):
+        assert word in edge
+    assert lab.make("logs", REQUEST=request, SERVICE="haproxy").stdout.splitlines() == [edge]
+
+
+@pytest.mark.controller
+def test_what_cannot_be_asked_is_one_clear_line(lab: Lab) -> None:
+    for setting, value in (
+        ("SINCE", "yesterday"),
+        ("SERVICE", "$(reboot)"),
+        ("HOST", "nobody"),
+        ("FOLLOW", "yes"),
+    ):
+        refused = lab.make("logs", check=False, **{setting: value})
+        said = [
+            line for line in (refused.stdout + refused.stderr).splitlines() if "***" not in line
+        ]
+        assert refused.returncode != 0
+        assert len(said) == 1, said
+        assert f"{setting}={value}" in said[0]
+
+
+def test_every_unit_of_ours_has_its_lines_under_its_own_name(lab: Lab) -> None:
+    # Also of those that were rotated and have said nothing since.
+    found = {name.split(".")[0] for name in lab.run(f"ls {CENTRAL}/{lab.name}").split()}
+    assert {"counter", "haproxy", "redis", "systemd", "sshd", "sudo"} <= found
+    mark = f"mark-{uuid.uuid4().hex}"
+    lab.run(f"runuser -u nobody -- logger -t sudo {mark}-forged; logger -t sudo {mark}-root")
+    wanted = {f"{mark}-forged": "system", f"{mark}-root": "sudo"}
+
+    def names() -> dict[str, str]:
+        # The command itself is logged too, with the marks in it.
+        found = {one.get("message"): one["service"] for one in show(lab, "--since=1m")}
+        return {message: found[message] for message in wanted if message in found}
+
+    lab.wait("both", lambda: names() == wanted, 5)
+
+
+def dropped_by_haproxy(lab: Lab) -> int:
+    """Lines that it could not hand to journald since it was started, as it counts them."""
+    text = lab.run("curl -s http://127.0.0.1:8405/metrics")
+    found = re.search(r"(?m)^haproxy_process_dropped_logs_total (\d+)$", text)
+    assert found, text[:300]
+    return int(found[1])
+
+
+@pytest.mark.one_release
+def test_a_thousand_requests_while_the_receiver_is_away_are_all_found_once(lab: Lab) -> None:
+    """Also with the shipper and the receiver killed meanwhile."""
+    before = lab.run("date -u +%Y-%m-%dT%H:%M:%S.%6NZ").strip()
+    dropped = dropped_by_haproxy(lab)
+    lab.run("systemctl stop rsyslog")
+    try:
+        began = time.monotonic()
+        result = asyncio.run(lab.load(mode="keepalive", requests=1000, concurrency=8))
+        assert result.ok == 1000
+        lab.run("systemctl kill -s KILL journal-shipper")
+        lab.wait("its lag is told", lambda: figures(lab)["lag_seconds"] > 3, 30)
+        # A minute away would show no more than this: nothing here gives up (unit tests).
+        time.sleep(max(0, 15 - (time.monotonic() - began)))
+        assert figures(lab)["connected"] == 0
+    finally:
+        lab.run("systemctl start rsyslog")
+
+    def answered(service: str = "counter") -> list[dict[str, Any]]:
+        found = show(lab, f"--service={service}", f"--since={before}")
+        return [one for one in found if one.get("data", {}).get("path") == "/"]
+
+    # Killed in the middle of catching up.
+    lab.run("systemctl kill -s KILL journal-shipper; systemctl kill -s KILL rsyslog")
+    lab.wait("all of them", lambda: len(answered()) >= 1000, 30)
+    ids = Counter(one["data"]["request_id"] for one in answered())
+    assert len(ids) == 1000
+    assert set(ids.values()) == {1}, "shown twice"
+    # HAProxy never waits for its log: on a starved machine it drops a line itself and counts it. What
+    # the journal got is all there.
+    said = lab.run(f"journalctl -u haproxy -o cat --since '{before[:19].replace('T', ' ')} UTC'")
+    lines = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+    kept = {one["request_id"] for one in lines if one["path"] == "/"}
+    assert len(kept & set(ids)) >= 1000 - (dropped_by_haproxy(lab) - dropped)
+    lab.wait(
+        "all of haproxy's",
+        lambda: kept <= {one["data"]["request_id"] for one in answered("haproxy")},
+        30,
+    )
+    lab.wait("the lag is gone", lambda: figures(lab)["lag_seconds"] < 5, 30)
+    assert figures(lab)["lost"] == 0
+
+
+@pytest.mark.one_release
+def test_the_journal_drops_none_of_a_busy_services_lines(lab: Lab) -> None:
+    """As haproxy and counter log: to a unit's stdout, far faster than they ever do."""
+    count, mark = 100_000, f"burst-{uuid.uuid4().hex[:8]}"
+    limits = lab.run("systemctl show -P LogRateLimitIntervalUSec haproxy counter@1").split()
+    assert set(limits) == {"0"}, "these units have no limit of their own"
+    lab.run(
+        f"systemd-run --wait --collect --unit={mark} -p LogRateLimitIntervalSec=0"
+        f" seq -f '{mark} %.0f' {count}"
+    )
+    lab.run("journalctl --sync")
+    assert int(lab.run(f"journalctl -u {mark} -o cat | grep -c '^{mark} '")) == count
+    found = f"cat {CENTRAL}/{lab.name}/system.log* | grep -o '{mark} [0-9]*\"' | sort -u | wc -l"
+    lab.wait("all in the central log", lambda: int(lab.run(found)) == count, 60)
+
+
+def test_a_sender_that_is_not_of_the_topology_is_refused(lab: Lab) -> None:
+    """None, another CA's, or a certificate of the right CA for no machine."""
+    before = lab.run(f"ls -R {CENTRAL}")
+    lab.run(
+        "set -e; rm -rf /root/try; mkdir -m 700 /root/try; cd /root/try;"
+        " openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -keyout other.key"
+        f" -out other.crt -subj /CN={lab.name} -addext subjectAltName=DNS:{lab.name} 2>/dev/null;"
+        " openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout right.key -out right.csr"
+        " -subj /CN=nobody 2>/dev/null;"
+        " openssl x509 -req -in right.csr -CA /etc/stack/pki/ca.crt -CAkey /etc/stack/secrets/pki-ca"
+        " -CAcreateserial -CAserial /root/try/serial -days 2 -out right.crt 2>/dev/null"
+    )
+    address = lab.run("jq -r .server /etc/journal-shipper.json || true", check=False).strip()
+    if not address:
+        address = json.loads(lab.run("cat /etc/journal-shipper.json"))["server"]
+    mark = f"intruder-{uuid.uuid4().hex}"
+    frame = f"<14>1 2030-01-01T00:00:00Z {lab.name} ../../etc/x - - - {mark}"
+    session = f"1 open 30 relp_version=0\\ncommands=syslog\\n2 syslog {len(frame)} {frame}\\n"
+
+    def send(*certificate: str) -> str:
+        words = " ".join(certificate)
+        return lab.run(
+            f"cd /root/try; (printf '{session}'; sleep 1) | timeout 5 openssl s_client -quiet"
+            f" -connect {address}:2514 -CAfile /etc/stack/pki/ca.crt {words} 2>&1",
+            check=False,
+        )
+
+    logged = [f"{CENTRAL}/{lab.name}/sudo.log"]
+    try:
+        for words in ("", "-cert other.crt -key other.key", "-cert right.crt -key right.key"):
+            assert "200 OK" not in send(words), words
+        # The commands are logged, with all that they send.
+        assert lab.run(f"grep -rl {mark} {CENTRAL} /etc || true").split() == logged
+        # The same with the machine's own is taken: what was tried is what is refused.
+        own = "-cert /etc/stack/pki/machine.crt -key /etc/stack/pki/machine.key"
+        assert "200 OK" in send(own)
+        alone = f"grep -cx '{mark}' {CENTRAL}/{lab.name}/system.log || true"
+        lab.wait("it", lambda: lab.run(alone).strip() == "1", 5)
+        assert "/x" not in lab.run(f"ls -R {CENTRAL}").replace(before, "")
+    finally:
+        lab.run("rm -rf /root/try")
+
+
+def test_a_rotation_under_way_loses_nothing(lab: Lab) -> None:
+    mark = f"turn-{uuid.uuid4().hex[:8]}"
+    config = "/root/trim.json"
+    lab.run(
+        'sed -E \'s/"rotate_mb": [0-9]+/"rotate_mb": 0/\' /etc/central-logs.json'
+        f" > {config}; chmod 644 {config}"
+    )
+    lab.run(
+        f"systemd-run --unit={mark} --collect sh -c"
+        f" 'for n in $(seq 400); do echo {mark} $n; sleep 0.01; done'"
+    )
+    for _ in range(4):
+        time.sleep(1)
+        lab.run(f"central-logs trim {config}")
+    wanted = [f"{mark} {n}" for n in range(1, 401)]
+
+    def found() -> list[str]:
+        return [
+            one["message"]
+            for one in show(lab, "--since=2m")
+            if one.get("unit") == f"{mark}.service"
+        ]
+
+    lab.wait("all of them", lambda: [one for one in found() if one in wanted] == wanted, 30)
+    assert int(lab.run(f"ls {CENTRAL}/{lab.name}/system.log.* | wc -l")) >= 2
+    lab.run(f"rm {config}")
+
+
+def test_nothing_is_kept_a_second_time(lab: Lab) -> None:
+    """Debian's rules would write all of the journal to /var/log/syslog as well."""
+    size = "stat -c %s /var/log/syslog 2>/dev/null || echo 0"
+    before = lab.run(size)
+    lab.run("logger not-twice")
+    time.sleep(1)
+    assert lab.run(size) == before
+    assert lab.run("systemctl is-active syslog.socket || true").strip() != "active"
+
+
+@pytest.mark.parametrize("unit", ["journal-shipper", "rsyslog"])
+def test_the_units_are_sandboxed(lab: Lab, unit: str) -> None:
+    score = lab.run(f"systemd-analyze security --no-pager {unit} | tail -1")
+    found = re.search(r": (\d+\.\d)", score)
+    assert found, score
+    assert float(found[1]) <= 2, score
+
+
+def test_a_renewed_certificate_is_loaded(lab: Lab) -> None:
+    """By the next apply, and what is sent meanwhile is not lost."""
+    serial = "openssl x509 -noout -serial -in /etc/stack/pki/machine.crt"
+    before = lab.run(serial)
+    lab.run("rm /etc/stack/pki/machine.crt")
+    said = lab.run("cd /srv/stack && bootstrap/converge")
+    assert "0 failed" in said
+    assert lab.run(serial) != before
+    request = ask(lab)
+    lab.wait("both lines", lambda: services_of(lab, request) == ["counter", "haproxy"], 10)
+    assert "0 changed, 0 failed" in lab.run("cd /srv/stack && bootstrap/converge")

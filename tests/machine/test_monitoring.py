@@ -1,0 +1,126 @@
+"""Every service is measured, and a dead one is told of in time; see tests/faults for all of them."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+
+import pytest
+from alarm import listening, query, wait_until_quiet
+from lab_machine import Lab
+
+UNITS = ("collectd", "prometheus", "prometheus-alertmanager")
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_unit_is_sandboxed(lab: Lab, unit: str) -> None:
+    said = lab.run(f"systemd-analyze security --no-pager {unit}.service | tail -1")
+    exposure = float(re.search(r": ([0-9.]+) ", said).group(1))  # type: ignore[union-attr]
+    assert exposure <= (3.0 if unit == "collectd" else 2.0), said
+
+
+@pytest.mark.parametrize("port", [9090, 9093, 9103])
+def test_nothing_of_it_is_public(lab: Lab, port: int) -> None:
+    listening_on = {
+        line.split()[3].rpartition(":")[0]
+        for line in lab.run(f"ss -Hltn 'sport = :{port}'").splitlines()
+    }
+    assert listening_on == {"127.0.0.1"}
+
+
+def test_every_service_is_measured(lab: Lab) -> None:
+    """Each metric that a formula shows as its proof is in Prometheus, not in a file only."""
+    said = lab.run("cd /srv/stack && salt-call --out=json metrics.collect")
+    measured = json.loads(said)["local"]
+    assert {"base", "collectd", "counter", "fail2ban", "firewalld", "haproxy", "prometheus"} <= set(
+        measured
+    )
+    for service, one in measured.items():
+        for name in one["shown"]:
+            lab.wait(f"{service}: {name}", lambda name=name: bool(query(lab, name)), 60)  # type: ignore[misc]
+
+
+def test_every_reader_and_target_is_well(lab: Lab) -> None:
+    lab.wait("all readers well", lambda: not query(lab, "collectd_reader_ok == 0"), 60)
+    lab.wait("all targets up", lambda: not query(lab, "up == 0"), 60)
+    assert len(query(lab, "collectd_reader_ok")) >= 8
+
+
+def test_the_count_is_a_metric(lab: Lab) -> None:
+    seen = lab.see()
+    lab.wait(
+        "the count in Prometheus",
+        lambda: [one["value"][1] for one in query(lab, "collectd_redis_count")] >= [str(seen)],
+        60,
+    )
+
+
+def test_every_rule_is_loaded_and_evaluates(lab: Lab) -> None:
+    answer = json.loads(lab.run("curl -s http://127.0.0.1:9090/api/v1/rules"))
+    rules = [rule for group in answer["data"]["groups"] for rule in group["rules"]]
+    assert len(rules) > 30
+    assert [rule["name"] for rule in rules if rule["health"] == "err"] == []
+
+
+def test_every_page_is_there_and_every_panel_has_something_to_show(lab: Lab) -> None:
+    """The same queries that the reader's browser sends."""
+    names = json.loads(lab.run("cd /srv/stack && salt-call --out=json dashboards.pages"))["local"]
+    assert "overview" in names
+    panels = {}
+    for name in names:
+        text = lab.run(f"curl -sf http://127.0.0.1:9090/consoles/{name}.html")
+        found = re.search(r'(?s)<script id="page" type="application/json">(.*?)</script>', text)
+        assert found, f"{name}: {text[:200]}"
+        for panel in json.loads(found[1])["panels"]:
+            if panel["kind"] == "alerts":
+                continue
+            panels[f"{name}: {panel['title']}"] = [one["expr"] for one in panel["queries"]]
+    # A rate needs two scrapes, and how long answers took is known while there are some. What counts
+    # failures only may be without a series.
+    until = time.monotonic() + 60
+    while panels and time.monotonic() < until:
+        lab.see()
+        panels = {
+            title: all_of
+            for title, all_of in panels.items()
+            if not any(query(lab, one) for one in all_of)
+        }
+    assert panels == {}
+
+
+@pytest.mark.controller
+def test_status_knows_of_metrics_logs_and_alerts(lab: Lab) -> None:
+    wait_until_quiet(lab)
+    told = lab.make("-s", "status", check=False)
+    assert told.returncode == 0, told.stdout
+    row = re.search(r"(?m)^.* haproxy +haproxy +active .* ok +\S+ +\d+ +(\S+) +(\S+)", told.stdout)
+    assert row, told.stdout
+    assert re.fullmatch(r"\d+s", row[1]), told.stdout
+
+
+@pytest.mark.controller
+def test_a_dead_service_is_told_of_within_a_minute_and_its_recovery_too(lab: Lab) -> None:
+    """With the default intervals; the others are in tests/faults."""
+    wait_until_quiet(lab)
+    with listening(lab) as alarm:
+        began = time.monotonic()
+        lab.run("systemctl stop redis-server")
+        try:
+            assert alarm.wait("RedisDown", began) <= 60
+            told = lab.make("-s", "status", check=False)
+            assert told.returncode != 0
+            assert re.search(r"redis +redis-server +inactive .* RedisDown$", told.stdout, re.M)
+            assert "docs/runbooks/RedisDown.md" in told.stdout
+        finally:
+            lab.run("systemctl start redis-server")
+        alarm.wait("RedisDown", began, "resolved")
+        assert alarm.names(began, severity="page") == {"RedisDown"}
+        began = time.monotonic()
+        lab.run("systemctl kill -s STOP haproxy")
+        try:
+            assert alarm.wait("HaproxyDown", began) <= 60
+        finally:
+            lab.run("systemctl kill -s CONT haproxy")
+        alarm.wait("HaproxyDown", began, "resolved")
+        assert alarm.names(began, severity="page") == {"HaproxyDown"}

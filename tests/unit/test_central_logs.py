@@ -1,0 +1,445 @@
+"""The central logs: found, shown once and in order, safe to look at, and kept within bounds."""
+
+from __future__ import annotations
+
+import datetime
+import gzip
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+from salt.exceptions import CommandExecutionError
+
+NOW = datetime.datetime(2030, 1, 2, 12, 0, tzinfo=datetime.UTC)
+
+
+@pytest.fixture
+def program(load_source: Callable[..., ModuleType]) -> ModuleType:
+    return load_source("salt/rsyslog/files/central-logs")
+
+
+def line(number: int, seconds: float = 0, **fields: Any) -> str:
+    at = (NOW + datetime.timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    entry = {"time": at, "host": "liar", "service": "liar", "cursor": f"s=1;i={number:x}"}
+    return json.dumps({**entry, **fields}) + "\n"
+
+
+class Store:
+    """A folder as the receiver fills it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def put(self, where: str, *lines: str, packed: bool = False) -> Path:
+        path = self.folder / where
+        path.parent.mkdir(parents=True, exist_ok=True)
+        data = "".join(lines).encode()
+        path.write_bytes(gzip.compress(data) if packed else data)
+        return path
+
+    def show(self, *words: str) -> tuple[int, list[str], str]:
+        program = Path(__file__).parents[2] / "salt/rsyslog/files/central-logs"
+        done = subprocess.run(
+            [sys.executable, "-I", str(program), "show", f"--folder={self.folder}", *words],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        return done.returncode, done.stdout.splitlines(), done.stderr.strip()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "central")
+
+
+def test_one_request_is_found_in_every_service_and_rotated_file(store: Store) -> None:
+    request = {"request_id": "r-1", "method": "GET", "path": "/", "status": 200}
+    store.put("edge1/haproxy.log", line(1, 3, data=request), line(2, 4, data={"request_id": "r"}))
+    store.put(
+        "app1/counter.log.1893585600000000000", line(7, 1, data={**request, "event": "request"})
+    )
+    # Who asked for it is no part of it.
+    store.put("edge1/sudo.log", line(9, message="COMMAND=central-logs show --request=r-1"))
+    store.put(
+        "app1/counter.log.1893585500000000000.gz", line(6, 0, data={"id": "r-1"}), packed=True
+    )
+    code, lines, _ = store.show("--request=r-1")
+    assert code == 0
+    assert [one.split()[2:4] for one in lines] == [
+        ["app1", "counter:"],
+        ["app1", "counter:"],
+        ["edge1", "haproxy:"],
+    ]
+    assert "GET / 200" in lines[2]
+
+
+def test_what_was_delivered_twice_is_shown_once_and_what_was_said_twice_twice(store: Store) -> None:
+    said = [line(1, 1, message="twice"), line(2, 1, message="twice")]
+    store.put("a/x.log.1893585600000000000", said[0])
+    store.put("a/x.log", said[0], *said, line(1, 1, message="twice"))
+    store.put("b/x.log", said[0])
+    _, lines, _ = store.show("--since=2030-01-01")
+    assert [one.split()[2] for one in lines] == ["a", "a", "b"]
+
+
+def test_entries_come_in_the_order_of_time(store: Store) -> None:
+    store.put("a/x.log", *(line(n, n % 7, message=str(n)) for n in range(50)))
+    _, lines, _ = store.show("--since=2030-01-01")
+    assert [one[:24] for one in lines] == sorted(one[:24] for one in lines)
+    assert len(lines) == 50
+
+
+def test_without_a_question_the_last_ones_are_shown(store: Store) -> None:
+    store.put("a/x.log", *(line(n, n, message=f"m{n}") for n in range(500)))
+    _, lines, _ = store.show()
+    assert len(lines) == 200
+    assert lines[-1].endswith("m499")
+
+
+def test_a_sender_is_who_its_folder_says_and_cannot_write_to_the_terminal(store: Store) -> None:
+    evil = "\x1b]0;title\x07\x1b[2J\nfake line\u202e\x9b31m"
+    store.put(
+        "edge1/haproxy.log", line(1, data={"path": evil, "method": "GET"}), line(2, message=evil)
+    )
+    _, lines, _ = store.show("--since=2030-01-01")
+    assert len(lines) == 2
+    for one in lines:
+        assert " edge1 haproxy: " in one
+        assert not any(
+            ord(char) < 32 or 0x7F <= ord(char) < 0xA0 or char == "\u202e" for char in one
+        )
+
+
+def test_half_lines_and_strange_files_are_passed_over(store: Store) -> None:
+    store.put(
+        "a/x.log", "not json\n", "[1]\n", '{"time": 3}\n', line(1, message="good"), line(2)[:20]
+    )
+    store.put("a/x.log.1893585600000000000.gz", "no gzip")
+    store.put("a/README", "x")
+    store.put("../outside/x.log", line(3, message="outside"))
+    store.put("a/.hidden.log", line(4, message="hidden"))
+    code, lines, _ = store.show("--since=2030-01-01")
+    assert code == 0
+    assert [one.rsplit(" ", 1)[1] for one in lines] == ["good"]
+
+
+def test_json_is_as_stored_with_the_true_names(store: Store) -> None:
+    store.put("edge1/haproxy.log", line(1, data={"status": 503}))
+    _, lines, _ = store.show("--since=2030-01-01", "--json")
+    found = json.loads(lines[0])
+    assert (found["host"], found["service"]) == ("edge1", "haproxy")
+    assert found["data"] == {"status": 503}
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds"),
+    [
+        ("90s", -90),
+        ("10m", -600),
+        ("2h", -7200),
+        ("1d", -86400),
+        ("11:30", -1800),
+        ("2030-01-02T11:00", -3600),
+        ("2030-01-02 11:00:00Z", -3600),
+        ("2030-01-02T13:00+02:00", -3600),
+        ("2030-01-02", -43200),
+    ],
+)
+def test_since_is_understood(program: ModuleType, given: str, seconds: int) -> None:
+    wanted = NOW + datetime.timedelta(seconds=seconds)
+    assert program.when(given, NOW) == wanted.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+@pytest.mark.parametrize(
+    "given", ["yesterday", "10", "25:00", "2030-13-01", "$(id)", "-1h", "999999w"]
+)
+def test_since_that_is_not_understood_is_one_clear_line(store: Store, given: str) -> None:
+    code, lines, said = store.show(f"--since={given}")
+    assert (code, lines) == (2, [])
+    assert f"SINCE={given}" in said
+    assert "10m" in said
+    assert "\n" not in said
+
+
+def test_an_unknown_service_or_host_is_named_with_those_that_are_there(store: Store) -> None:
+    store.put("edge1/haproxy.log", line(1))
+    for word in ("--service=haproxi", "--host=edge2", "--service=../../etc"):
+        code, _, said = store.show(word)
+        assert code == 2
+        assert "there are: " in said
+        assert "\n" not in said
+
+
+def test_nothing_found_is_said_and_is_no_success(store: Store) -> None:
+    store.put("edge1/haproxy.log", line(1))
+    assert store.show("--request=no-such")[::2] == (1, "no entry matches")
+
+
+def test_following_goes_on_across_a_rotation_and_loses_nothing(
+    program: ModuleType, store: Store
+) -> None:
+    path = store.put("a/x.log", line(0, message="m0"))
+    seen: list[str] = []
+    ends = threading.Event()
+
+    def watch() -> None:
+        asked = program.Asked(since="2030-01-01")
+        for found in program.follow(str(store.folder), asked, program.Once(), pause=0.01):
+            if found:
+                seen.append(found[2]["message"])
+            if ends.is_set():
+                return
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    for number in range(1, 60):
+        with open(path, "a", encoding="utf-8") as file:
+            half = line(number, number, message=f"m{number}")
+            file.write(half[:10])
+            file.flush()
+            time.sleep(0.002)
+            file.write(half[10:])
+        if number % 20 == 0:
+            path.rename(f"{path}.{1893585600000000000 + number}")
+    deadline = time.monotonic() + 10
+    while len(seen) < 60 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    ends.set()
+    watcher.join(5)
+    assert seen == [f"m{n}" for n in range(60)]
+
+
+CONFIG = {"rotate_mb": 1, "service_mb": 3, "total_mb": 4, "keep_free_mb": 0, "max_days": 10}
+
+
+def trim(program: ModuleType, store: Store, now: float | None = None, **changes: int) -> int:
+    reopened: list[int] = []
+    config = {"folder": str(store.folder), **CONFIG, **changes}
+    program.trim(config, lambda: reopened.append(1), now)
+    return len(reopened)
+
+
+def noise(number: int) -> str:
+    return line(number, message=os.urandom(300).hex())
+
+
+def test_a_large_file_is_rotated_then_compressed_and_still_found(
+    program: ModuleType, store: Store
+) -> None:
+    path = store.put("a/x.log", *(noise(n) for n in range(2000)))
+    small = store.put("a/y.log", line(1))
+    assert trim(program, store) == 1, "the receiver is told to open new ones"
+    (rotated,) = store.folder.glob("a/x.log.*")
+    assert not path.exists()
+    assert small.exists()
+    assert trim(program, store) == 0
+    assert rotated.exists(), "the receiver may still write to it"
+    assert trim(program, store, time.time() + 60) == 0
+    assert [one.name for one in store.folder.glob("a/x.log*")] == [f"{rotated.name}.gz"]
+    assert len(store.show("--service=x", "--since=2020-01-01")[1]) == 2000
+
+
+def test_no_line_outlives_its_days_however_little_a_service_says(
+    program: ModuleType, store: Store
+) -> None:
+    """A line an hour: the file is never large, and never of yesterday by its last change."""
+    now = time.time()
+    path = store.put("a/x.log", line(0))
+    trim(program, store, now)
+    assert path.exists(), "the first day begins"
+    for hour in range(1, 30):
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(line(hour))
+        os.utime(path, (now + hour * 3600,) * 2)
+        trim(program, store, now + hour * 3600)
+        if hour == 23:
+            assert [one.name for one in store.folder.glob("a/*")] == ["x.log"]
+    names = sorted(one.name for one in store.folder.glob("a/*"))
+    assert len(names) == 2, names
+    assert len(path.read_text().splitlines()) == 5
+
+
+def test_a_killed_compression_is_finished_by_the_next_and_shown_once(
+    program: ModuleType, store: Store
+) -> None:
+    stamp = time.time_ns() - 120 * 10**9
+    said = [noise(n) for n in range(10)]
+    plain = store.put(f"a/x.log.{stamp}", *said)
+    store.put(f"a/x.log.{stamp}.gz", *said, packed=True)
+    store.put(f"a/x.log.{stamp - 1}.gz.new", "half")
+    os.utime(store.folder / f"a/x.log.{stamp - 1}.gz.new", (0, 0))
+    assert len(store.show("--since=2020-01-01")[1]) == 10
+    trim(program, store)
+    assert not plain.exists()
+    assert [one.name for one in store.folder.glob("a/*")] == [f"x.log.{stamp}.gz"]
+    assert len(store.show("--since=2020-01-01")[1]) == 10
+
+
+def test_the_oldest_go_first_when_a_bound_is_reached(program: ModuleType, store: Store) -> None:
+    day = 86400
+    now = int(time.time())
+
+    def rotated(where: str, days: float, size: int) -> Path:
+        path = store.put(f"{where}.{int((now - days * day) * 1e9)}.gz")
+        path.write_bytes(b"x" * size)
+        return path
+
+    ancient = rotated("a/x.log", 11, 10)
+    x1, x2, x3 = (rotated("a/x.log", days, 1 << 20) for days in (5, 4, 3))
+    x4 = rotated("a/x.log", 2, 1 << 19)
+    y1, y2 = rotated("b/y.log", 6, 1 << 20), rotated("b/y.log", 1, 1 << 20)
+    live = store.put("a/x.log", line(1))
+    trim(program, store)
+    # x had 3.5 of its 3 MiB; then all had 4.5 of 4, of which y's was the oldest.
+    assert [one.exists() for one in (ancient, x1, x2, x3, x4)] == [False, False, True, True, True]
+    assert [one.exists() for one in (y1, y2)] == [False, True]
+    assert live.exists(), "what is being written to is never removed"
+
+
+def test_a_full_disk_takes_the_oldest_until_enough_is_free(
+    program: ModuleType, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [
+        store.put(f"a/x.log.{time.time_ns() - n * 10**12}.gz", "x" * 1000) for n in range(4, 0, -1)
+    ]
+    free = iter([0, 0, 10 << 30])
+    usage = type("Usage", (), {})
+    monkeypatch.setattr(
+        program.shutil, "disk_usage", lambda _: (setattr(usage, "free", next(free)), usage)[1]
+    )
+    trim(program, store, keep_free_mb=100)
+    assert [one.exists() for one in paths] == [False, False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"rotate_mb": 3}, "rotate_mb must be below service_mb"),
+        ({"max_days": "9"}, "max_days: needs a int"),
+        ({"service_mb": 5}, "not above total_mb"),
+    ],
+)
+def test_bounds_that_do_not_fit_are_refused(
+    program: ModuleType,
+    tmp_path: Path,
+    change: Any,
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"folder": "/x", **CONFIG}))
+    assert program.main(["check", str(path)]) == 0
+    path.write_text(json.dumps({"folder": "/x", **CONFIG, **change}))
+    assert program.main(["check", str(path)]) == 2
+    assert said in capsys.readouterr().err
+
+
+# --- whose lines they are -------------------------------------------------------------------------
+
+
+def collected(load_source: Callable[..., ModuleType], **formulas: Any) -> Any:
+    module = load_source("salt/_modules/logs.py", salt={"formula.collect": lambda _: formulas})
+    return module.collect()
+
+
+def test_services_are_collected_from_the_formulas(load_source: Callable[..., ModuleType]) -> None:
+    units = {"units": ["x.service", "x@*.service"]}
+    assert collected(load_source, a={"x": units}, b=None) == {"x": units}
+
+
+@pytest.mark.parametrize(
+    ("formulas", "said"),
+    [
+        ({"a": {"../x": {"units": ["x.service"]}}}, "allowed: a-z"),
+        ({"a": {"system": {"units": ["x.service"]}}}, "not system"),
+        ({"a": {"x": {"unit": ["x.service"]}}}, "needs units"),
+        ({"a": {"x": {}}}, "at least one"),
+        ({"a": {"x": {"units": ["x"]}}}, "is not right"),
+        ({"a": {"x": {"units": "x.service"}}}, "is not right"),
+        ({"a": {"x": {"units": ["x.service"]}}, "b": {"x": {"units": ["y.service"]}}}, "another"),
+        ({"a": {"x": {"units": ["x.service"]}}, "b": {"y": {"units": ["x.service"]}}}, "already"),
+    ],
+)
+def test_a_wrong_claim_is_refused_with_its_place(
+    load_source: Callable[..., ModuleType], formulas: Any, said: str
+) -> None:
+    with pytest.raises(CommandExecutionError, match=r"/logs\.yaml\.j2: .*" + said):
+        collected(load_source, **formulas)
+
+
+def test_every_service_of_a_machine_has_its_logs(rendered: Any) -> None:
+    """Every formula that runs a daemon says whose lines its own are."""
+    for formula in rendered.top:
+        if f"{formula}/status.yaml.j2" in rendered.tree:
+            assert f"{formula}/logs.yaml.j2" in rendered.tree, f"{formula} has no logs.yaml.j2"
+
+
+def test_every_daemon_of_a_machine_is_claimed(
+    rendered: Any, load_source: Callable[..., ModuleType]
+) -> None:
+    config = json.loads(rendered.text("/etc/journal-shipper.json"))
+    services = load_source("salt/shipper/files/journal-shipper").Services(config["services"])
+    for formula, units in rendered.status.items():
+        for unit in units:
+            name = unit if "." in unit else f"{unit}.service"
+            assert services.of_unit(name), f"{formula}: {name} would be kept as system"
+
+
+def test_make_logs_hands_its_values_over_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    from control import logs, remote, topology
+    from control.errors import Refused
+
+    monkeypatch.setattr(remote, "stream", lambda where, host, line: lines.append((host, line)) or 0)
+    for name in ("SERVICE", "HOST", "REQUEST", "SINCE", "FOLLOW"):
+        monkeypatch.delenv(name, raising=False)
+    lines: list[tuple[str, str]] = []
+    monkeypatch.setenv("REQUEST", "'; reboot #")
+    monkeypatch.setenv("SINCE", "-10m")
+    assert logs.command(topology.load("prod")) == 0
+    ((host, sent),) = lines
+    assert host == "monitor1"
+    import shlex
+
+    assert shlex.split(sent) == [
+        "exec",
+        "central-logs",
+        "show",
+        "--request='; reboot #",
+        "--since=-10m",
+    ]
+    monkeypatch.setenv("FOLLOW", "yes")
+    with pytest.raises(Refused, match="FOLLOW=yes"):
+        logs.command(topology.load("prod"))
+    monkeypatch.setenv("FOLLOW", "1")
+    monkeypatch.setenv("HOST", "edge9")
+    with pytest.raises(Refused, match="edge9"):
+        logs.command(topology.load("prod"))
+
+
+def test_where_the_logs_are_is_the_same_everywhere_and_no_setting(
+    all_rendered: dict[Any, Any], root: Path
+) -> None:
+    """Receiver, its sandbox, trimming, `central-logs`, the controller: one that looks elsewhere finds
+    nothing, or may not write."""
+    schema = yaml.safe_load((root / "salt/rsyslog/schema.yaml").read_text(encoding="utf-8"))
+    assert "folder" not in schema["properties"]
+    one = all_rendered["dev", "dev"]
+    assert 'workDirectory="/var/log/central"' in one.text("/etc/rsyslog.conf")
+    unit = one.text("/etc/systemd/system/rsyslog.service")
+    assert "\nLogsDirectory=central\n" in unit
+    trim = one.text("/etc/systemd/system/central-logs-trim.service")
+    assert "\nReadWritePaths=/var/log/central\n" in trim
+    assert json.loads(one.text("/etc/central-logs.json"))["folder"] == "/var/log/central"
+    for path in ("salt/rsyslog/files/central-logs", "control/status.py"):
+        assert '"/var/log/central"' in (root / path).read_text(encoding="utf-8")

@@ -1,0 +1,580 @@
+"""Topologies on DigitalOcean, against the stand-in of its API: plan, make, make again, remove."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from standin_digitalocean import SIZES, TOKEN, Standin
+
+from control import cloud, lab, openings, remote, topology
+from control.errors import Refused
+
+ROOT = Path(__file__).resolve().parents[2]
+# What the formulas let in, as far as these tests need it; rendered for real in one test.
+SAID: dict[str, list[dict[str, Any]]] = {
+    "edge": [{"port": 443, "protocol": "tcp", "from": "any"}],
+    "app": [{"port": 8001, "protocol": "tcp", "from": {"role": "edge"}}],
+    "store": [{"port": 6379, "protocol": "tcp", "from": {"role": "app"}}],
+    "monitor": [],
+}
+SSH = {"port": 22, "protocol": "tcp", "from": "any", "keep": True}
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[Standin]:
+    with Standin(pace=0.05, lag=0.02) as standin:
+        for name, value in standin.environment().items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.delenv("YES", raising=False)
+        yield standin
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Nothing is written into this checkout; salt-cloud is only pretended to converge."""
+    monkeypatch.setattr(cloud, "STATE", tmp_path / "cloud")
+    monkeypatch.setattr(cloud, "KEY", tmp_path / "cloud" / "id_ed25519")
+    monkeypatch.setattr(cloud, "TREE", tmp_path / "cloud" / "tree.tar.gz")
+    monkeypatch.setattr(lab, "state", lambda where: tmp_path / where.name)
+    monkeypatch.setattr(lab, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(cloud, "LOOK", 0.05)
+    # Droplets of the stand-in that let everybody in at once.
+    monkeypatch.setattr(remote, "ssh", lambda *_, **__: ["true"])
+
+    def said(_: Path, name: str, machines: list[str]) -> dict[str, list[dict[str, Any]]]:
+        known = topology.load(name).machines
+        return {
+            one: [SSH, *(opening for role in known[one].roles for opening in SAID[role])]
+            for one in machines
+        }
+
+    monkeypatch.setattr(openings, "of", said)
+    return tmp_path
+
+
+class Applied:
+    """Stands for the apply that follows, and ends as it is told to."""
+
+    def __init__(self, code: int = 0) -> None:
+        self.code, self.machines, self.gone = code, dict[str, str](), list[str]()
+
+    def __call__(self, where: topology.Topology, gone: Sequence[str]) -> int:
+        self.gone = list(gone)
+        self.machines = {name: one.address for name, one in where.machines.items()}
+        return self.code
+
+
+def made(api: Standin, where: topology.Topology) -> None:
+    """The topology's droplets, as salt-cloud would have made them."""
+    for one in cloud.wanted(where):
+        body = {
+            "name": one.name, "region": one.region, "size": one.size, "image": one.image,
+            "tags": list(one.tags), "backups": one.backups,
+        }  # fmt: skip
+        api._create_droplet(None, {}, body)
+    time.sleep(api.pace + api.lag)
+    api.names()
+
+
+def by_salt_cloud(api: Standin) -> Any:
+    """In place of salt-cloud: what the map names is made, with the map's own words."""
+
+    def run(where: topology.Topology, todo: cloud.Plan) -> None:
+        profiles = cloud._configured("profiles")
+        vpcs = {one["name"]: one["id"] for one in api.vpcs.values()}
+        for profile, machines in cloud.make_map(where, todo.create).items():
+            for one in machines:
+                ((name, own),) = one.items()
+                given = profiles[profile]
+                body = {
+                    "name": name, "region": "fra1", "size": given["size"], "image": given["image"],
+                    "tags": own["tags"], "backups": bool(given.get("backups")),
+                }  # fmt: skip
+                if "vpc" in own:
+                    body["vpc_uuid"] = vpcs[own["vpc"]]
+                api._create_droplet(None, {}, body)
+        time.sleep(api.pace + api.lag)
+        api.names()
+
+    return run
+
+
+# --- the plan -------------------------------------------------------------------------------------
+
+
+def test_a_plan_says_what_would_be_made_and_its_price(
+    api: Standin, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cloud.plan(topology.load("prod")) == 0
+    said = capsys.readouterr().out
+    for name in ("prod-edge1", "prod-app1", "prod-app2", "prod-store1", "prod-monitor1"):
+        assert f"+ create   droplet {name}: " in said
+    assert "+ create   private network counter-prod" in said
+    assert "firewall counter-prod-store: tcp 22; tcp 6379 from counter:prod:app" in said
+    # As the API prices them; a fifth more for the store's backups.
+    small, larger = SIZES["s-1vcpu-1gb"][4], SIZES["s-1vcpu-2gb"][4]
+    assert f"$0.00 a month now, ${4 * small + 0.2 * small + larger:.2f} afterwards" in said
+    assert not [one for one in api.requests if one[0] != "GET"], "a plan changes nothing"
+
+
+def test_a_plan_names_what_differs_and_what_is_too_many(
+    api: Standin, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = topology.load("prod")
+    made(api, where)
+    one = next(one for one in api.droplets.values() if one["name"] == "prod-app2")
+    one["size_slug"], one["size"] = "s-2vcpu-4gb", api._size("s-2vcpu-4gb")
+    api._create_droplet(None, {}, {
+        "name": "prod-app9", "region": "fra1", "size": "s-1vcpu-1gb", "image": "debian-13-x64",
+        "tags": ["counter:prod"],
+    })  # fmt: skip
+    time.sleep(api.lag + api.pace)
+    cloud.plan(where)
+    said = capsys.readouterr().out
+    assert "! differs  droplet prod-app2: size is s-2vcpu-4gb, the profile says s-1vcpu-1gb" in said
+    assert "- destroy  droplet prod-app9: not in the topology" in said
+    assert "= keep     droplet prod-app1 at 203.0.113." in said
+
+
+def public(firewall: dict[str, Any]) -> list[str]:
+    """Ports that everybody reaches."""
+    return [
+        rule["ports"]
+        for rule in firewall["inbound_rules"]
+        if "0.0.0.0/0" in rule["sources"].get("addresses", ()) and rule["protocol"] != "icmp"
+    ]
+
+
+def test_the_cloud_firewall_is_what_the_formulas_let_in() -> None:
+    """Rendered by real Salt, from the same files as firewalld's on the machine."""
+    where = topology.load("prod")
+    found = {one["name"]: one for one in cloud.firewalls(where)}
+    edge, store = found["counter-prod-edge"], found["counter-prod-store"]
+    assert {"22", "80", "443"} <= set(public(edge))
+    assert public(store) == ["22"], "the store is open to nobody but machines"
+    sources = [rule["sources"] for rule in store["inbound_rules"]]
+    assert {"tags": ["counter:prod:app"]} in sources
+
+
+def test_a_topology_without_a_profile_for_its_roles_is_refused(here: Path) -> None:
+    where = topology.load("prod")
+    odd = topology.Machine("odd", "192.168.56.99", ("edge", "store"))
+    with pytest.raises(Refused, match="no profile edge-store for odd"):
+        cloud.wanted(topology.Topology("x", "x.test", where.network, {"odd": odd}))
+
+
+# --- make, make again, remove ------------------------------------------------------------------------
+
+
+def test_the_second_time_there_is_nothing_to_do_and_removing_leaves_nothing(
+    api: Standin, here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cloud, "_salt_cloud", by_salt_cloud(api))
+    where, applied = topology.load("prod"), Applied()
+    keys, tags = len(api.keys), set(api.tags)
+    assert cloud.up(where, applied) == 0
+    network = next(one for one in api.vpcs.values() if one["name"] == "counter-prod")
+    for droplet in api.droplets.values():
+        assert droplet["vpc_uuid"] == network["id"]
+        assert applied.machines[droplet["name"].removeprefix("prod-")] == cloud.address_of(
+            droplet, "private"
+        )
+    # What every machine is given is a topology like the checkout's, checked like it.
+    given = topology.read(here / "prod" / "cloud.yaml", "prod")
+    assert str(given.network) == network["ip_range"] and len(given.machines) == 5
+    assert cloud.public(where) == cloud.address_of(
+        next(one for one in api.droplets.values() if one["name"] == "prod-edge1")
+    )
+    before = len([one for one in api.requests if one[0] != "GET"])
+    capsys.readouterr()
+    assert cloud.up(where, applied) == 0
+    assert "nothing to do" in capsys.readouterr().out
+    later = [one for one in api.requests if one[0] != "GET"][before:]
+    assert {one[1] for one in later} <= {"/v2/tags"}, "tags that are there are no change"
+
+    with pytest.raises(Refused, match="YES=1"):
+        cloud.down(where)
+    assert len(api.names()) == 5, "nobody said yes"
+    monkeypatch.setenv("YES", "1")
+    assert cloud.down(where) == 0
+    assert "$37.20 a month now, $0.00 afterwards" in capsys.readouterr().out
+    assert api.names() == [] and not api.firewalls and api.tags == tags and len(api.keys) == keys
+    assert [one["name"] for one in api.vpcs.values() if not one["default"]] == []
+    assert not (here / "prod").exists()
+    cloud.down(where)
+    assert "nothing of topology prod is on DigitalOcean" in capsys.readouterr().out
+
+
+def test_a_token_of_another_account_makes_nobody_forget_the_topology(
+    api: Standin, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = topology.load("prod")
+    (here / "prod" / "secrets").mkdir(parents=True)
+    (here / "prod" / "secrets" / "backup-identity").write_text("AGE-SECRET-KEY-1")
+    (here / "prod" / "provider").write_text("digitalocean\n")
+    monkeypatch.setenv("YES", "1")
+    with pytest.raises(Refused, match="is the token another account's"):
+        cloud.down(where)
+    assert (here / "prod" / "secrets" / "backup-identity").exists()
+    monkeypatch.setenv("FORCE", "1")
+    assert cloud.down(where) == 0
+    assert not (here / "prod").exists()
+    (kept,) = here.glob("prod.removed-*/secrets/backup-identity")
+    assert kept.read_text() == "AGE-SECRET-KEY-1", "what opens the backups outlives the machines"
+    assert str(kept.parent) in capsys.readouterr().out
+
+
+def test_what_lists_did_not_know_yet_is_removed_too(
+    api: Standin, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = topology.load("prod")
+    made(api, where)
+    late = {
+        "name": "prod-app2", "region": "fra1", "size": "s-1vcpu-1gb", "image": "debian-13-x64",
+        "tags": ["counter", "counter:prod"],
+    }  # fmt: skip
+    api._create_droplet(None, {}, late)
+    (made_late,) = [one for one in api.droplets.values() if one["status"] == "new"]
+    made_late["_made"] += 1.5
+    monkeypatch.setattr(cloud, "LOOK", 0.5)
+    monkeypatch.setenv("YES", "1")
+    assert cloud.down(where) == 0
+    assert api.names() == []
+
+
+def test_what_cannot_be_removed_is_a_failure(
+    api: Standin, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = topology.load("prod")
+    made(api, where)
+    monkeypatch.setenv("YES", "1")
+    monkeypatch.setattr(cloud, "PATIENCE", 0)
+    # Accepted, and not done.
+    monkeypatch.setattr(type(cloud._api()), "remove_droplet", lambda *_: None)
+    with pytest.raises(Refused, match="prod-app1.*: still there, and paid"):
+        cloud.down(where)
+
+
+def test_a_machine_with_another_role_gets_its_tags_and_firewall(
+    api: Standin, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cloud, "_salt_cloud", by_salt_cloud(api))
+    where = topology.load("prod")
+    assert cloud.up(where, Applied()) == 0
+    tagged = next(one for one in api.droplets.values() if one["name"] == "prod-app2")
+    tagged["tags"].append("team:ops")
+    machines = {**where.machines, "app2": replace(where.machines["app2"], roles=("monitor",))}
+    other = replace(where, machines=machines)
+    seen: list[list[str]] = []
+
+    def apply(where: topology.Topology, gone: Sequence[str]) -> int:
+        seen.append(list(tagged["tags"]))
+        return 0
+
+    assert cloud.up(other, apply) == 0
+    line = "~ change   tags of droplet prod-app2: +counter:prod:monitor -counter:prod:app"
+    assert line in capsys.readouterr().out
+    assert {"counter:prod:app", "counter:prod:monitor"} <= set(seen[0]), "until it has changed"
+    assert set(tagged["tags"]) == {"counter", "counter:prod", "counter:prod:monitor", "team:ops"}
+    assert cloud.up(other, apply) == 0
+    assert "nothing to do" in capsys.readouterr().out
+
+
+def test_to_add_and_to_take_away_at_once_is_refused(
+    api: Standin, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = topology.load("prod")
+    made(api, where)
+    machines = {name: one for name, one in where.machines.items() if name != "app2"}
+    machines["app3"] = replace(where.machines["app2"], name="app3")
+    monkeypatch.setenv("YES", "1")
+    monkeypatch.setattr(cloud, "firewalls", lambda _: [])
+    with pytest.raises(Refused, match="lost app2 and gained app3: first add"):
+        cloud.up(replace(where, machines=machines), Applied())
+    assert len(api.names()) == 5
+
+
+def test_machines_are_converged_once_they_let_in_and_have_booted(
+    api: Standin, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = topology.load("prod")
+    asked: list[tuple[str, str]] = []
+
+    def ssh(_: Any, host: str, command: str, **__: Any) -> list[str]:
+        asked.append((host, command))
+        tries = asked.count((host, "true"))
+        if command == "true" and (host == "app2" or tries < 3):
+            return ["sh", "-c", "echo Connection refused >&2; exit 255"]
+        return ["true"]
+
+    monkeypatch.setattr(remote, "ssh", ssh)
+    monkeypatch.setattr(cloud, "REACH", 0.5)
+    cloud.wait_for_login(where)
+    said = capsys.readouterr()
+    assert "app1: waiting for ssh (Connection refused)" in said.out
+    assert "app1: ready after" in said.out
+    assert said.err == "app2: ssh still does not let us in after 0.5 s: Connection refused\n"
+    booted = [host for host, command in asked if "cloud-init status --wait" in command]
+    assert sorted(booted) == ["app1", "edge1", "monitor1", "store1"]
+    monkeypatch.setattr(remote, "ssh", lambda *_, **__: ["false"])
+    with pytest.raises(Refused, match="no machine of topology prod could be used"):
+        cloud.wait_for_login(where)
+
+
+def test_trusted_clients_of_the_operators_own_stay_trusted(
+    api: Standin, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = topology.load("prod")
+    made(api, where)
+    droplets = {one["name"]: one for one in api.droplets.values()}
+    text = (topology.FOLDER / "prod.yaml").read_text()
+    (here / "files").mkdir()
+    written = here / "files" / "prod.yaml"
+    monkeypatch.setattr(cloud, "FOLDER", written.parent)
+    written.write_text(text.replace("[192.168.56.1]", "[192.168.56.1, 198.51.100.7]"))
+    cloud.write_access(where, droplets)
+    given = yaml.safe_load((here / "prod" / "cloud.yaml").read_text())
+    assert given["trusted"] == ["198.51.100.7"], "the lab's host is nobody in a cloud"
+    cloud.notice(where)
+    assert capsys.readouterr().err == ""
+    written.write_text(text.replace("memory: 1024", "memory: 2048"))
+    cloud.notice(where)
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "has changed since 'make cloud-up'" in said
+
+
+def test_after_a_crash_of_salt_cloud_the_account_is_asked_what_was_made(
+    api: Standin, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = topology.load("prod")
+    todo = cloud.make_plan(cloud._api(), where)
+    first = todo.create[0]
+
+    def crash(line: list[str]) -> int:
+        body = {
+            "name": first.name,
+            "region": first.region,
+            "size": first.size,
+            "image": first.image,
+        }
+        api._create_droplet(None, {}, {**body, "tags": list(first.tags)})
+        return 137
+
+    monkeypatch.setattr(cloud, "_ended", crash)
+    with pytest.raises(Refused, match=f"137 and no answer.*made, and paid: {first.name}: run it"):
+        cloud._salt_cloud(where, todo)
+
+
+def test_ctrl_c_waits_for_what_salt_cloud_cleans_up(tmp_path: Path) -> None:
+    began = "trap 'sleep 1; echo cleaned >&2; exit 1' INT; echo began; while :; do sleep 0.1; done"
+    code = f"from control import cloud; cloud._ended(['sh', '-c', {began!r}])"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stdout.readline() == "began\n"
+        os.killpg(process.pid, signal.SIGINT)
+        _, said = process.communicate(timeout=20)
+    assert "cleaned\n" in said and "KeyboardInterrupt" in said
+
+
+def test_what_the_lab_and_other_topologies_have_is_left_alone(
+    api: Standin, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = {"name": "prod-app1x", "region": "fra1", "size": "s-1vcpu-1gb", "image": "debian-13-x64"}
+    for tags in ([], ["counter", "counter:production"]):
+        api._create_droplet(None, {}, {**body, "tags": tags})
+    rules = {"inbound_rules": [{"protocol": "icmp", "sources": {"addresses": ["0.0.0.0/0"]}}]}
+    for name in ("counter-production-edge", "counter-prod-edgy", "shield"):
+        api._create_firewall(None, None, {"name": name, **rules})
+    # The word for word name of one of ours.
+    api.tags.add("counter:prod-edge:store")
+    shield = {"name": "counter-prod-edge-store", "tags": ["counter:prod-edge:store"], **rules}
+    api._create_firewall(None, None, shield)
+    time.sleep(api.pace + api.lag)
+    monkeypatch.setenv("YES", "1")
+    cloud.down(topology.load("prod"))
+    assert len(api.names()) == 2 and len(api.firewalls) == 4
+    assert {"counter", "counter:production"} <= api.tags
+
+
+def test_a_machine_that_left_the_topology_is_destroyed_after_a_yes(
+    api: Standin, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where, applied = topology.load("prod"), Applied()
+    made(api, where)
+    monkeypatch.setattr(cloud, "_salt_cloud", by_salt_cloud(api))
+    machines = {name: one for name, one in where.machines.items() if name != "app2"}
+    fewer = topology.Topology("prod", where.domain, where.network, machines)
+    with pytest.raises(Refused, match="destroy prod-app2, and all that is on them?"):
+        cloud.up(fewer, applied)
+    assert "prod-app2" in api.names()
+    monkeypatch.setenv("YES", "1")
+    assert cloud.up(fewer, applied) == 0
+    assert "prod-app2" not in api.names() and len(api.names()) == 4
+    assert applied.gone == ["app2"], "its peers are told before it goes"
+
+
+def test_the_cloud_and_the_lab_do_not_forget_each_others_machines(
+    api: Standin, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = topology.load("dev")
+    (here / "dev").mkdir()
+    (here / "dev" / "provider").write_text("lxc\n")
+    with pytest.raises(Refused, match="is up in the lab"):
+        cloud.up(where, Applied())
+    (here / "dev" / "provider").write_text("digitalocean\n")
+    with pytest.raises(Refused, match="and paid"):
+        cloud.refuse_here(where)
+
+
+def test_machines_are_reached_at_the_clouds_addresses_and_told_them(
+    api: Standin, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = topology.load("dev")
+    made(api, where)
+    (droplet,) = api.droplets.values()
+    cloud.make_key()
+    cloud.write_access(where, {droplet["name"]: droplet})
+    public, private = cloud.address_of(droplet), cloud.address_of(droplet, "private")
+    assert cloud.public(where) == public
+    assert cloud.resolved(where).machines["dev"].address == private
+    config = (here / "dev" / "ssh_config").read_text()
+    assert f"Host dev\n  HostName {public}\n  User root\n" in config
+    assert "StrictHostKeyChecking accept-new" in config and "UserKnownHostsFile" in config
+    # What is carried says so too; what is in the checkout stays as it is.
+    monkeypatch.setattr(remote, "ROOT", ROOT)
+    dist = sorted((ROOT / "dist").glob("counter-*.tar.gz"))
+    if not dist:
+        pytest.skip("no artifact was built yet: make artifact")
+    release = dist[0].name.removeprefix("counter-").removesuffix(".tar.gz")
+    _, archive = remote.pack(where, "dev", release)
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        carried = tar.extractfile("pillar/topologies/dev.yaml")
+        assert carried is not None
+        data = yaml.safe_load(carried.read())
+    assert data["machines"]["dev"]["address"] == private
+    assert data["machines"]["dev"]["public"] == public
+    assert "trusted" not in data, "the lab's host is nobody in a cloud"
+
+
+def test_a_failed_apply_says_that_the_droplets_are_paid(
+    api: Standin, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cloud, "_salt_cloud", by_salt_cloud(api))
+    with pytest.raises(Refused, match="are there, and paid, but not converged") as refused:
+        cloud.up(topology.load("dev"), Applied(3))
+    assert refused.value.code == 3
+
+
+# --- as a person types it ------------------------------------------------------------------------------
+
+
+def command(api: Standin, *words: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    """`make`'s command line without make; both outputs in `stdout`."""
+    return subprocess.run(
+        [sys.executable, "-m", "control", *words],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120,
+        stdin=subprocess.DEVNULL, env={**os.environ, **api.environment(), "TOPOLOGY": "dev", **settings},
+        check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"DIGITALOCEAN_TOKEN": ""}, "no token: set DIGITALOCEAN_TOKEN"),
+        ({"DIGITALOCEAN_TOKEN": "dop_v1_expired"}, ": 401: "),
+        ({"DIGITALOCEAN_API_URL": "https://127.0.0.1:1", "TOPOLOGY": "nope"}, "no such topology"),
+    ],
+)
+def test_what_is_wrong_is_one_line_and_an_exit_code(
+    api: Standin, settings: dict[str, str], said: str
+) -> None:
+    done = command(api, "cloud-plan", **settings)
+    assert done.returncode != 0
+    assert said in done.stdout and len(done.stdout.strip().splitlines()) == 1, done.stdout
+    assert TOKEN not in done.stdout and "expired\n" not in done.stdout
+
+
+def test_salt_cloud_runs_the_map_and_what_fails_is_told(
+    api: Standin, here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The real salt-cloud with this project's own configuration: one machine made, one refused."""
+    where = topology.load("dev")
+    todo = cloud.make_plan(cloud._api(), where)
+    # The checkout's own key: salt-cloud reads the configuration, which names it.
+    monkeypatch.setattr(cloud, "KEY", ROOT / ".lab" / "cloud" / "id_ed25519")
+    monkeypatch.setattr(cloud, "STATE", ROOT / ".lab" / "cloud")
+    cloud.make_key()
+    cloud._surroundings(cloud._api(), where, todo)
+    cloud._salt_cloud(where, todo)
+    assert api.names() == ["dev"]
+    (droplet,) = api.droplets.values()
+    assert droplet["_user_data"] == "#cloud-config\nhostname: dev\n"
+    assert droplet["tags"][:2] == ["counter", "counter:dev"]
+    api.fault("POST", "/v2/droplets", 422, times=9, message="the droplet limit is reached")
+    api.droplets.clear()
+    with pytest.raises(Refused, match=r"dev: .*422: the droplet limit is reached"):
+        cloud._salt_cloud(where, todo)
+    assert api.names() == []
+    said = capfd.readouterr()
+    assert TOKEN not in said.out + said.err
+    assert TOKEN not in json.dumps([path.read_text() for path in here.rglob("*") if path.is_file()])
+
+
+# --- by the real salt-cloud ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own_key(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The checkout's own: salt-cloud reads the project's configuration, which names it."""
+    monkeypatch.setattr(cloud, "KEY", ROOT / ".lab" / "cloud" / "id_ed25519")
+    monkeypatch.setattr(cloud, "STATE", ROOT / ".lab" / "cloud")
+
+
+def untracked() -> set[str]:
+    return set(
+        subprocess.run(
+            ["git", "ls-files", "--others", "--exclude-standard"],
+            cwd=ROOT, capture_output=True, text=True, check=True,
+        ).stdout.splitlines()
+    )  # fmt: skip
+
+
+@pytest.mark.usefixtures("own_key")
+def test_salt_cloud_makes_all_machines_of_a_topology_side_by_side(
+    api: Standin, here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Also when answers take so long that all five workers ask before one of them is served."""
+    before = untracked()
+    where, applied = topology.load("prod"), Applied()
+    api.latency = 0.2
+    assert cloud.up(where, applied) == 0
+    assert api.names() == [f"prod-{one}" for one in ("app1", "app2", "edge1", "monitor1", "store1")]
+    assert len(api.keys) == 1
+    network = next(one for one in api.vpcs.values() if one["name"] == "counter-prod")
+    for droplet in api.droplets.values():
+        wanted = next(one for one in cloud.wanted(where) if one.name == droplet["name"])
+        assert tuple(droplet["tags"]) == wanted.tags
+        assert droplet["size_slug"] == wanted.size
+        assert droplet["vpc_uuid"] == network["id"]
+        assert droplet["_keys"] == list(api.keys)
+    assert untracked() == before, "nothing is left in the checkout"
+    capfd.readouterr()
+    assert cloud.up(where, applied) == 0
+    assert "nothing to do" in capfd.readouterr().out

@@ -1,0 +1,464 @@
+"""What the controller does around a deploy: order, the way back, the lock, and its refusals."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+
+from control import deploy, fleet, holder, lab, machines, remote, store, topology
+from control.errors import Refused
+
+
+@pytest.fixture
+def prod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
+    """
+    A topology with two application machines that only remember: `order` is what was done, `history`
+    what each was brought to, `fails` where a version does not come up.
+    """
+    machines = {
+        "edge1": {"address": "10.1.0.2", "roles": ["edge", "store"]},
+        "app1": {"address": "10.1.0.3", "roles": ["app"]},
+        "app2": {"address": "10.1.0.4", "roles": ["app"]},
+    }
+    (tmp_path / "test.yaml").write_text(
+        yaml.safe_dump({"domain": "counter.test", "network": "10.1.0.0/24", "machines": machines})
+    )
+    order: list[str] = []
+    known: dict[str, list[str]] = {"app1": ["v0", "v1"], "app2": ["v0", "v1"]}
+    fails: set[tuple[str, str]] = set()
+    asked: list[dict[str, Any]] = []
+    refused: list[tuple[str, str, str]] = []
+    # Machines whose roll goes on without the connection: what comes of it.
+    orphans: dict[str, str] = {}
+    attempts: dict[str, list[dict[str, Any]]] = {}
+    lost: set[str] = set()
+
+    def run(where: Any, host: str, command: str, *words: Any, **more: Any) -> str:
+        if "deploy.refused" in command:
+            given = next(word for word in shlex.split(command) if word.startswith("STACK_DEPLOY="))
+            told = json.loads(given.partition("=")[2])
+            refused.append((host, told["version"], told["reason"]))
+            return ""
+        if "flock -n" in command:
+            if host in orphans:
+                return "process 7, since yesterday\n"
+            return ""
+        if "flock -w" in command:
+            order.append(f"{host} rolls to its end")
+            if orphans.pop(host) == "succeeded":
+                known[host].append("v2")
+            return ""
+        if deploy.ATTEMPTS in command:
+            return "".join(f"{json.dumps(one)}\n" for one in attempts.get(host, []))
+        assert deploy.HISTORY in command
+        return json.dumps({"history": [{"version": one} for one in known[host]]})
+
+    def stream(where: Any, host: str, command: str) -> int:
+        given = next(word for word in shlex.split(command) if word.startswith("STACK_DEPLOY="))
+        request = json.loads(given.partition("=")[2])
+        asked.append(request)
+        order.append(f"{host} {request['action']} {request['version']}")
+        if host in lost:
+            lost.remove(host)
+            one = {"id": request["id"], "to": request["version"]}
+            attempts[host] = [{**one, "outcome": "started"}]
+            if host in orphans:
+                attempts[host].append({**one, "outcome": orphans[host]})
+            return 255
+        if (host, request["version"]) in fails:
+            return 2
+        known[host].append(request["version"])
+        return 0
+
+    @contextlib.contextmanager
+    def lock(where: Any, host: str, request: dict[str, str]) -> Iterator[deploy.Held]:
+        order.append(f"{host} locked")
+
+        def held() -> None:
+            if host in unheld:
+                raise Refused(f"{host}: the deploy lock was lost")
+
+        yield held
+        order.append(f"{host} free")
+
+    unheld: set[str] = set()
+    folder = tmp_path / "store"
+    folder.mkdir()
+    (folder / "counter-v2.tar.gz").write_bytes(b"v2")
+    store.publish(store.Folder(folder), folder / "counter-v2.tar.gz")
+    monkeypatch.setenv("ARTIFACT_STORE", str(folder))
+    monkeypatch.setenv("VERSION", "v2")
+    for name in ("WHY", "PILLAR", "CI_JOB_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(deploy, "FETCHED", tmp_path / "fetched")
+    monkeypatch.setattr(lab, "is_up", lambda where: True)
+    monkeypatch.setattr(remote, "run", run)
+    monkeypatch.setattr(remote, "stream", stream)
+    monkeypatch.setattr(
+        remote, "carry", lambda where, host, version, folder: order.append(f"{host} gets {version}")
+    )
+    monkeypatch.setattr(deploy, "lock", lock)
+    unused: set[str] = set()
+
+    def wait_for_edges(where: Any, hosts: Sequence[str]) -> None:
+        order.extend(f"{host} in use" for host in hosts if host not in unused)
+        if unused & set(hosts):
+            raise Refused(f"edge1 does not use counter@1 of {hosts[0]}")
+
+    monkeypatch.setattr(fleet, "wait_for_edges", wait_for_edges)
+    yield SimpleNamespace(
+        where=topology.load("test", tmp_path),
+        order=order,
+        known=known,
+        fails=fails,
+        asked=asked,
+        unused=unused,
+        refused=refused,
+        orphans=orphans,
+        lost=lost,
+        unheld=unheld,
+        store=folder,
+    )
+
+
+def test_machines_are_deployed_to_one_after_the_other_all_of_them_locked(
+    prod: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert deploy.command_deploy(prod.where) == 0
+    assert prod.order == [
+        *("app1 locked", "app2 locked"),
+        *("app1 gets v2", "app1 deploy v2", "app1 in use"),
+        *("app2 gets v2", "app2 deploy v2", "app2 in use"),
+        *("app2 free", "app1 free"),
+    ]
+    assert "==> app1: v1 -> v2" in capsys.readouterr().out
+
+
+def test_a_failure_stops_there_and_puts_the_machines_before_it_back(prod: SimpleNamespace) -> None:
+    prod.fails.add(("app2", "v2"))
+    with pytest.raises(
+        Refused, match=r"app2: the deploy of v2 failed .*; app1 is back on v1"
+    ) as no:
+        deploy.command_deploy(prod.where)
+    assert no.value.code == 2
+    assert [one for one in prod.order if "deploy" in one or "rollback" in one] == [
+        *("app1 deploy v2", "app2 deploy v2", "app1 rollback v1"),
+    ]
+    assert prod.asked[-1]["why"] == "deploy of v2 failed on app2"
+    assert prod.asked[-1]["id"] == prod.asked[0]["id"]
+
+
+def test_a_machine_that_the_edge_does_not_use_again_stops_the_deploy(prod: SimpleNamespace) -> None:
+    prod.unused.add("app1")
+    with pytest.raises(Refused, match="app1 runs v2, but edge1 does not use .*app1 is back on v1"):
+        deploy.command_deploy(prod.where)
+    assert not [one for one in prod.order if one.startswith("app2 d")]
+
+
+def test_a_machine_that_cannot_be_put_back_is_said_loudly(prod: SimpleNamespace) -> None:
+    prod.fails |= {("app2", "v2"), ("app1", "v1")}
+    with pytest.raises(Refused, match="app1 COULD NOT BE PUT BACK"):
+        deploy.command_deploy(prod.where)
+
+
+@pytest.mark.parametrize("outcome", ["succeeded", "failed", ""])
+def test_a_roll_that_outlives_its_connection_is_judged_by_its_end(
+    prod: SimpleNamespace, outcome: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the first machine goes back while the second goes on: two releases, and nobody is told."""
+    monkeypatch.setattr(deploy.time, "sleep", lambda seconds: None)
+    prod.lost.add("app2")
+
+    def converge(*words: Any) -> int:
+        # It runs only now, not when the deploy began.
+        if words[1] == "app2" and outcome:
+            prod.orphans["app2"] = outcome
+        return real(*words)
+
+    real = deploy.converge
+    monkeypatch.setattr(deploy, "converge", converge)
+    if outcome == "succeeded":
+        assert deploy.command_deploy(prod.where) == 0
+        assert not [one for one in prod.order if "rollback" in one]
+        assert (prod.known["app1"][-1], prod.known["app2"][-1]) == ("v2", "v2")
+        assert prod.order.index("app2 rolls to its end") < prod.order.index("app2 in use")
+        return
+    with pytest.raises(Refused, match=r"app2: the deploy of v2 failed .*; app1 is back on v1"):
+        deploy.command_deploy(prod.where)
+    assert (prod.known["app1"][-1], prod.known["app2"][-1]) == ("v1", "v1")
+
+
+def test_a_machine_that_does_not_answer_again_is_said_loudly(
+    prod: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deploy, "REACH_PATIENCE", -1)
+    prod.lost.add("app2")
+
+    def away(where: Any, host: str) -> None:
+        if host == "app2" and "app2 deploy v2" in prod.order:
+            raise Refused("app2: no route to host")
+
+    monkeypatch.setattr(deploy, "wait_for_roll", away)
+    with pytest.raises(Refused, match="app2: .*WHAT IT RUNS IS NOT KNOWN.*; app1 is back on v1"):
+        deploy.command_deploy(prod.where)
+
+
+def test_a_roll_of_a_killed_deployer_is_waited_for_before_anything_is_judged(
+    prod: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prod.orphans["app1"] = "succeeded"
+    monkeypatch.delenv("VERSION")
+    with pytest.raises(Refused, match=r"different releases \(app1: v1, app2: v0\)"):
+        deploy.command_rollback(prod.where)
+    assert prod.order[:3] == ["app1 locked", "app2 locked", "app1 rolls to its end"]
+    assert "app1: waiting for the end of an apply that runs there (process 7" in (
+        capsys.readouterr().out
+    )
+
+
+def test_a_lost_lock_stops_the_deploy_before_the_next_machine(prod: SimpleNamespace) -> None:
+    prod.unused.clear()
+    prod.unheld.add("app2")
+    with pytest.raises(Refused, match="app1: the deploy of v2 failed: app2: the deploy lock was l"):
+        deploy.command_deploy(prod.where)
+    assert not [one for one in prod.order if "gets" in one]
+
+
+def test_what_is_refused_is_in_the_record_of_every_machine(
+    prod: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (prod.store / "counter-v2.tar.gz").write_bytes(b"tampered with")
+    with pytest.raises(Refused, match="but the store states"):
+        deploy.command_deploy(prod.where)
+    monkeypatch.setenv("VERSION", "v3")
+    with pytest.raises(Refused, match="VERSION=v3 is not stored"):
+        deploy.command_deploy(prod.where)
+
+    @contextlib.contextmanager
+    def taken(where: Any, host: str, request: dict[str, str]) -> Iterator[deploy.Held]:
+        raise Refused(f"{host}: ann has been doing a deploy", 75)
+        yield
+
+    monkeypatch.setattr(deploy, "lock", taken)
+    with pytest.raises(Refused, match="ann"):
+        deploy.command_rollback(prod.where)
+    assert [(host, version) for host, version, _ in sorted(prod.refused)] == [
+        (host, version) for host in ("app1", "app2") for version in ("v2", "v3", "v3")
+    ]
+    assert any("the store states" in reason for _, _, reason in prod.refused)
+    assert sum("ann has been" in reason for _, _, reason in prod.refused) == 2
+
+
+def test_a_failure_on_the_first_machine_touches_no_other(prod: SimpleNamespace) -> None:
+    prod.fails.add(("app1", "v2"))
+    with pytest.raises(Refused, match="app1: the deploy of v2 failed"):
+        deploy.command_deploy(prod.where)
+    assert not [one for one in prod.order if one.startswith("app2 d") or "rollback" in one]
+
+
+def test_a_rollback_goes_to_the_last_good_one_of_all(
+    prod: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("VERSION")
+    assert deploy.command_rollback(prod.where) == 0
+    done = [one for one in prod.order if "rollback" in one]
+    assert done == ["app1 rollback v0", "app2 rollback v0"]
+    assert not [one for one in prod.order if "gets" in one], "it needs neither store nor tree"
+
+
+def test_a_rollback_is_refused_where_it_would_guess(
+    prod: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(
+        Refused, match="app1: v2 was never good here; .* one of: v0. Anything stored"
+    ):
+        deploy.command_rollback(prod.where)
+    monkeypatch.delenv("VERSION")
+    prod.known["app2"] = ["v7", "v1"]
+    with pytest.raises(Refused, match=r"different releases \(app1: v0, app2: v7\): say VERSION="):
+        deploy.command_rollback(prod.where)
+    prod.known["app1"] = ["v1"]
+    with pytest.raises(Refused, match="nothing further to go back to: v1 is the first good"):
+        deploy.command_rollback(prod.where)
+    assert not [one for one in prod.order if "rollback" in one]
+
+
+def test_a_version_that_is_not_given_or_not_there_touches_nothing(
+    prod: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for version, said in (
+        ("", "VERSION=… is needed; newest in .*: v2"),
+        ("v3", "VERSION=v3 is not stored"),
+        ("../v2", "use letters, digits"),
+    ):
+        monkeypatch.setenv("VERSION", version)
+        with pytest.raises(Refused, match=said):
+            deploy.command_deploy(prod.where)
+    assert not [one for one in prod.order if "locked" in one]
+
+
+def test_what_runs_is_told_also_when_the_store_is_away(
+    prod: SimpleNamespace,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    told = {
+        "running": {"1": "v1", "2": "v2"},
+        "installed": ["v0", "v1", "v2"],
+        "history": [{"version": "v0"}, {"version": "v1"}],
+    }
+    monkeypatch.setattr(remote, "run", lambda *words, **more: json.dumps({"local": told}))
+    assert deploy.command_releases(prod.where) == 0
+    said = capsys.readouterr()
+    assert "v2  " in said.out and "<- app1, app2" in said.out
+    assert "  app1: @1 v1, @2 v2; back: v0\n" in said.out
+    assert "also installed: v0\n" in said.out
+    assert said.err == "not in this store, but running: v1\n"
+    monkeypatch.setenv("ARTIFACT_STORE", "http://127.0.0.1:1/x")
+    with pytest.raises(Refused, match="the store does not answer"):
+        deploy.command_releases(prod.where)
+    assert "  app2: @1 v1, @2 v2; back: v0\n" in capsys.readouterr().out
+
+
+def test_an_apply_says_where_it_keeps_another_release(
+    prod: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prod.known["app1"].append("v2")
+    deploy.notice(prod.where, "v2")
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("app2: counter stays on v1, as deployed; this checkout builds v2: ")
+    assert "app1" not in said.err
+
+
+def test_a_new_machine_gets_what_the_others_run(
+    prod: SimpleNamespace,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Not what this checkout builds, which nobody has deployed."""
+    carried: dict[str, Any] = {}
+    monkeypatch.setattr(deploy, "ROOT", tmp_path)
+    monkeypatch.setattr(
+        remote, "carry", lambda where, host, *what: bool(carried.update({host: what}))
+    )
+    monkeypatch.setattr(remote, "stream", lambda *words: 0)
+    prod.known["app2"] = []
+    prod.known["app1"].append("v2")
+    assert machines.prepare(prod.where, ["app1", "app2"], "v9") == ([], {})
+    assert carried == {"app1": ("v9", None), "app2": ("v2", deploy.FETCHED)}
+    assert (deploy.FETCHED / "counter-v2.tar.gz").read_bytes() == b"v2"
+    said = capsys.readouterr().out
+    assert said == "app2: gets counter v2, as the others run; this checkout builds v9\n"
+    # Away from the store, what was built here once will do.
+    prod.known["app1"].append("v3")
+    _, failed = machines.prepare(prod.where, ["app2"], "v9")
+    assert failed == {"app2": 1}
+    assert "app2: the others run v3, which is to be had neither" in capsys.readouterr().err
+    (tmp_path / "dist").mkdir()
+    for suffix in ("", ".sha256"):
+        (tmp_path / "dist" / f"counter-v3.tar.gz{suffix}").write_bytes(b"v3")
+    assert machines.prepare(prod.where, ["app2"], "v9") == ([], {})
+    assert carried["app2"] == ("v3", tmp_path / "dist")
+    # The very first machines, and those that all run what is built here.
+    prod.known["app1"] = []
+    assert deploy.of_new(prod.where) == {}
+    assert deploy.bring_along("app2", "v9", {"v9": ""}) == ("v9", None)
+    with pytest.raises(Refused, match=r"different releases \(v1, v2\): 'make deploy"):
+        deploy.bring_along("app2", "v9", {"v1": "", "v2": ""})
+    with pytest.raises(Refused, match="run v2 with sha256 abc, but"):
+        deploy.bring_along("app2", "v9", {"v2": "abc"})
+
+
+def test_who_is_the_person_or_the_pipelines_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CI_JOB_URL", raising=False)
+    monkeypatch.setenv("SUDO_USER", "ann")
+    assert deploy.who().startswith("ann@")
+    monkeypatch.setenv("CI_JOB_URL", "https://gitlab.example/-/jobs/1")
+    monkeypatch.setenv("GITLAB_USER_LOGIN", "bob")
+    assert deploy.who() == "bob by https://gitlab.example/-/jobs/1"
+
+
+# --- the lock -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
+    """`locked("ann")`: the deploy lock, on this computer instead of over ssh."""
+    program = Path(holder.__file__).read_text(encoding="utf-8")
+    program = program.replace('"/run/stack-deploy.lock"', repr(str(tmp_path / "lock")))
+    (tmp_path / "holder.py").write_text(program)
+    monkeypatch.setattr(deploy, "__file__", str(tmp_path / "deploy.py"))
+
+    def ssh(where: Any, host: str, command: str, fresh: bool = False) -> list[str]:
+        assert fresh, "a shared connection would outlive this process"
+        return ["sh", "-c", command.replace("python3", sys.executable)]
+
+    monkeypatch.setattr(remote, "ssh", ssh)
+    nowhere: Any = None
+    return lambda who: deploy.lock(
+        nowhere, "app1", {"action": "deploy", "version": "v2", "who": who, "why": "for a test"}
+    )
+
+
+def test_a_second_deploy_is_refused_and_told_of_the_first(locked: Callable[[str], Any]) -> None:
+    with locked("ann@desk"):
+        with pytest.raises(Refused) as caught:
+            with locked("bob@desk"):
+                pytest.fail("two at once")
+        assert "app1: ann@desk has been doing a deploy of v2 (for a test) since 20" in str(
+            caught.value
+        )
+        assert caught.value.code == 75
+    with locked("bob@desk"):
+        pass
+
+
+def test_the_lock_ends_when_nothing_is_heard_and_not_before(
+    locked: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lost network tells nobody; a deployer that is there says so again and again."""
+    path = tmp_path / "holder.py"
+    path.write_text(path.read_text().replace("PATIENCE, BEAT = 60, 5", "PATIENCE, BEAT = 0.5, 5"))
+    monkeypatch.setattr(holder, "BEAT", 0.1)
+    with locked("ann@desk") as held:
+        time.sleep(1.5)
+        held()
+    monkeypatch.setattr(holder, "BEAT", 60)
+    with locked("ann@desk") as held:
+        time.sleep(1.5)
+        with pytest.raises(Refused, match="lost"):
+            held()
+
+
+def test_the_lock_of_a_killed_deploy_is_free(locked: Callable[[str], Any], tmp_path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(locked("ann@desk"))
+        # What is left of a deploy that was killed: a connection whose other end is closed.
+        with subprocess.Popen(
+            [sys.executable, str(tmp_path / "holder.py")],
+            stdin=subprocess.PIPE,
+            stdout=-1,
+            text=True,
+        ) as second:
+            said, _ = second.communicate('{"who": "bob"}\n', timeout=20)
+        assert said.startswith("taken {")
+    with subprocess.Popen(
+        [sys.executable, str(tmp_path / "holder.py")], stdin=subprocess.PIPE, stdout=-1, text=True
+    ) as third:
+        assert third.communicate("{}\n", timeout=20)[0] == "held\n"
+        assert third.returncode == 0
+    with locked("ann@desk"):
+        pass

@@ -1,0 +1,207 @@
+"""The machine's certificate: fit for use or refused with the reason, renewed in time, never half."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+from salt.exceptions import CommandExecutionError
+
+ADDRESSES = ["127.0.0.1", "192.0.2.7"]
+OPTIONS = {"machine": "app1", "addresses": ADDRESSES, "days": 90, "ca_days": 3650}
+
+
+@pytest.fixture
+def world(
+    load_source: Callable[..., ModuleType], tmp_path: Path, me: dict[str, str]
+) -> SimpleNamespace:
+    """The modules on a folder of our own: `pki`, `secret`, `state(pillar)`, `folder`."""
+    whole = load_source("salt/_modules/whole.py")
+    secret = load_source("salt/_modules/secret.py", salt={"whole.write": whole.write})
+    secret.FOLDER = str(tmp_path / "secrets")  # type: ignore[attr-defined]
+    names = {f"whole.{name}": getattr(whole, name) for name in ("write", "sync")}
+    checked = load_source("salt/_modules/checked.py", salt=names)
+    functions: dict[str, Any] = {
+        **{f"secret.{name}": getattr(secret, name) for name in ("path", "exists", "keep")},
+        **{f"checked.{name}": getattr(checked, name) for name in ("differences", "swap")},
+    }
+    pki = load_source("salt/_modules/pki.py", salt=functions)
+    pki.FOLDER = str(tmp_path / "pki")  # type: ignore[attr-defined]
+    pki.GROUP = me["group"]  # type: ignore[attr-defined]
+    os.makedirs(pki.FOLDER)
+    plain = pki.files
+
+    def own(*words: Any, **options: Any) -> dict[str, Any]:
+        wanted = plain(*words, **options)
+        for spec in wanted.values():
+            spec.update(me)
+        return wanted  # type: ignore[no-any-return]
+
+    functions.update({"pki.pending": pki.pending, "pki.files": own})
+
+    def apply(pillar: Any = None, test: bool = False, **options: Any) -> dict[str, Any]:
+        pki.__pillar__ = {"secrets": {"pki": pillar}} if pillar else {}  # type: ignore[attr-defined]
+        state = load_source("salt/_states/pki.py", salt=functions, opts={"test": test})
+        return state.present(  # type: ignore[no-any-return]
+            "machine certificate", **{**OPTIONS, "renew_days": 30, "own": True, **options}
+        )
+
+    return SimpleNamespace(pki=pki, secret=secret, apply=apply, folder=Path(pki.FOLDER))
+
+
+def made(world: SimpleNamespace, name: str = "app1", days: int = 90) -> dict[str, str]:
+    """Parts signed by a CA of somebody else's, as a pillar gives them."""
+    ca, ca_key = world.pki.make_ca("machines of the topology", 3650)
+    certificate, key = world.pki.issue(ca, ca_key, name, ADDRESSES, days)
+    return {"ca": ca, "certificate": certificate, "key": key}
+
+
+def now(world: SimpleNamespace) -> dict[str, str]:
+    return {path.name: path.read_text() for path in sorted(world.folder.iterdir())}
+
+
+def test_one_machine_makes_its_own_and_then_leaves_it_alone(world: SimpleNamespace) -> None:
+    assert world.apply(test=True)["result"] is None
+    assert now(world) == {}
+    assert world.apply()["result"] is True
+    parts = now(world)
+    assert sorted(parts) == ["ca.crt", "machine.crt", "machine.key"]
+    assert stat.S_IMODE((world.folder / "machine.key").stat().st_mode) == 0o640
+    assert stat.S_IMODE(os.stat(world.secret.path("pki-ca")).st_mode) == 0o600
+    assert world.apply()["changes"] == {}
+    assert now(world) == parts
+
+
+def test_the_key_is_in_no_answer(world: SimpleNamespace) -> None:
+    said = str(world.apply())
+    key = (world.folder / "machine.key").read_text()
+    for line in [*key.splitlines()[1:-1], "PRIVATE"]:
+        assert line not in said
+
+
+def test_it_is_renewed_when_fewer_days_are_left_and_the_ca_is_kept(world: SimpleNamespace) -> None:
+    world.apply(days=29)
+    before = now(world)
+    ret = world.apply()
+    assert ret["result"] is True
+    assert "certificate: expires in 28 days" in ret["comment"]
+    after = now(world)
+    assert after["ca.crt"] == before["ca.crt"], "who trusts it would have to be told"
+    assert after["machine.crt"] != before["machine.crt"]
+    assert after["machine.key"] != before["machine.key"]
+    assert world.apply()["changes"] == {}
+
+
+@pytest.mark.parametrize("which", ["ca.crt", "machine.crt", "machine.key"])
+@pytest.mark.parametrize("harm", ["lost", "spoilt", "another's"])
+def test_whatever_is_lost_or_does_not_fit_is_mended(
+    world: SimpleNamespace, which: str, harm: str
+) -> None:
+    world.apply()
+    path = world.folder / which
+    if harm == "lost":
+        path.unlink()
+    elif harm == "spoilt":
+        path.write_text(path.read_text()[:-60])
+    else:
+        part = {"ca.crt": "ca", "machine.crt": "certificate", "machine.key": "key"}[which]
+        path.write_text(made(world)[part])
+    assert world.apply()["result"] is True
+    assert world.apply()["changes"] == {}
+
+
+def test_a_lost_ca_key_gives_a_new_ca(world: SimpleNamespace) -> None:
+    world.apply()
+    before = now(world)["ca.crt"]
+    os.unlink(world.secret.path("pki-ca"))
+    assert world.apply()["result"] is True
+    assert now(world)["ca.crt"] != before
+    assert world.apply()["changes"] == {}
+
+
+def test_another_address_or_name_gives_a_new_certificate(world: SimpleNamespace) -> None:
+    world.apply()
+    ret = world.apply(addresses=["127.0.0.1", "192.0.2.8"])
+    assert "192.0.2.8 is not among" in ret["comment"]
+    assert "CN is not app2" in world.apply(machine="app2")["comment"]
+
+
+def test_what_the_pillar_gives_is_taken_and_nothing_is_made(world: SimpleNamespace) -> None:
+    parts = made(world)
+    assert world.apply(parts, own=False)["result"] is True
+    assert now(world)["machine.crt"] == parts["certificate"]
+    assert not os.path.exists(world.secret.path("pki-ca"))
+    assert world.apply(parts, own=False)["changes"] == {}
+
+
+def test_several_machines_make_none_of_their_own(world: SimpleNamespace) -> None:
+    ret = world.apply(own=False)
+    assert ret["result"] is False
+    assert "secrets:pki" in ret["comment"]
+    assert now(world) == {}
+
+
+def test_what_does_not_fit_is_refused_and_what_is_there_stays(world: SimpleNamespace) -> None:
+    good, other = made(world), made(world)
+    world.apply(good, own=False)
+    before = now(world)
+    expired = made(world, days=0)
+    for wrong, said in (
+        ({**good, "key": other["key"]}, "key: is not the certificate's"),
+        ({**good, "ca": other["ca"]}, "certificate: is not issued by the ca"),
+        (made(world, name="app2"), "its CN is not app1"),
+        (expired, "certificate: expired on"),
+        ({**good, "ca": good["certificate"]}, "is no CA's certificate"),
+        ({**good, "key": good["key"].replace("M", "N", 1)}, "key: not readable"),
+        ({**good, "key": "-----BEGIN PGP MESSAGE-----\nx"}, "could not be decrypted"),
+        ({"ca": good["ca"]}, "needs ca, certificate, key"),
+        ({**good, "kee": "x"}, "needs ca, certificate, key"),
+    ):
+        ret = world.apply(wrong, own=False)
+        assert ret["result"] is False
+        assert said in ret["comment"]
+        assert good["key"].splitlines()[1] not in str(ret)
+        assert now(world) == before
+
+
+def test_a_certificate_for_one_end_of_tls_only_is_refused(world: SimpleNamespace) -> None:
+    """HAProxy's own, say: good for a server, not for a client."""
+    from cryptography import x509
+
+    both = x509.ExtendedKeyUsageOID.CLIENT_AUTH
+    parts = made(world)
+    assert world.pki.problems(parts, "app1", ADDRESSES) == []
+    usage = x509.ExtendedKeyUsage([x509.ExtendedKeyUsageOID.SERVER_AUTH])
+    assert both not in usage
+    plain = world.pki._extension
+    world.pki._extension = lambda one, kind: (
+        usage if kind is x509.ExtendedKeyUsage else plain(one, kind)
+    )
+    found = world.pki.problems(parts, "app1", ADDRESSES)
+    assert found == ["certificate: is not for clients (extendedKeyUsage)"]
+
+
+def test_a_failed_swap_leaves_the_old_identity_whole(
+    world: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.apply(days=29)
+    before = now(world)
+    rename = os.rename
+
+    def full(source: str, target: str) -> None:
+        if target.endswith("machine.key") and target.startswith(str(world.folder)):
+            monkeypatch.undo()
+            raise OSError(28, "No space left on device")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", full)
+    assert world.apply()["result"] is False
+    assert now(world) == before
+    with pytest.raises(CommandExecutionError):
+        world.pki.__pillar__ = {"secrets": {"pki": "text"}}
+        world.pki.given()

@@ -1,0 +1,412 @@
+"""The store gives back what was put there or nothing, and never replaces it."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import http.server
+import json
+import re
+import subprocess
+import threading
+import urllib.parse
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from control import store
+from control.errors import Refused
+
+VERSION = "0.1.0-g0123456789ab"
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (
+        *("ARTIFACT_STORE", "ARTIFACT_STORE_TOKEN", "RELEASE_KEY", "GITLAB_TOKEN"),
+        *("CI_JOB_TOKEN", "CI_API_V4_URL", "CI_PROJECT_ID", "AWS_SESSION_TOKEN", "AWS_REGION"),
+        *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL_S3"),
+        *("AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "http_proxy", "HTTP_PROXY"),
+    ):
+        monkeypatch.delenv(name, raising=False)
+
+
+class Server(http.server.BaseHTTPRequestHandler):
+    """A small web server, S3 and GitLab at once: the path says which."""
+
+    files: dict[str, bytes]
+    seen: list[tuple[str, str, dict[str, str]]]
+    cut: set[str]
+
+    def answer(self, status: int, body: bytes = b"", **headers: str) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        name = self.path.rpartition("/")[2]
+        self.wfile.write(body[: len(body) // 2] if name in self.cut else body)
+
+    def note(self) -> urllib.parse.SplitResult:
+        self.seen.append((self.command, self.path, {k.lower(): v for k, v in self.headers.items()}))
+        return urllib.parse.urlsplit(self.path)
+
+    def do_GET(self) -> None:
+        url = self.note()
+        query = dict(urllib.parse.parse_qsl(url.query))
+        if url.path.startswith("/moved/"):
+            host = f"http://localhost:{self.server.server_address[1]}"
+            self.answer(302, Location=f"{host}/web/{url.path.removeprefix('/moved/')}")
+        elif url.path == "/bucket" and "list-type" in query:
+            self.answer(200, self.listed(query))
+        elif url.path.endswith("/packages"):
+            versions = sorted({path.split("/")[-2] for path in self.files})
+            page = int(query["page"])
+            told = [{"name": "counter", "version": one} for one in versions[page - 1 : page]]
+            told.append({"name": "counterfeit", "version": "9"})
+            following = str(page + 1) if page < len(versions) else ""
+            self.answer(200, json.dumps(told).encode(), X_Next_Page=following)
+        elif url.path.endswith("/"):
+            links = (f'<a href="{path.rpartition("/")[2]}">' for path in self.files)
+            self.answer(200, "\n".join(links).encode())
+        elif url.path in self.files:
+            self.answer(200, self.files[url.path])
+        else:
+            self.answer(404)
+
+    def listed(self, query: dict[str, str]) -> bytes:
+        """One key a page, as S3 lists when there are thousands."""
+        keys = sorted(path.removeprefix("/bucket/") for path in self.files)
+        keys = [key for key in keys if key.startswith(query["prefix"])]
+        at = int(query.get("continuation-token", "0"))
+        more = f"<NextContinuationToken>{at + 1}</NextContinuationToken>" if keys[at + 1 :] else ""
+        return (
+            '<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
+            + "".join(
+                f"<Contents><Key>{key}</Key><LastModified>2026-01-0{at + 1}T00:00:00.000Z"
+                "</LastModified></Contents>"
+                for key in keys[at : at + 1]
+            )
+            + f"{more}</ListBucketResult>"
+        ).encode()
+
+    def do_PUT(self) -> None:
+        self.note()
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if "/secret/" in self.path:
+            self.answer(403, b"who are you?")
+        elif self.headers.get("If-None-Match") == "*" and self.path in self.files:
+            self.answer(412)
+        else:
+            self.files[self.path] = body
+            self.answer(201)
+
+    def log_message(self, *words: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[SimpleNamespace]:
+    class Own(Server):
+        files: dict[str, bytes] = {}  # noqa: RUF012 - one a server
+        seen: list[tuple[str, str, dict[str, str]]] = []  # noqa: RUF012
+        cut: set[str] = set()  # noqa: RUF012
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Own) as httpd:
+        threading.Thread(target=httpd.serve_forever, args=(0.02,), daemon=True).start()
+        url = f"http://127.0.0.1:{httpd.server_address[1]}"
+        yield SimpleNamespace(url=url, files=Own.files, seen=Own.seen, cut=Own.cut)
+        httpd.shutdown()
+
+
+KINDS = ("folder", "http", "s3", "gitlab")
+
+
+@pytest.fixture(params=KINDS)
+def place(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    server: SimpleNamespace,
+    monkeypatch: pytest.MonkeyPatch,
+) -> store.Store:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+    given = {
+        "folder": str(tmp_path / "store"),
+        "http": f"{server.url}/web",
+        "s3": "s3://bucket/some/prefix",
+        "gitlab": f"gitlab+{server.url}/api/v4/projects/7",
+    }[request.param]
+    monkeypatch.setenv("ARTIFACT_STORE", given)
+    return store.store()
+
+
+@pytest.fixture
+def build(tmp_path: Path) -> Callable[..., Path]:
+    def built(version: str = VERSION, content: bytes = b"an artifact") -> Path:
+        path = tmp_path / f"counter-{version}.tar.gz"
+        path.write_bytes(content)
+        return path
+
+    return built
+
+
+def test_what_was_published_is_listed_and_fetched(
+    place: store.Store, build: Callable[..., Path], tmp_path: Path
+) -> None:
+    assert place.releases() == []
+    digest = hashlib.sha256(b"an artifact").hexdigest()
+    assert store.publish(place, build()) == (True, digest)
+    assert store.publish(place, build("2.0"))[0] is True
+    assert sorted(one.version for one in place.releases()) == [VERSION, "2.0"]
+    path, stated = store.fetch(place, VERSION, tmp_path / "fetched")
+    assert (path.read_bytes(), stated) == (b"an artifact", digest)
+    beside = path.with_name(f"{path.name}.sha256").read_text()
+    assert beside == f"{digest}  {path.name}\n"
+
+
+def test_a_stored_version_is_never_replaced(
+    place: store.Store, build: Callable[..., Path], tmp_path: Path
+) -> None:
+    store.publish(place, build())
+    assert store.publish(place, build())[0] is False, "the same again is no error"
+    with pytest.raises(
+        Refused, match="is stored in .* already, with sha256 [0-9a-f]{64}; this build"
+    ):
+        store.publish(place, build(content=b"another"))
+    for name in (f"counter-{VERSION}.tar.gz", f"counter-{VERSION}.tar.gz.sha256"):
+        with pytest.raises(store.Exists):
+            place.add(VERSION, name, b"another")
+    path, _ = store.fetch(place, VERSION, tmp_path / "fetched")
+    assert path.read_bytes() == b"an artifact"
+
+
+def test_an_interrupted_publish_is_no_release_and_is_finished_by_the_next(
+    place: store.Store, build: Callable[..., Path], tmp_path: Path
+) -> None:
+    name = f"counter-{VERSION}.tar.gz"
+    place.add(VERSION, name, b"an artifact")
+    with pytest.raises(Refused, match="is not stored"):
+        store.fetch(place, VERSION, tmp_path / "fetched")
+    assert store.publish(place, build())[0] is True
+    place.add("3.0", "counter-3.0.tar.gz", b"half of")
+    with pytest.raises(Refused, match=r"counter-3.0.tar.gz is there with other contents"):
+        store.publish(place, build("3.0"))
+
+
+def test_what_is_not_stored_names_the_newest_there(
+    place: store.Store, build: Callable[..., Path], tmp_path: Path
+) -> None:
+    with pytest.raises(Refused, match="VERSION=9 is not stored in .*; it is empty"):
+        store.fetch(place, "9", tmp_path)
+    store.publish(place, build())
+    with pytest.raises(Refused, match=f"the newest there: {VERSION}"):
+        store.fetch(place, "9", tmp_path)
+
+
+def test_a_wrong_hash_is_refused_and_nothing_is_kept(place: store.Store, tmp_path: Path) -> None:
+    place.add("1", "counter-1.tar.gz", b"tampered")
+    place.add("1", "counter-1.tar.gz.sha256", b"0" * 64)
+    with pytest.raises(Refused, match="but the store states 0{64}: damaged or tampered"):
+        store.fetch(place, "1", tmp_path / "fetched")
+    assert list((tmp_path / "fetched").iterdir()) == []
+    place.add("2", "counter-2.tar.gz.sha256", b"no hash")
+    with pytest.raises(Refused, match="holds no sha256"):
+        store.fetch(place, "2", tmp_path / "fetched")
+    place.add("3", "counter-3.tar.gz.sha256", b"0" * 64)
+    with pytest.raises(Refused, match="has the hash of counter-3.tar.gz but not the file"):
+        store.fetch(place, "3", tmp_path / "fetched")
+
+
+def test_what_was_fetched_once_is_not_fetched_again_unless_it_differs(
+    server: SimpleNamespace, build: Callable[..., Path], tmp_path: Path
+) -> None:
+    place = store.Http(f"{server.url}/web")
+    store.publish(place, build())
+    path, _ = store.fetch(place, VERSION, tmp_path / "fetched")
+    server.seen.clear()
+    store.fetch(place, VERSION, tmp_path / "fetched")
+    assert f"/web/{path.name}" not in [where for _, where, _ in server.seen]
+    path.write_bytes(b"an artefact")
+    store.fetch(place, VERSION, tmp_path / "fetched")
+    assert path.read_bytes() == b"an artifact"
+
+
+def test_an_answer_that_is_cut_off_is_refused(server: SimpleNamespace, tmp_path: Path) -> None:
+    place = store.Http(f"{server.url}/web")
+    place.add("1", "counter-1.tar.gz", b"x" * 1000)
+    place.add("1", "counter-1.tar.gz.sha256", hashlib.sha256(b"x" * 1000).hexdigest().encode())
+    server.cut.add("counter-1.tar.gz")
+    with pytest.raises(Refused, match="counter-1.tar.gz: cut off after 500 of 1000 bytes"):
+        store.fetch(place, "1", tmp_path)
+
+
+def test_a_token_is_sent_but_to_no_other_host(
+    server: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ARTIFACT_STORE_TOKEN", "hush")
+    server.files["/web/counter-1.tar.gz"] = b"x"
+    assert store.Http(f"{server.url}/moved").read("1", "counter-1.tar.gz") == b"x"
+    tokens = {path: headers.get("authorization") for _, path, headers in server.seen}
+    assert tokens == {"/moved/counter-1.tar.gz": "Bearer hush", "/web/counter-1.tar.gz": None}
+
+
+@pytest.mark.parametrize(
+    ("variable", "header"), [("CI_JOB_TOKEN", "job-token"), ("GITLAB_TOKEN", "private-token")]
+)
+def test_gitlab_gets_its_token(
+    server: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, variable: str, header: str
+) -> None:
+    monkeypatch.setenv(variable, "hush")
+    store.GitLab(f"{server.url}/api/v4/projects/7").add("1", "counter-1.tar.gz", b"x")
+    put = [headers for method, _, headers in server.seen if method == "PUT"]
+    assert put[0][header] == "hush"
+    assert "/api/v4/projects/7/packages/generic/counter/1/counter-1.tar.gz" in server.files
+
+
+def test_a_refusal_by_the_store_says_what_to_look_at(server: SimpleNamespace) -> None:
+    place = store.Http(f"{server.url}/secret")
+    with pytest.raises(
+        Refused, match=r"answers 403 to PUT .*is its token or key set.* who are you"
+    ):
+        place.add("1", "counter-1.tar.gz", b"x")
+    with pytest.raises(
+        Refused, match="the store does not answer: GET http://127.0.0.1:1/: .*refused"
+    ):
+        store.Http("http://127.0.0.1:1").releases()
+
+
+@pytest.mark.parametrize("version", ["1.dirty.abc", "1-src.abc"])
+def test_a_build_without_a_commit_is_for_folders_alone(
+    server: SimpleNamespace, build: Callable[..., Path], tmp_path: Path, version: str
+) -> None:
+    with pytest.raises(Refused, match="uncommitted sources, and .* is shared"):
+        store.publish(store.Http(f"{server.url}/web"), build(version))
+    assert store.publish(store.Folder(tmp_path / "own"), build(version))[0] is True
+
+
+def test_a_release_is_signed_where_there_is_a_key(
+    build: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, key = store.Folder(tmp_path / "store"), tmp_path / "key"
+    monkeypatch.setenv("RELEASE_KEY", str(key))
+    with pytest.raises(Refused, match="cannot sign"):
+        store.publish(place, build())
+    assert place.releases() == []
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
+    store.publish(place, build())
+    path, _ = store.fetch(place, VERSION, tmp_path / "fetched")
+    assert path.with_name(f"{path.name}.sig").read_text().startswith("-----BEGIN SSH SIGNATURE")
+
+
+def test_a_key_as_gitlab_gives_it_signs(
+    build: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Readable by all, and without its last newline. A release of before there was a key gets its
+    signature with the next publish of the same."""
+    place, key = store.Folder(tmp_path / "store"), tmp_path / "key"
+    store.publish(place, build())
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
+    key.write_text(key.read_text().rstrip())
+    key.chmod(0o666)
+    monkeypatch.setenv("RELEASE_KEY", str(key))
+    assert store.publish(place, build())[0] is False
+    path, _ = store.fetch(place, VERSION, tmp_path / "fetched")
+    first = path.with_name(f"{path.name}.sig").read_text()
+    assert first.startswith("-----BEGIN SSH SIGNATURE")
+    store.publish(place, build())
+    assert (place.path / f"{path.name}.sig").read_text() == first
+
+
+def test_two_publishers_at_once_never_mix(
+    server: SimpleNamespace, build: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At a store that ignores the condition, as GitLab's does, the later file wins."""
+    place = store.GitLab(f"{server.url}/api/v4/projects/7")
+    real = place.add
+
+    def add(version: str, name: str, content: bytes) -> None:
+        real(version, name, content)
+        if name.endswith(".tar.gz"):
+            server.files[urllib.parse.urlsplit(place.url(version, name)).path] = b"another build"
+
+    monkeypatch.setattr(place, "add", add)
+    with pytest.raises(Refused, match="somebody else is publishing .*; nothing was released"):
+        store.publish(place, build())
+    assert store.hash_of(place, VERSION) is None
+
+
+def test_the_environment_says_which_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert store.store().where.endswith("/.store")
+    monkeypatch.setenv("CI_API_V4_URL", "https://gitlab.example/api/v4")
+    monkeypatch.setenv("CI_PROJECT_ID", "7")
+    assert store.store().where.endswith("/.store"), "without a token there is nothing to reach"
+    monkeypatch.setenv("CI_JOB_TOKEN", "x")
+    assert store.store().where == "https://gitlab.example/api/v4/projects/7"
+    for given, kind in ((str(tmp_path), store.Folder), (f"file://{tmp_path}", store.Folder)):
+        monkeypatch.setenv("ARTIFACT_STORE", given)
+        assert isinstance(store.store(), kind)
+        assert store.store().where == str(tmp_path)
+    for given, said in (
+        ("ftp://host/x", r"not a store that is known; use\n/a/folder"),
+        ("s3://bucket", "set AWS_ACCESS_KEY_ID"),
+        ("https://user:pass@host/x", "no password in the URL"),
+    ):
+        monkeypatch.setenv("ARTIFACT_STORE", given)
+        with pytest.raises(Refused, match=said) as caught:
+            store.store()
+        assert caught.value.code == 2
+        assert "pass@" not in str(caught.value)
+
+
+# --- Amazon's own examples ------------------------------------------------------------------------
+
+# "Authenticating Requests: Using the Authorization Header", Amazon S3 API reference.
+KEY, SECRET = "AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
+HOST = "https://examplebucket.s3.amazonaws.com"
+
+
+@pytest.mark.parametrize(
+    ("method", "url", "headers", "content", "signature"),
+    [
+        (
+            "GET",
+            f"{HOST}/test.txt",
+            {"Range": "bytes=0-9"},
+            b"",
+            "f0e8bdb87c964420e857bd35b5d6ed310bd44f0170aba48dd91039c6036bdb41",
+        ),
+        (
+            "PUT",
+            f"{HOST}/test$file.text",
+            {"Date": "Fri, 24 May 2013 00:00:00 GMT", "x-amz-storage-class": "REDUCED_REDUNDANCY"},
+            b"Welcome to Amazon S3.",
+            "98ad721746da40c64f1a55b78f14c238d841ea1380cd77a1b5971af0ece108bd",
+        ),
+        (
+            "GET",
+            f"{HOST}/?lifecycle",
+            {},
+            b"",
+            "fea454ca298b7da1c68078a5d1bdbfbbe0d65c699e0f91ac7a200a0136783543",
+        ),
+        (
+            "GET",
+            f"{HOST}/?max-keys=2&prefix=J",
+            {},
+            b"",
+            "34b48302e7b5fa45bde8084f4b7868a86f0a534bc59db6670ed5711ef69dc6f7",
+        ),
+    ],
+)
+def test_signatures_are_those_of_amazons_examples(
+    method: str, url: str, headers: dict[str, str], content: bytes, signature: str
+) -> None:
+    now = datetime.datetime(2013, 5, 24, tzinfo=datetime.UTC)
+    signed = store.sign(method, url, headers, content, KEY, SECRET, "us-east-1", now)
+    assert re.search(f"Signature={signature}$", signed["Authorization"])
+    assert SECRET not in str(signed)

@@ -1,0 +1,52 @@
+"""A file is written whole or not at all, and is never open wider than it is to be."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+
+@pytest.fixture
+def whole(load_source: Callable[..., ModuleType]) -> ModuleType:
+    return load_source("salt/_modules/whole.py")
+
+
+@pytest.mark.parametrize("data", ["text\n", b"bytes\0\xff"])
+def test_a_file_is_replaced_with_its_mode(
+    whole: ModuleType, tmp_path: Path, data: str | bytes
+) -> None:
+    target = tmp_path / "new" / "file"
+    whole.write(str(target), "before", mode=0o644)
+    whole.write(str(target), data, mode=0o640)
+    assert target.read_bytes() == (data if isinstance(data, bytes) else data.encode())
+    assert stat.S_IMODE(target.stat().st_mode) == 0o640
+    assert os.listdir(target.parent) == ["file"]
+
+
+def test_by_default_it_is_for_its_owner_alone(whole: ModuleType, tmp_path: Path) -> None:
+    target = tmp_path / "private" / "file"
+    whole.write(str(target), "x", folder_mode=0o700)
+    assert stat.S_IMODE(target.stat().st_mode) == 0o600
+    assert stat.S_IMODE(target.parent.stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize("step", ["fsync", "rename"])
+def test_a_write_that_fails_leaves_the_old_content_and_nothing_beside_it(
+    whole: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    target = tmp_path / "file"
+    target.write_text("before")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(whole.os, step, full)
+    with pytest.raises(OSError, match="No space"):
+        whole.write(str(target), "after")
+    assert target.read_text() == "before"
+    assert os.listdir(tmp_path) == ["file"]
