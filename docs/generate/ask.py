@@ -17,6 +17,8 @@ from typing import Any
 import salt.client
 import salt.config
 
+OFF_BY_DEFAULT = {"filebeat": {"output": {"kind": "logstash", "hosts": ["logs.example:5044"]}}}
+
 
 def main() -> None:
     # Whatever Salt prints must not get into the answer.
@@ -26,7 +28,6 @@ def main() -> None:
         answer: dict[str, Any] = {
             "applied": applied,
             "openings": caller.cmd("formula.collect", "firewall.yaml.j2"),
-            "metrics": caller.cmd("formula.collect", "metrics.yaml.j2"),
             "logs": caller.cmd("formula.collect", "logs.yaml.j2"),
             "settings": {
                 name: caller.cmd("formula.settings", name)
@@ -34,6 +35,9 @@ def main() -> None:
                 if name in applied
             },
         }
+        # What measures only where the pillar turns it on.
+        caller.sminion.functions.pack["__pillar__"].update(OFF_BY_DEFAULT)
+        answer["metrics"] = caller.cmd("formula.collect", "metrics.yaml.j2")
     json.dump(answer, sys.stdout, default=str)
 
 

@@ -1,6 +1,8 @@
 """What Filebeat 8 asks of Elasticsearch, on loopback: takes `_bulk` and writes each document down.
 
 elastic_stand_in.py PORT CERTIFICATE KEY USER:PASSWORD_FILE DOCUMENTS
+
+A document whose message has `mapping-conflict` in it is refused, as one that does not fit its index.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 PORT, CERTIFICATE, KEY, ACCOUNT, DOCUMENTS = sys.argv[1:]
+REFUSED = "mapping-conflict"
 USER, _, FILE = ACCOUNT.partition(":")
 with open(FILE, encoding="utf-8") as secret:
     LOGIN = "Basic " + base64.b64encode(f"{USER}:{secret.read()}".encode()).decode()
@@ -59,14 +62,20 @@ class Stand(BaseHTTPRequestHandler):
     do_GET = do_HEAD = do_PUT = do_POST = handle_any
 
     def bulk(self, data: bytes) -> None:
-        items = []
+        items: list[dict[str, Any]] = []
         with open(DOCUMENTS, "a", encoding="utf-8") as file:
             lines = iter(data.decode().splitlines())
             for line in lines:
                 ((action, _),) = json.loads(line).items()
-                file.write(json.dumps(json.loads(next(lines))) + "\n")
+                document = json.loads(next(lines))
+                if REFUSED in document.get("message", ""):
+                    why = {"type": "mapper_parsing_exception", "reason": "failed to parse field"}
+                    items.append({action: {"status": 400, "_index": "x", "error": why}})
+                    continue
+                file.write(json.dumps(document) + "\n")
                 items.append({action: {"status": 201, "_index": "x", "_id": "x"}})
-        self.answer(200, {"took": 1, "errors": False, "items": items})
+        errors = any("error" in result for one in items for result in one.values())
+        self.answer(200, {"took": 1, "errors": errors, "items": items})
 
 
 server = ThreadingHTTPServer(("127.0.0.1", int(PORT)), Stand)

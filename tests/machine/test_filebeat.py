@@ -11,6 +11,7 @@ import json
 import subprocess
 import sys
 import tarfile
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 
 import pytest
 import runbooks
+from alarm import FAST, listening, wait_until_quiet
 from lab_machine import Lab
 
 from control.lab import CACHE
@@ -248,12 +250,41 @@ def test_the_password_lies_open_nowhere_and_the_unit_is_sandboxed(
 
 
 @pytest.mark.one_release
-def test_commands_of_its_runbook_work(lab: Lab, elastic: Elastic) -> None:
+def test_commands_of_its_runbooks_work(lab: Lab, elastic: Elastic) -> None:
     """The other pages' are test_docs.py's, on a machine without Filebeat."""
-    pages = [page for page in runbooks.PAGES if page.stem == "FilebeatDown"]
-    assert len(pages) == 1
+    pages = [page for page in runbooks.PAGES if "Filebeat" in page.stem]
+    assert len(pages) == 3
     wrong = runbooks.failing(lab, pages)
     assert wrong == [], "\n".join(wrong)
+
+
+@pytest.mark.faults
+@pytest.mark.one_release
+def test_a_target_that_is_away_or_refuses_and_a_dead_filebeat_are_told_of(
+    lab: Lab, elastic: Elastic
+) -> None:
+    with listening(lab, {**FAST, **json.loads(elastic.pillar())}) as alarm:
+        wait_until_quiet(lab)
+        began = time.monotonic()
+        elastic.stop()
+        try:
+            lab.wait(
+                "FilebeatBehind",
+                lambda: ask(lab, 5) and "FilebeatBehind" in alarm.names(began),
+                200,
+            )
+        finally:
+            elastic.start()
+        alarm.wait("FilebeatBehind", began, "resolved", 120)
+        lab.run("logger -t shop 'this one is a mapping-conflict'")
+        alarm.wait("FilebeatDrops", began)
+        lab.run("systemctl kill -s STOP filebeat")
+        try:
+            alarm.wait("FilebeatDown", began)
+        finally:
+            lab.run("systemctl kill -s CONT filebeat")
+        alarm.wait("FilebeatDown", began, "resolved")
+        assert alarm.names(began, severity="page") == set()
 
 
 @pytest.mark.one_release

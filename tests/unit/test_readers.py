@@ -322,24 +322,31 @@ def test_fail2bans_answer_can_name_no_code(reader: Reader, tmp_path: Path) -> No
     assert not mark.exists()
 
 
-def test_counter(reader: Reader) -> None:
+@contextmanager
+def serving(answers: dict[str, bytes]) -> Iterator[int]:
+    """Port of a server on loopback: 200 and that body for a path of ``answers``, else 503."""
+
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(200 if self.path == "/healthz" else 503)
+            self.send_response(200 if self.path in answers else 503)
             self.end_headers()
+            self.wfile.write(answers.get(self.path, b""))
 
         def log_message(self, *_: object) -> None:
             pass
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    with socket.socket() as nobody:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_address[1]
+        server.shutdown()
+
+
+def test_counter(reader: Reader) -> None:
+    with serving({"/healthz": b""}) as port, socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
-        instances = {"1": server.server_address[1], "2": nobody.getsockname()[1]}
+        instances = {"1": port, "2": nobody.getsockname()[1]}
         settings = {"address": "127.0.0.1", "alive": "/healthz", "ready": "/readyz"}
         found = values(reader("counter").read({**settings, "instances": instances}))
-    server.shutdown()
-    server.server_close()
     assert found == {("up", "1"): 1, ("ready", "1"): 0, ("up", "2"): 0, ("ready", "2"): 0}
 
 
@@ -468,3 +475,33 @@ def test_types_are_written_once_and_of_one_kind(load_source: Callable[..., Modul
     assert lines.count("orders value:DERIVE:0:U") == 1
     with pytest.raises(Exception, match="orders is a gauge here and a counter elsewhere"):
         of("counter", "gauge").types()
+
+
+def test_filebeat(reader: Reader, tmp_path: Path) -> None:
+    """What the target acknowledged, and how full the queue on disk is."""
+    queue = tmp_path / "diskqueue"
+    queue.mkdir()
+    (queue / "0.seg").write_bytes(b"x" * 300)
+    (queue / "1.seg").write_bytes(b"x" * 200)
+    stats = {
+        "libbeat": {
+            "output": {"events": {"acked": 7, "dropped": 1}},
+            "pipeline": {"events": {"published": 9}},
+        }
+    }
+    settings = {"queue": str(queue), "queue_bytes": 1000}
+    with serving({"/stats": json.dumps(stats).encode()}) as port:
+        found = values(reader("filebeat").read({**settings, "port": port}))
+    assert found == {"up": 1, "published": 9, "acked": 7, "dropped": 1, "queue_ratio": 0.5}
+    # Nobody is there, and somebody else is.
+    assert values(reader("filebeat").read({**settings, "port": port})) == {"up": 0}
+    with serving({"/stats": b"hello"}) as other:
+        assert values(reader("filebeat").read({**settings, "port": other})) == {"up": 0}
+    # The first start: no queue yet.
+    with serving({"/stats": json.dumps(stats).encode()}) as port:
+        found = values(
+            reader("filebeat").read(
+                {"port": port, "queue": str(tmp_path / "none"), "queue_bytes": 1}
+            )
+        )
+    assert found["queue_ratio"] == 0
