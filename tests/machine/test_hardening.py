@@ -284,7 +284,9 @@ def test_security_upgrades_and_nothing_else(lab: Lab) -> None:
     assert allowed, said
     assert allowed[1].count("origin=") == 1
     assert "-security" in allowed[1]
-    assert 'Automatic-Reboot "false"' in lab.run("apt-config dump")
+    config = lab.run("apt-config dump")
+    assert 'Automatic-Reboot "false"' in config
+    assert 'DPkg::Options:: "--force-confold"' in config, "files that Salt wrote stay"
 
 
 def test_needrestart_reports_and_never_restarts_our_services(lab: Lab) -> None:
