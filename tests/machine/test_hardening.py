@@ -289,6 +289,23 @@ def test_security_upgrades_and_nothing_else(lab: Lab) -> None:
     assert 'DPkg::Options:: "--force-confold"' in config, "files that Salt wrote stay"
 
 
+@pytest.mark.one_release
+def test_a_machine_reboots_in_its_window_where_the_pillar_says_so(lab: Lab) -> None:
+    window = {"base": {"updates": {"reboot": True, "reboot_time": "03:30"}}}
+    try:
+        lab.apply(SLS="base.updates", PILLAR=json.dumps(window))
+        config = lab.run("apt-config dump")
+        assert 'Automatic-Reboot "true"' in config
+        assert 'Automatic-Reboot-Time "03:30"' in config
+        window["base"]["updates"]["reboot_time"] = "25:00"
+        refused = lab.apply(check=False, SLS="base.updates", PILLAR=json.dumps(window))
+        assert refused.returncode != 0
+        assert "base:updates:reboot_time" in refused.stdout
+    finally:
+        lab.apply(SLS="base.updates")
+    assert 'Automatic-Reboot "false"' in lab.run("apt-config dump")
+
+
 def test_needrestart_reports_and_never_restarts_our_services(lab: Lab) -> None:
     program = (
         "our (%nrconf, $nrconf); do q(/etc/needrestart/needrestart.conf); die $@ if $@;"
