@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import shlex
 import ssl
 import statistics
@@ -62,7 +63,7 @@ class Machine:
         said = subprocess.run(
             ["make", "-s", "url"],
             cwd=ROOT,
-            env={"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "TOPOLOGY": topology, "HOME": "/root"},
+            env={**os.environ, "TOPOLOGY": topology},
             capture_output=True,
             text=True,
             check=True,
