@@ -87,13 +87,16 @@ class Many(Lab):
         """``{(alert, machine)}`` of what fires by the monitor's Prometheus and has these labels."""
         wanted = {"alertstate": "firing", **labels}
         expression = "ALERTS{" + ",".join(f'{key}="{value}"' for key, value in wanted.items()) + "}"
-        said = self.on(
-            "monitor1",
-            "curl -sG http://127.0.0.1:9090/api/v1/query --data-urlencode query@-",
-            data=expression,
-        )
-        found = [one["metric"] for one in json.loads(said)["data"]["result"]]
+        found = [one["metric"] for one in self.prometheus("query", expression)["result"]]
         return {(one["alertname"], one.get("machine", "")) for one in found}
+
+    def prometheus(self, path: str, query: str = "") -> Any:
+        """``data`` of the monitor's Prometheus' answer to ``/api/v1/PATH``."""
+        url = f"http://127.0.0.1:9090/api/v1/{path}"
+        said = self.on("monitor1", f"curl -sG {url} --data-urlencode query@-", data=query)
+        answer = json.loads(said)
+        assert answer["status"] == "success", answer
+        return answer["data"]
 
     def boots(self) -> dict[str, str]:
         return {one: self.on(one, "cat /proc/sys/kernel/random/boot_id") for one in self.machines}
@@ -386,6 +389,27 @@ def test_an_application_machine_that_dies_loses_only_what_it_had_in_its_hands(pr
         prod.lxc("lxc-start", "app1")
     lost(prod, before, load.result, IN_FLIGHT)
     prod.wait("app1 is back", prod.all_ready)
+
+
+# Watched where there is something to watch: a clock of one's own, Filebeat.
+ELSEWHERE = re.compile("collectd_(clock_synchronised|filebeat_.+)")
+
+
+def test_every_alert_asks_for_metrics_that_are_there(prod: Many) -> None:
+    """One that asks for another name never fires, and its own test does not see that."""
+    rules = prod.prometheus("rules")["groups"]
+    asked = {
+        name
+        for group in rules
+        for rule in group["rules"]
+        for name in re.findall(
+            r"\b(?:collectd|haproxy|prometheus|alertmanager)_\w+",
+            re.sub(r'"[^"]*"|\{[^}]*\}', "", rule["query"]),
+        )
+    }
+    assert len(asked) > 40
+    known = set(prod.prometheus("label/__name__/values"))
+    assert {name for name in asked - known if not ELSEWHERE.fullmatch(name)} == set()
 
 
 def test_a_machine_that_is_away_is_named_and_the_others_finish(prod: Many) -> None:

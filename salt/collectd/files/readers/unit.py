@@ -9,7 +9,8 @@ _PAGE = 4096
 
 def systemctl(*words):
     done = subprocess.run(
-        ["systemctl", "show", *words], capture_output=True, text=True, timeout=5, check=False
+        # --all: without it a pattern finds no unit that is stopped.
+        ["systemctl", "show", "--all", *words], capture_output=True, text=True, timeout=5, check=False
     )
     if done.returncode:
         raise RuntimeError(f"systemctl show: {done.stderr.strip()[:200]}")
