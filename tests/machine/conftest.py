@@ -40,21 +40,26 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByTopology:
     return ByTopology(config, log)
 
 
+# Before pytest itself takes what `-m` does not choose.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what the first machine has shown; see the marker's text in pyproject.toml."""
+    """Leave out what the first machine has shown; see the markers' text in pyproject.toml."""
 
-    def again(item: pytest.Item) -> bool:
+    def again(item: pytest.Item, marker: str) -> bool:
         chosen = getattr(item, "callspec", None)
         return bool(
             chosen
-            and item.get_closest_marker("one_release")
+            and item.get_closest_marker(marker)
             and chosen.params.get("lab", TOPOLOGIES[0]) != TOPOLOGIES[0]
         )
 
-    left_out = [item for item in items if again(item)]
+    for item in items:
+        if again(item, "long_again"):
+            item.add_marker("long")
+    left_out = {item for item in items if again(item, "one_release")}
     if left_out:
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if not again(item)]
+        config.hook.pytest_deselected(items=list(left_out))
+        items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture(scope="session", params=TOPOLOGIES)

@@ -115,6 +115,7 @@ def test_a_config_that_passes_its_check_but_does_not_start_is_taken_back(lab: La
     assert lab.apply().stdout.strip().endswith("0 changed, 0 failed")
 
 
+@pytest.mark.long_again
 def test_a_release_that_never_gets_ready_goes_back_and_the_old_one_serves(lab: Lab) -> None:
     count = lab.see()
     failed = lab.apply(
@@ -157,6 +158,7 @@ def test_a_certificate_near_its_end_is_renewed_by_the_next_apply(lab: Lab) -> No
     assert lab.status("healthz") == 200
 
 
+@pytest.mark.long_again
 def test_an_apply_killed_at_any_moment_is_finished_by_the_next(lab: Lab) -> None:
     # Of the run's 80 to 90 states: among the base's, before and in the roll of the application, at
     # HAProxy's, and near the end. The overlay changes the application and HAProxy.

@@ -55,6 +55,7 @@ def test_a_rolled_configuration_loses_nothing(lab: Lab, mode: str) -> None:
     assert lab.count() == before + result.sent
 
 
+@pytest.mark.long_again
 def test_adding_and_removing_an_instance_loses_nothing(lab: Lab) -> None:
     before = lab.count()
     with lab.under_load(mode="keepalive") as load:

@@ -112,6 +112,7 @@ def deploys(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Depl
                 (ROOT / ".cache" / "releases" / stored.name).unlink(missing_ok=True)
 
 
+@pytest.mark.long_again
 def test_a_deploy_is_kept_and_a_rollback_goes_back_then_says_there_is_nothing_further(
     deploys: Deploys,
 ) -> None:

@@ -312,6 +312,7 @@ def test_a_change_that_nobody_confirms_takes_itself_back(lab: Lab, stranger: Sca
     assert "too late" in lab.run("firewall-confirm 2>&1 || true")
 
 
+@pytest.mark.long_again
 def test_a_change_that_is_confirmed_stays(lab: Lab, stranger: Scanner) -> None:
     with listener(lab):
         converge(lab, OPEN_8000 % ', "confirm_seconds": 30')

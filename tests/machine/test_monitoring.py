@@ -100,6 +100,7 @@ def test_status_knows_of_metrics_logs_and_alerts(lab: Lab) -> None:
 
 
 @pytest.mark.controller
+@pytest.mark.long_again
 def test_a_dead_service_is_told_of_within_a_minute_and_its_recovery_too(lab: Lab) -> None:
     """With the default intervals; the others are in tests/faults."""
     wait_until_quiet(lab)

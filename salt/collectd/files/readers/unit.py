@@ -10,7 +10,11 @@ _PAGE = 4096
 def systemctl(*words):
     done = subprocess.run(
         # --all: without it a pattern finds no unit that is stopped.
-        ["systemctl", "show", "--all", *words], capture_output=True, text=True, timeout=5, check=False
+        ["systemctl", "show", "--all", *words],
+        capture_output=True,
+        text=True,
+        timeout=5,
+        check=False,
     )
     if done.returncode:
         raise RuntimeError(f"systemctl show: {done.stderr.strip()[:200]}")
