@@ -137,8 +137,10 @@ cloud-down: $(VENV)/.cloud ## Remove the topology from DigitalOcean; asks [YES=1
 	@$(CONTROL) cloud-down
 
 .PHONY: bench
-bench: $(VENV)/.control ## What watching costs: each daemon idle, and the p99 of requests with and without
+bench: $(VENV)/.control ## What watching and deploying cost: daemons idle, p99 with and without, p99 during a deploy
 	@$(VENV)/bin/python bench/cost.py --topology $(or $(TOPOLOGY),dev) $(ARGS)
+	@echo
+	@$(VENV)/bin/python bench/deploy.py --topology $(or $(TOPOLOGY),dev)
 
 # --- what they need -----------------------------------------------------------------------------
 
