@@ -285,6 +285,18 @@ def test_a_target_that_is_away_or_refuses_and_a_dead_filebeat_are_told_of(
             lab.run("systemctl kill -s CONT filebeat")
         alarm.wait("FilebeatDown", began, "resolved")
         assert alarm.names(began, severity="page") == set()
+        assert alarm.names(began, severity="ticket") == {
+            "FilebeatBehind",
+            "FilebeatDrops",
+            "FilebeatDown",
+        }
+    # Off, as it is without this pillar; the other tests want it on.
+    elastic.apply()
+    said = lab.run("journalctl -u filebeat -o cat")
+    assert said.count("Cannot index event") == 1, (
+        "what it says of one is not sent and refused in turn"
+    )
+    assert "cgroup" not in said, "it complains whenever its figures are asked for"
 
 
 @pytest.mark.one_release
