@@ -11,6 +11,16 @@ redis package:
   pkg.installed:
     - name: redis-server
 
+# As the package made it. Taken from Redis by hand it goes on, until it writes its file anew.
+redis data folder:
+  file.directory:
+    - name: /var/lib/redis
+    - user: redis
+    - group: redis
+    - mode: '0750'
+    - require:
+      - pkg: redis package
+
 redis administrator's password:
   secret.present:
     - name: redis-admin
@@ -57,6 +67,7 @@ redis running:
     - ready: redis-admin PING | grep -qx PONG
     - require:
       - pkg: redis package
+      - file: redis data folder
       - secret: redis administrator's password
       - checked: redis commands
       {%- if tls %}

@@ -193,6 +193,19 @@ def test_an_apply_killed_at_any_moment_is_finished_by_the_next(lab: Lab) -> None
     lab.see()
 
 
+@pytest.mark.one_release
+def test_a_data_folder_that_was_taken_from_redis_is_given_back(lab: Lab) -> None:
+    folder = "/var/lib/redis"
+    before = lab.run(f"stat -c '%U %G %a' {folder}")
+    lab.run(f"chown root:root {folder} && chmod 755 {folder}")
+    try:
+        said = lab.apply(SLS="redis").stdout
+        assert said.strip().endswith("1 changed, 0 failed"), said
+        assert lab.run(f"stat -c '%U %G %a' {folder}") == before == "redis redis 750\n"
+    finally:
+        lab.run(f"chown redis:redis {folder} && chmod 750 {folder}")
+
+
 def test_bootstrap_again_does_nothing(lab: Lab) -> None:
     assert "is in place" in lab.run("/srv/stack/bootstrap/bootstrap.sh")
 
