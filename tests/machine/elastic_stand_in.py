@@ -2,7 +2,8 @@
 
 elastic_stand_in.py PORT CERTIFICATE KEY USER:PASSWORD_FILE DOCUMENTS
 
-A document whose message has `mapping-conflict` in it is refused, as one that does not fit its index.
+A document whose message has the words of the file `refused`, beside DOCUMENTS, is refused, as one that
+does not fit its index.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 PORT, CERTIFICATE, KEY, ACCOUNT, DOCUMENTS = sys.argv[1:]
-REFUSED = "mapping-conflict"
+with open(DOCUMENTS.rpartition("/")[0] + "/refused", encoding="utf-8") as words:
+    REFUSED = words.read()
 USER, _, FILE = ACCOUNT.partition(":")
 with open(FILE, encoding="utf-8") as secret:
     LOGIN = "Basic " + base64.b64encode(f"{USER}:{secret.read()}".encode()).decode()
