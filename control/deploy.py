@@ -300,14 +300,18 @@ def _one_by_one(
     held: Mapping[str, Held] | None = None,
 ) -> dict[str, float]:
     """
-    Converge every application machine in order; at the first failure, put those before it back.
+    Converge every application machine in order, those first that are not in use; at the first failure,
+    put those before it back.
     Seconds spent by what. ``bring``: folder of the artifact, to be carried with the tree. ``held``: each
     machine's lock, asked before it is touched.
     """
     spent = {"carry": 0.0, "states": 0.0}
     held = held or {}
     done: list[tuple[str, str | None]] = []
-    for host in hosts(where):
+    order = hosts(where)
+    if len(order) > 1:
+        order = fleet.unused_first(where, order)
+    for host in order:
         old, code, said = None, 1, ""
         try:
             for each in held.values():

@@ -6,7 +6,9 @@ reached. For every command that says ``for machine in …``.
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import json
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -122,6 +124,20 @@ def wait_for_edges(
                 say(f"{edge}: not asked whether it uses {', '.join(apps)}: {error}", sys.stderr)
 
 
+def unused_first(where: Topology, hosts: Sequence[str]) -> list[str]:
+    """
+    ``hosts`` in their order, but first those that an edge does not send requests to at this moment:
+    such as one that a killed deploy left in the middle of a restart. An edge that cannot be reached
+    says nothing.
+    """
+    unused: set[str] = set()
+    for edge in [host for host, one in where.machines.items() if "edge" in one.roles]:
+        with contextlib.suppress(NotReached):
+            # Each as ``app1-2 (DOWN)``.
+            unused |= {one.split()[0].rpartition("-")[0] for one in _not_used(where, edge, *hosts)}
+    return sorted(hosts, key=lambda host: host not in unused)
+
+
 def _wait_for_edge(where: Topology, edge: str, app: str) -> None:
     deadline = time.monotonic() + PATIENCE
     while waiting := _not_used(where, edge, app):
@@ -133,8 +149,9 @@ def _wait_for_edge(where: Topology, edge: str, app: str) -> None:
         time.sleep(0.5)
 
 
-def _not_used(where: Topology, edge: str, app: str) -> list[str]:
-    command = f"cd {remote.PLACE} 2>/dev/null && salt-call --out=json edge.waiting {app} || true"
+def _not_used(where: Topology, edge: str, *apps: str) -> list[str]:
+    asked = shlex.join(apps)
+    command = f"cd {remote.PLACE} 2>/dev/null && salt-call --out=json edge.waiting {asked} || true"
     try:
         said = remote.run(where, edge, command)
     except Refused as error:

@@ -31,21 +31,21 @@ def servers(path):
     }
 
 
-def waiting(machine):
+def waiting(*machines):
     """
-    Instances of ``machine`` that this edge knows and does not send requests to; empty when it uses
+    Instances of ``machines`` that this edge knows and does not send requests to; empty when it uses
     all of them, or knows none: then its next configuration brings them.
 
     CLI Example:
 
     .. code-block:: bash
 
-        salt-call edge.waiting app1
+        salt-call edge.waiting app1 app2
     """
     settings = __salt__["formula.settings"]("haproxy")
     found = servers(settings["admin"]["socket"])
     return sorted(
         f"{name} ({one['status']})"
         for name, one in found.items()
-        if name.rpartition("-")[0] == machine and not one["status"].startswith("UP")
+        if name.rpartition("-")[0] in machines and not one["status"].startswith("UP")
     )

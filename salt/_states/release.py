@@ -80,7 +80,8 @@ def rolled(
     Every instance runs ``version`` with ``environment``, moved one at a time: an instance is
     stopped (it drains by itself), set, started and waited for before the next one is touched. The
     first one must also live through the whole probation before the second is touched; all must
-    before the roll counts.
+    before the roll counts. Those that do not serve come first, such as one that a killed roll left in
+    the middle of its restart: never is the last one that serves taken out.
 
     One that does not get ready, or dies in its probation, goes back to what it ran before, and so do
     those that were moved before it; the state fails with the reason and the instance's last words.
@@ -320,6 +321,7 @@ class _Roll:
     def _forward(self, moves):
         say = __salt__["deploy.say"]
         self.total = len(moves)
+        moves = sorted(moves, key=self.serves)
         for one in moves:
             unit, first = one["unit"], not self.moved
             self.at = unit
@@ -355,6 +357,20 @@ class _Roll:
                     return self.back(one["unit"], f"after its probation: {said}")
         return None
 
+    def command(self, one):
+        """What asks the load balancer whether it uses the instance; None where nothing can."""
+        return self.settled and self.settled.format(
+            instance=one["number"], address=self.address, port=one["port"]
+        )
+
+    def serves(self, one):
+        """Whether the instance is ready and used by the load balancer at this moment."""
+        if __salt__["checked.systemctl"]("is-active", one["unit"])[0]:
+            return False
+        if __salt__["release.wait_ready"](self.address, one["port"], self.health, 0, one["unit"]):
+            return False
+        return not __salt__["release.wait_settled"](self.command(one), 0, 0)
+
     def start(self, one):
         """Restart, wait until ready, then until the load balancer uses it; None, or what is wrong."""
         __salt__["checked.systemctl"]("reset-failed", one["unit"])
@@ -368,10 +384,7 @@ class _Roll:
             return said
         # An instance that is ready is not yet in use: were the next one drained before the
         # load balancer's next check, there would be none for a moment.
-        command = self.settled and self.settled.format(
-            instance=one["number"], address=self.address, port=one["port"]
-        )
-        said = __salt__["release.wait_settled"](command, self.settle, self.timeout)
+        said = __salt__["release.wait_settled"](self.command(one), self.settle, self.timeout)
         return f"it is ready, but {said}" if said else None
 
     def back(self, unit, reason):

@@ -217,6 +217,13 @@ def test_a_backup_is_due_every_day_in_a_closed_sandbox(lab: Lab) -> None:
     assert float(score.split(": ")[1].split()[0]) <= 2.0, score
 
 
+def test_backups_are_taken_as_often_as_somebody_asks(lab: Lab) -> None:
+    """By default systemd refuses the sixth start within ten seconds."""
+    limit = lab.run("systemctl show -P StartLimitIntervalUSec stack-backup").strip()
+    assert limit == "0"
+    lab.run("for each in 1 2 3 4 5 6 7; do systemctl start stack-backup || exit 1; done")
+
+
 @pytest.mark.one_release
 @pytest.mark.usefixtures("own_settings")
 def test_old_backups_go_but_never_the_last_ones_nor_what_is_not_ours(lab: Lab) -> None:

@@ -7,7 +7,7 @@ import re
 import time
 
 import pytest
-from alarm import listening, query, wait_until_quiet
+from alarm import forget, listening, query, wait_until_quiet
 from lab_machine import Lab
 
 UNITS = ("collectd", "prometheus", "prometheus-alertmanager")
@@ -91,6 +91,7 @@ def test_every_page_is_there_and_every_panel_has_something_to_show(lab: Lab) -> 
 
 @pytest.mark.controller
 def test_status_knows_of_metrics_logs_and_alerts(lab: Lab) -> None:
+    forget(lab)
     wait_until_quiet(lab)
     told = lab.make("-s", "status", check=False)
     assert told.returncode == 0, told.stdout
@@ -103,6 +104,7 @@ def test_status_knows_of_metrics_logs_and_alerts(lab: Lab) -> None:
 @pytest.mark.long_again
 def test_a_dead_service_is_told_of_within_a_minute_and_its_recovery_too(lab: Lab) -> None:
     """With the default intervals; the others are in tests/faults."""
+    forget(lab)
     wait_until_quiet(lab)
     with listening(lab) as alarm:
         began = time.monotonic()

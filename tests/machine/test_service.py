@@ -7,7 +7,7 @@ import re
 import subprocess
 
 import pytest
-from alarm import wait_until_quiet
+from alarm import forget, wait_until_quiet
 from lab_machine import Lab
 
 UNITS = ("haproxy", "redis-server", "counter@1", "counter@2")
@@ -213,8 +213,8 @@ def test_figures_are_not_public(lab: Lab) -> None:
 
 @pytest.mark.controller
 def test_status_tells_of_an_unwell_service_and_fails(lab: Lab) -> None:
-    # Alerts about what the tests before did.
-    wait_until_quiet(lab, 300)
+    forget(lab)
+    wait_until_quiet(lab)
     assert lab.make("-s", "status").returncode == 0
     lab.run("systemctl stop redis-server")
     try:

@@ -117,6 +117,9 @@ def prod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleName
             raise Refused(f"edge1 does not use counter@1 of {hosts[0]}")
 
     monkeypatch.setattr(fleet, "wait_for_edges", wait_for_edges)
+    # Instances that the edge does not use before the deploy, as it says so.
+    down: list[str] = []
+    monkeypatch.setattr(fleet, "_not_used", lambda where, edge, *apps: down)
     yield SimpleNamespace(
         where=topology.load("test", tmp_path),
         order=order,
@@ -124,6 +127,7 @@ def prod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleName
         fails=fails,
         asked=asked,
         unused=unused,
+        down=down,
         refused=refused,
         orphans=orphans,
         lost=lost,
@@ -143,6 +147,13 @@ def test_machines_are_deployed_to_one_after_the_other_all_of_them_locked(
         *("app2 free", "app1 free"),
     ]
     assert "==> app1: v1 -> v2" in capsys.readouterr().out
+
+
+def test_a_machine_that_is_out_of_use_is_deployed_to_first(prod: SimpleNamespace) -> None:
+    """Else the only other one would be taken out of use, and nobody served."""
+    prod.down.append("app2-1 (DOWN)")
+    assert deploy.command_deploy(prod.where) == 0
+    assert [one for one in prod.order if "deploy" in one] == ["app2 deploy v2", "app1 deploy v2"]
 
 
 def test_a_failure_stops_there_and_puts_the_machines_before_it_back(prod: SimpleNamespace) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gzip
 import hashlib
 import http.server
 import io
@@ -89,7 +90,7 @@ def artifact(
         f"{top}/lib/a.py": b"x = 1\n",
     }
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
         for name, data in {**content, **(members or {})}.items():
             info = tarfile.TarInfo(name)
             info.size, info.mode = len(data), 0o777 if "/bin/" in name else 0o644
@@ -97,7 +98,8 @@ def artifact(
             archive.addfile(info, io.BytesIO(data))
         if add:
             archive.addfile(add)
-    data = buffer.getvalue()
+    # Made twice, it is the same, whatever second it is.
+    data = gzip.compress(buffer.getvalue(), mtime=0)
     path = Path("dist") / f"app-{version}.tar.gz"
     path.write_bytes(data[: len(data) - cut])
     Path(f"{path}.sha256").write_text(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path}\n")
@@ -539,13 +541,21 @@ def state(
     settled: list[str | float] = []
     unseen: set[str] = set()
 
+    unready: set[int] = set()
+
     def wait_ready(address: str, port: int, path: str, seconds: float, unit: str) -> str | None:
+        if port in unready:
+            return "not ready"
+        # Not those that only ask, and do not wait.
+        if not seconds:
+            return None
         waits.append(port)
         number = unit.removeprefix("app@").removesuffix(".service")
         return "not ready" if release.running(home)[number] in broken else None
 
     def wait_settled(command: str | None, seconds: float, timeout: float) -> str | None:
-        settled.append(command or seconds)
+        if timeout:
+            settled.append(command or seconds)
         return "the load balancer does not see it" if command in unseen else None
 
     def watch(lives: dict[str, Any], seconds: float) -> tuple[str, str] | None:
@@ -608,6 +618,7 @@ def state(
         waits=waits,
         settled=settled,
         unseen=unseen,
+        unready=unready,
     )
 
 
@@ -669,6 +680,30 @@ def test_the_next_instance_waits_until_the_load_balancer_has_this_one_back(
         "app@1.service on v2: it is ready, but the load balancer does not see it" in ret["comment"]
     )
     assert systemd.did("restart")[-1] == "restart app@1.service"
+
+
+@pytest.mark.parametrize("why", ["stopped", "not ready", "not in use"])
+def test_an_instance_that_does_not_serve_is_rolled_first(
+    state: Any, systemd: Any, why: str
+) -> None:
+    """A kill may have left it so: were the other one drained first, nobody would serve."""
+    assert state.rolled("v1", 2, settled="ask {instance}")["result"] is True
+    systemd.commands.clear()
+    if why == "stopped":
+        systemd.active.discard("app@2.service")
+    elif why == "not ready":
+        state.unready.add(8002)
+    else:
+        state.unseen.add("ask 2")
+
+    def mend(command: str) -> None:
+        if command == "restart app@2.service":
+            state.unready.clear()
+            state.unseen.clear()
+
+    systemd.on = mend
+    assert state.rolled("v2", 2, settled="ask {instance}")["result"] is True
+    assert systemd.did("restart") == [f"restart {unit}" for unit in units(2, 1)]
 
 
 def test_a_second_roll_changes_nothing(state: Any, systemd: Any) -> None:
@@ -759,6 +794,9 @@ def test_an_error_in_the_middle_of_a_roll_takes_all_back(
     real = state.module.__salt__[f"release.{where}"]
 
     def fails(*words: Any) -> Any:
+        # Before the roll it is asked who serves, with no time to wait.
+        if where == "wait_settled" and not words[2]:
+            return real(*words)
         calls.append(words)
         if len(calls) == 2:
             raise error
