@@ -20,6 +20,11 @@ def test_unit_is_sandboxed(lab: Lab, unit: str) -> None:
     assert exposure <= (3.0 if unit == "collectd" else 2.0), said
 
 
+@pytest.mark.parametrize("unit", [*UNITS, "journal-shipper", "rsyslog"])
+def test_watching_yields_to_serving(lab: Lab, unit: str) -> None:
+    assert lab.run(f"systemctl show -P CPUWeight {unit}").strip() == "20"
+
+
 @pytest.mark.parametrize("port", [9090, 9093, 9103])
 def test_nothing_of_it_is_public(lab: Lab, port: int) -> None:
     listening_on = {
