@@ -198,8 +198,8 @@ def test_every_machine_lets_in_exactly_what_the_port_matrix_says(prod: Many) -> 
     with Scanner(prod, 1) as outside:
 
         def scan(source: str, target: str) -> set[int]:
-            words = ["nmap", "-n", "-Pn", "-sT", "-T4", "--max-retries", "1", "--open", "-p-"]
-            words += ["--min-rate", "5000", f"192.168.56.{ADDRESSES[target]}"]
+            words = ["nmap", "-n", "-Pn", "-sS", "-T4", "--max-retries", "1", "--open", "-p-"]
+            words += ["--min-rate", "10000", f"192.168.56.{ADDRESSES[target]}"]
             if source == "outside":
                 done = outside.run(*words)
             else:
