@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import re
+import ssl
 import time
 
 import pytest
@@ -92,6 +94,52 @@ def test_every_page_is_there_and_every_panel_has_something_to_show(lab: Lab) -> 
             if not any(query(lab, one) for one in all_of)
         }
     assert panels == {}
+
+
+@pytest.mark.one_release
+def test_slow_is_what_the_site_makes_one_wait_not_what_a_client_idles(lab: Lab) -> None:
+    """HAProxy's own total has the time in it that a kept connection idles between two requests."""
+    rules = json.loads(lab.run("curl -s http://127.0.0.1:9090/api/v1/rules"))["data"]["groups"]
+    asked = {one["name"]: one["query"] for group in rules for one in group["rules"]}
+    took = asked["AnswersSlow"].partition(" > ")[0]
+    seen = 'haproxy_backend_http_requests_total{proxy="app"}'
+
+    trust = ssl.create_default_context(cafile=lab.ca)
+
+    def connect() -> list[http.client.HTTPSConnection]:
+        kept = [http.client.HTTPSConnection(lab.address, context=trust, timeout=10) for _ in range(40)]
+        for one in kept:
+            one.connect()
+        return kept
+
+    def ask(kept: list[http.client.HTTPSConnection]) -> None:
+        for one in kept:
+            one.request("GET", "/")
+        answers = [one.getresponse() for one in kept]
+        assert {(answer.status, bool(answer.read())) for answer in answers} == {(200, True)}
+
+    def mean(requests: int) -> float:
+        # Of HAProxy as it was just started. Its means follow slowly: each request is a 512th.
+        lab.wait(
+            "all of them are measured",
+            lambda: [one["value"][1] for one in query(lab, seen)] == [str(requests)],
+            60,
+        )
+        return float(query(lab, took)[0]["value"][1])
+
+    lab.run("systemctl restart haproxy")
+    lab.wait("every instance serves", lab.all_ready, 30)
+    kept = connect()
+    ask(kept)
+    time.sleep(3)
+    ask(kept)
+    idle = mean(80)
+    assert idle < 0.02
+    kept = connect()
+    # Shorter than the application's own patience with Redis.
+    lab.run("redis-admin CLIENT PAUSE 700 ALL")
+    ask(kept)
+    assert mean(120) > idle + 0.02
 
 
 @pytest.mark.controller
