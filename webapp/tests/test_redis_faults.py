@@ -68,7 +68,7 @@ def test_redis_stopped_answers_503_at_once_and_counts_again_when_back(
     assert len(app.events("store-back")) == 1
 
 
-def test_frozen_redis_answers_503_within_a_second_to_every_client(
+def test_frozen_redis_answers_503_within_a_second_to_all_but_who_tries_it(
     own_redis: RedisServer, start_app: StartApp
 ) -> None:
     app = start_app(own_redis.url)
