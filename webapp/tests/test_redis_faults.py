@@ -77,8 +77,8 @@ def test_frozen_redis_answers_503_within_a_second_to_all_but_who_tries_it(
     with ThreadPoolExecutor(32) as pool:
         answers = list(pool.map(lambda _: app.ask(), range(64)))
     assert {answer.status for answer in answers} == {503}
-    # Whoever is the next one to try Redis waits for it once more; on a slow computer that may be one
-    # who has queued before. Nobody else waits for two timeouts.
+    # Whoever is the next one to try Redis waits for it once more; on a slow computer that may be
+    # one who has queued before. Nobody else waits for two timeouts.
     late = [answer.seconds for answer in answers if answer.seconds >= 1.0]
     assert len(late) <= 2, late
     assert app.ask("/readyz").status == 503
