@@ -18,7 +18,7 @@ PROGRAM = "/usr/local/sbin/stack-backup"
 
 def stores(where: Topology) -> list[str]:
     """Names of the machines that hold data."""
-    return [name for name, machine in where.machines.items() if "store" in machine.roles]
+    return where.with_role("store")
 
 
 def _one(where: Topology) -> str:

@@ -29,7 +29,7 @@ def free_port(wanted: int) -> int:
 def command(where: Topology) -> int:
     if not lab.is_up(where):
         raise Refused(f"no machines of topology {where.name} are up: 'make up' first")
-    monitors = [name for name, one in where.machines.items() if "monitor" in one.roles]
+    monitors = where.with_role("monitor")
     if not monitors:
         raise Refused(f"topology {where.name} has no machine with role monitor")
     ports = {name: free_port(port) for name, port in PORTS.items()}

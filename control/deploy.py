@@ -69,7 +69,7 @@ def hosts(where: Topology) -> list[str]:
     """Application machines, in the order in which they are deployed to."""
     if not lab.is_up(where):
         raise Refused(f"no machines of topology {where.name} are up: 'make up' first")
-    return [machine.name for machine in where.machines.values() if "app" in machine.roles]
+    return where.with_role("app")
 
 
 def history(where: Topology, host: str) -> list[dict[str, Any]]:
@@ -93,7 +93,7 @@ def of_new(where: Topology) -> dict[str, dict[str, str]]:
     what this checkout happens to build. ``{host: {version: its sha256}}``, one version where they agree;
     empty where none runs any.
     """
-    apps = [machine.name for machine in where.machines.values() if "app" in machine.roles]
+    apps = where.with_role("app")
     if len(apps) < 2:
         return {}
     ends: dict[str, dict[str, Any]] = {}

@@ -110,7 +110,7 @@ def wait_for_edges(
         added, and named unless it is among the ``known``; without this, it is an error
     """
     apps = [host for host in hosts if "app" in where.machines[host].roles]
-    for edge in [host for host, one in where.machines.items() if "edge" in one.roles]:
+    for edge in where.with_role("edge"):
         if away is not None and edge in away:
             continue
         try:
@@ -131,7 +131,7 @@ def unused_first(where: Topology, hosts: Sequence[str]) -> list[str]:
     says nothing.
     """
     unused: set[str] = set()
-    for edge in [host for host, one in where.machines.items() if "edge" in one.roles]:
+    for edge in where.with_role("edge"):
         with contextlib.suppress(NotReached):
             # Each as ``app1-2 (DOWN)``.
             unused |= {one.split()[0].rpartition("-")[0] for one in _not_used(where, edge, *hosts)}

@@ -104,7 +104,7 @@ def question(metrics: list[str]) -> str:
 
 
 def ask_monitor(where: Topology, metrics: list[str]) -> Known:
-    monitors = [name for name, one in where.machines.items() if "monitor" in one.roles]
+    monitors = where.with_role("monitor")
     if not monitors:
         return Known(trouble="this topology has no monitor")
     try:

@@ -61,6 +61,10 @@ class Topology:
     def edge(self) -> Machine:
         return next(machine for machine in self.machines.values() if "edge" in machine.roles)
 
+    def with_role(self, role: str) -> list[str]:
+        """Names of the machines that have ``role``, in the topology's order."""
+        return [name for name, machine in self.machines.items() if role in machine.roles]
+
     def machine(self, name: str) -> Machine:
         """The machine of that name; Refused with the known names otherwise."""
         if name not in self.machines:
