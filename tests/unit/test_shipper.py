@@ -215,6 +215,8 @@ def world(program: ModuleType, identities: Path, tmp_path: Path) -> Iterator[Any
                 shipper.turn(0.02)
 
     program.RETRY = 0.02  # type: ignore[attr-defined]
+    # Shorter than a receiver here takes to go away.
+    program.REST = 0.01  # type: ignore[attr-defined]
     yield World()
 
 
@@ -499,9 +501,97 @@ def test_an_entry_is_always_one_short_line_of_json(program: ModuleType, message:
 
 
 @pytest.mark.parametrize(
+    ("fields", "priority", "message"),
+    [
+        # Of these, journald itself vouches for none: any user can log them.
+        ({"PRIORITY": b"banana"}, 6, "one"),
+        ({"PRIORITY": b"9" * 5000}, 6, "one"),
+        ({"PRIORITY": b""}, 6, "one"),
+        ({"PRIORITY": [b"3", b"4"]}, 3, "one"),
+        ({"SYSLOG_IDENTIFIER": [b"a", b"b"], "PRIORITY": b"4"}, 4, "one"),
+        ({"MESSAGE": [b"one", b"two"]}, 6, "one"),
+        ({"SYSLOG_IDENTIFIER": b'"}\n<0>1 -'}, 6, "one"),
+    ],
+)
+def test_what_anybody_may_log_stops_nothing(
+    program: ModuleType, fields: dict[str, Any], priority: int, message: str
+) -> None:
+    entry = {"MESSAGE": b"one", "__REALTIME_TIMESTAMP": 1, "__CURSOR": "s=1;i=2;b=3", **fields}
+    sent = program.line(entry, "edge1", program.Services({}))
+    assert b"\n" not in sent
+    header, _, body = sent.decode().partition(" - - - ")
+    assert header.startswith(f"<{8 + priority}>1 ")
+    found = json.loads(body)
+    assert found["priority"] == priority
+    assert found["message"] == message
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"a":1}',
+        b'{ "a" : [1, 2.5, null],\n "b":\t{} }',
+        '{"a":"\u2028 \u00e9 \U0001f600"}'.encode(),
+        b'{"a":"\\ud800 \\u0000 \x7f"}',
+        b'{"a":' + b'{"a":' * 500 + b"1" + b"}" * 501,
+    ],
+)
+def test_data_arrives_as_it_was_logged_on_one_line_of_plain_characters(
+    program: ModuleType, data: bytes
+) -> None:
+    entry = {"MESSAGE": data, "__REALTIME_TIMESTAMP": 1, "__CURSOR": "s=1;i=2;b=3"}
+    sent = program.line(entry, "edge1", program.Services({}))
+    assert sent.isascii()
+    assert sent.decode().isprintable()
+    assert json.loads(sent.decode().partition(" - - - ")[2])["data"] == json.loads(data)
+
+
+def test_what_a_busy_machine_logs_is_sent_many_at_a_time(
+    world: Any, identities: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A line that comes while it rests waits for the next turn: no wake for each."""
+    receiver = Receiver(identities)
+    shipper = world.start(receiver.port)
+    rests = []
+
+    def rest(seconds: float) -> None:
+        rests.append(seconds)
+        for _ in range(100 if len(rests) < 5 else 0):
+            world.journal.add("while it rests")
+
+    monkeypatch.setattr(time, "sleep", rest)
+    sends = []
+    world.journal.add("the first")
+    shipper.turn(1)
+    send = shipper.relp.send
+    shipper.relp.send = lambda commands: (sends.append(len(commands)), send(commands))[1]
+    world.until(shipper, lambda: shipper.sent == 401)
+    assert sends == [100, 100, 100, 100]
+    assert set(rests) == {0.01}
+    receiver.close()
+
+
+def test_a_full_window_waits_for_the_half_of_it(world: Any, identities: Path) -> None:
+    """Who has much to catch up with sends half a window at a time, not one for each answer."""
+    receiver = Receiver(identities)
+    for number in range(5120):
+        world.journal.add(f"line {number}")
+    shipper = world.start(receiver.port)
+    shipper.turn(1)
+    assert len(receiver.got) <= 512
+    sends = []
+    send = shipper.relp.send
+    shipper.relp.send = lambda commands: (sends.append(len(commands)), send(commands))[1]
+    world.until(shipper, lambda: shipper.sent == 5120)
+    assert min(sends[:-1]) >= 256
+    receiver.close()
+
+
+@pytest.mark.parametrize(
     ("change", "said"),
     [
         ({"port": "2514"}, "port: needs a int"),
+        ({"host": "edge 1"}, "host: 'edge 1' is no name"),
         ({"services": {"../x": {}}}, "is no name"),
         ({"services": {"x": {"unit": []}}}, "knows units"),
         ({"key": None}, "key: needs a str"),
