@@ -3,7 +3,7 @@
 What watching costs on a machine that is up: memory and processor time of each daemon when idle, and
 the p99 of requests with and without them, side by side.
 
-    .venv/bin/python bench/cost.py [--topology dev] [--idle 60] [--load 20] [--rounds 3]
+    .venv/bin/python bench/cost.py [--topology dev] [--idle 60] [--load 10] [--rounds 12]
 
 Prints the tables of bench/README.md. Rates are wrk2's idea: requests are sent at their time, whether
 or not the one before was answered, and a late answer is as late as it is.
@@ -15,6 +15,8 @@ import argparse
 import asyncio
 import json
 import os
+import random
+import re
 import shlex
 import ssl
 import statistics
@@ -23,6 +25,8 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+from weights import Weights
 
 ROOT = Path(__file__).resolve().parent.parent
 # All that exists to watch; the rest is the service itself.
@@ -87,6 +91,11 @@ class Machine:
         when, found = json.loads(said)
         return when, found
 
+    def weights(self) -> dict[str, int]:
+        """{unit: CPUWeight=} of the units that have one."""
+        said = self.run("systemctl show -p Id,CPUWeight '*.service'")
+        return {unit: int(weight) for weight, unit in re.findall(r"CPUWeight=(\d+)\nId=(.+)", said)}
+
 
 def usage(machine: Machine, seconds: float) -> dict[str, tuple[float, float]]:
     """{unit: (percent of one processor, MiB)} over that time."""
@@ -148,6 +157,88 @@ async def load(
     return took
 
 
+# Until all that watches is up, and has caught up with what was logged while it was not.
+READY = """
+import json, sys, time, urllib.request
+why = None
+for _ in range(120):
+    time.sleep(0.5)
+    try:
+        for port in (9090, 9093):
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/-/ready", timeout=5).close()
+        figures = json.load(open("/run/journal-shipper/figures.json"))
+        if figures["connected"] and figures["lag_seconds"] == 0:
+            sys.exit()
+        why = figures
+    except OSError as error:
+        why = error
+sys.exit(f"what watches is not ready after 60 s: {why}")
+"""
+QUANTILES = (0.5, 0.95, 0.99)
+
+
+def side_by_side(
+    machine: Machine, weights: Weights, rounds: int, rate: int, seconds: float
+) -> tuple[list[list[float]], list[list[float]], dict[str, list[float]]]:
+    """
+    Rounds with all that watches and rounds without, in turn, the first of each pair changing. Returns
+    the seconds of each round's requests with it, without it, and {unit: µs of processor time a request
+    in each round with it}.
+    """
+    on: list[list[float]] = []
+    off: list[list[float]] = []
+    spent: dict[str, list[float]] = {}
+    units = " ".join(WATCHING)
+    asked = machine.weights()
+    try:
+        for number in range(rounds):
+            for verb in ("start", "stop") if number % 2 else ("stop", "start"):
+                machine.run(f"systemctl {verb} {units}")
+                if verb == "start":
+                    machine.run("python3 -", READY)
+                weights.set(asked)
+                time.sleep(2)
+                _, before = machine.probe()
+                sent = asyncio.run(load(machine, rate, seconds))
+                answers = [took for _, took in sent]
+                _, after = machine.probe()
+                (on if verb == "start" else off).append(answers)
+                if verb == "start":
+                    for unit in after:
+                        used = (after[unit][0] - before[unit][0]) / 1000 / len(answers)
+                        spent.setdefault(unit, []).append(used)
+                said = ", ".join(f"{quantile(answers, q):.2f}" for q in QUANTILES)
+                print(f"{number + 1}/{rounds} {verb:5} p50, p95, p99: {said} ms", file=sys.stderr)
+    finally:
+        machine.run(f"systemctl start {units}")
+    return on, off, spent
+
+
+def middle(rounds: list[list[float]], part: float) -> float:
+    """The median of that quantile over rounds, in ms."""
+    return statistics.median(quantile(each, part) for each in rounds)
+
+
+def between(
+    on: list[list[float]], off: list[list[float]], part: float
+) -> tuple[float, float, float]:
+    """
+    The ratio of the medians, and where 90 of 100 such measurements would lie: by drawing as many pairs
+    of rounds anew, 2,000 times (https://en.wikipedia.org/wiki/Bootstrapping_(statistics)).
+    """
+    one = [quantile(each, part) for each in on]
+    other = [quantile(each, part) for each in off]
+    draw = random.Random(1)
+    drawn = []
+    for _ in range(2000):
+        chosen = draw.choices(range(len(one)), k=len(one))
+        drawn.append(
+            statistics.median(one[i] for i in chosen) / statistics.median(other[i] for i in chosen)
+        )
+    drawn.sort()
+    return statistics.median(one) / statistics.median(other), drawn[100], drawn[1900]
+
+
 def quantile(took: list[float], part: float) -> float:
     return sorted(took)[min(len(took) - 1, int(part * len(took)))] * 1000
 
@@ -158,9 +249,9 @@ def main() -> int:
     )
     parser.add_argument("--topology", default="dev")
     parser.add_argument("--idle", type=float, default=60, help="seconds of idling to measure")
-    parser.add_argument("--load", type=float, default=20, help="seconds of each load")
+    parser.add_argument("--load", type=float, default=10, help="seconds of each load")
     parser.add_argument("--rate", type=int, default=500, help="requests per second")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=12, help="of each kind")
     given = parser.parse_args()
     machine = Machine(given.topology)
 
@@ -174,38 +265,23 @@ def main() -> int:
         f"| **all that watches** | **{sum(c for c, _ in known):.2f}** | **{sum(m for _, m in known):.1f}** |"
     )
 
-    on: list[float] = []
-    off: list[float] = []
-    spent: dict[str, list[float]] = {}
-    units = " ".join(WATCHING)
-    try:
-        for _ in range(given.rounds):
-            for all_p99, verb in ((on, "start"), (off, "stop")):
-                machine.run(f"systemctl {verb} {units}")
-                time.sleep(3)
-                _, before = machine.probe()
-                sent = asyncio.run(load(machine, given.rate, given.load))
-                answers = [took for _, took in sent]
-                _, after = machine.probe()
-                all_p99.append(quantile(answers, 0.99))
-                if verb == "start":
-                    for unit in after:
-                        spent.setdefault(unit, []).append(
-                            (after[unit][0] - before[unit][0]) / 1000 / len(answers)
-                        )
-                print(
-                    f"{verb:5} p50 {quantile(answers, 0.5):.2f} ms, p99 {all_p99[-1]:.2f} ms",
-                    file=sys.stderr,
-                )
-    finally:
-        machine.run(f"systemctl start {units}")
+    with Weights(given.topology) as weights:
+        if weights.effective:
+            print("the units' CPUWeight= is set from the host", file=sys.stderr)
+        on, off, spent = side_by_side(machine, weights, given.rounds, given.rate, given.load)
 
     print(
-        f"\n| {given.rate} requests/s, {given.rounds} times {given.load:.0f} s, in turn | p99, ms (median) |"
+        f"\n| {given.rate} requests/s, {given.rounds} times {given.load:.0f} s, in turn |", end=""
     )
-    print("| --- | --- |")
-    print(f"| with all that watches | {statistics.median(on):.2f} |")
-    print(f"| without | {statistics.median(off):.2f} |")
+    print(" p50, ms | p95, ms | p99, ms |\n| --- | --- | --- | --- |")
+    for name, rounds in (("with all that watches", on), ("without", off)):
+        print(f"| {name} | " + " | ".join(f"{middle(rounds, q):.2f}" for q in QUANTILES) + " |")
+    compared = [between(on, off, q) for q in QUANTILES]
+    print(
+        "| ratio | "
+        + " | ".join(f"{ratio:.2f} ({low:.2f} to {high:.2f})" for ratio, low, high in compared)
+        + " |"
+    )
     print("\n| daemon | µs of processor time a request |\n| --- | --- |")
     for unit, each in sorted(spent.items(), key=lambda one: -statistics.median(one[1])):
         print(f"| {unit} | {statistics.median(each):.0f} |")

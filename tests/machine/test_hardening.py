@@ -269,6 +269,24 @@ def test_the_journal_keeps_a_burst_of_a_unit_and_is_bounded(lab: Lab) -> None:
     assert "Unknown" not in lab.run("journalctl -b -u systemd-journald -o cat")
 
 
+def test_what_we_tell_systemd_is_what_it_goes_by(lab: Lab) -> None:
+    """A drop-in whose name comes later undoes ours, from whichever folder: Debian has one for journald."""
+    found = lab.run("ls /etc/systemd/*.conf.d/*stack.conf").split()
+    assert len(found) >= 4
+    undone = []
+    for path in found:
+        name = path.removeprefix("/etc/").split(".d/")[0]
+        last = dict(_settings(lab.run(f"systemd-analyze cat-config {name}")))
+        ours = dict(_settings(lab.run(f"cat {path}")))
+        undone += [f"{path}: {k}={v}: {last[k]}" for k, v in ours.items() if last[k] != v]
+    assert undone == []
+
+
+def _settings(text: str) -> list[tuple[str, str]]:
+    """``[(key, value)]`` in turn; none of ours is a key of two sections."""
+    return re.findall(r"^([A-Z][A-Za-z]*)=(.*)$", text, re.MULTILINE)
+
+
 def test_a_crash_leaves_no_core(lab: Lab) -> None:
     lab.run("systemctl daemon-reload; rm -rf /tmp/crash; mkdir -m 777 /tmp/crash")
     crash = "cd /tmp/crash; sleep 30 & kill -SEGV $!; wait $!; ulimit -H -c"

@@ -123,7 +123,13 @@ def test_a_sender_is_who_its_folder_says_and_cannot_write_to_the_terminal(store:
 
 def test_half_lines_and_strange_files_are_passed_over(store: Store) -> None:
     store.put(
-        "a/x.log", "not json\n", "[1]\n", '{"time": 3}\n', line(1, message="good"), line(2)[:20]
+        "a/x.log",
+        "not json\n",
+        "[1]\n",
+        '{"time": 3}\n',
+        '{"a":' * 2000 + "\n",
+        line(1, message="good"),
+        line(2)[:20],
     )
     store.put("a/x.log.1893585600000000000.gz", "no gzip")
     store.put("a/README", "x")
