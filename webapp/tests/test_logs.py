@@ -120,7 +120,7 @@ def test_an_unexpected_failure_is_one_line_and_shows_the_client_nothing(
     broken.write_text(
         "import sys\n"
         "import counter.store\n"
-        "def fail(self):\n"
+        "def fail(self, since):\n"
         "    raise RuntimeError('a secret detail')\n"
         "counter.store.Store.increment = fail\n"
         "from counter.cli import main\n"

@@ -21,6 +21,8 @@ from counter.release import Release
 from counter.store import Store, StoreError
 
 View = Callable[[Request], Response]
+# The key of a request's environ under which the server says when it came.
+ARRIVAL = "counter.arrival"
 
 
 @dataclass
@@ -56,7 +58,7 @@ def count(request: Request) -> Response:
         response = _text(200, "")
         del response.content_length
         return response
-    seen = _context(request).store.increment()
+    seen = _context(request).store.increment(_arrival(request))
     return _text(200, f"Hello World! I have been seen {seen} times.\n")
 
 
@@ -71,7 +73,7 @@ def readyz(request: Request) -> Response:
     context = _context(request)
     if context.draining.is_set():
         return _text(404, "draining\n")
-    context.store.ping()
+    context.store.ping(_arrival(request))
     return _text(200, "ready\n")
 
 
@@ -99,6 +101,11 @@ def _reads_only(view: View) -> View:
 
 def _context(request: Request) -> Context:
     return request.registry.counter
+
+
+def _arrival(request: Request) -> float:
+    """When the request came, in `time.monotonic()`: it may have waited for a thread since."""
+    return request.environ.get(ARRIVAL) or time.monotonic()
 
 
 def _text(status: int, body: str) -> Response:

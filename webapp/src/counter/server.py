@@ -26,10 +26,11 @@ from types import FrameType
 from waitress import wasyncore
 from waitress.adjustments import Adjustments
 from waitress.channel import HTTPChannel
+from waitress.parser import HTTPRequestParser
 from waitress.server import TcpWSGIServer
 from waitress.task import ErrorTask, ThreadedTaskDispatcher, WSGITask
 
-from counter.app import Context, make_app
+from counter.app import ARRIVAL, Context, make_app
 from counter.log import Log, capture_libraries, complain
 from counter.notify import Notifier
 from counter.release import Release
@@ -46,8 +47,22 @@ QUIET_SECONDS = 1.0
 SO_ATTACH_FILTER = 26  # asm-generic/socket.h; Python has no name for it
 
 
+class Parser(HTTPRequestParser):
+    """A request, which knows when it came."""
+
+    def __init__(self, adj: Adjustments) -> None:
+        super().__init__(adj)
+        self.arrival = time.monotonic()
+
+
 class Task(WSGITask):
     """Answers a request; while draining, asks the client to close the connection."""
+
+    def get_environment(self) -> dict[str, object]:
+        """Add when the request came."""
+        environ: dict[str, object] = super().get_environment()
+        environ[ARRIVAL] = self.request.arrival
+        return environ
 
     @property
     def has_body(self) -> bool:
@@ -93,6 +108,7 @@ class MalformedTask(ErrorTask):
 class Channel(HTTPChannel):
     """One connection, which knows whether closing it would cut something off."""
 
+    parser_class = Parser
     task_class = Task
     error_task_class = MalformedTask
 

@@ -13,9 +13,6 @@ from redis.retry import Retry
 from counter.log import Log, describe
 from counter.settings import Settings
 
-# Seconds, at most, between two tries while Redis is away.
-_PAUSE = 0.1
-
 
 class StoreError(Exception):
     """Redis did not do what was asked. `status` is the HTTP status that tells the client."""
@@ -46,9 +43,9 @@ class Store:
     and a second INCR could count one request twice. Each command waits at most the connect
     timeout plus the timeout of an answer.
 
-    While Redis is away, one thread at a time tries it; the others fail at once. Without that,
-    requests would queue behind threads that all wait for a frozen Redis, and a client would wait
-    for many timeouts, not one.
+    While Redis is away, one thread at a time tries it, for a request that came after the last try;
+    the others fail at once. Without that, requests would queue behind threads that all wait for a
+    frozen Redis, and a client would wait for many timeouts, not one.
     """
 
     def __init__(self, settings: Settings, log: Log) -> None:
@@ -56,29 +53,32 @@ class Store:
         self._log = log
         self._reachable: bool | None = None
         self._probe = threading.Lock()
-        self._next_try = 0.0
+        self._last_failure = 0.0
         self._state = threading.Lock()
         self._client = redis.Redis(connection_pool=_pool(settings))
 
-    def increment(self) -> int:
-        """Add one and return the new count.
+    def increment(self, since: float) -> int:
+        """Add one and return the new count, for who has waited since then (`time.monotonic()`).
 
         Raises StoreAwayError, StoreRefusedError or WrongKeyError. The first may have counted
         nevertheless, if it was the answer that got lost.
         """
         try:
             # Not client.incr(): that sends INCRBY, and an ACL may allow INCR alone.
-            return int(self._ask(lambda: self._client.execute_command("INCR", self._key)))
+            return int(self._ask(lambda: self._client.execute_command("INCR", self._key), since))
         except redis.ResponseError as error:
             message = f"key {self._key}: {describe(error)}"
             if str(error).startswith("WRONGTYPE") or "not an integer" in str(error):
                 raise WrongKeyError(message) from error
             raise StoreRefusedError(message) from error
 
-    def ping(self) -> None:
-        """Return if Redis answers PING; raise StoreAwayError or StoreRefusedError otherwise."""
+    def ping(self, since: float) -> None:
+        """Return if Redis answers PING; raise StoreAwayError or StoreRefusedError otherwise.
+
+        `since` as for `increment`.
+        """
         try:
-            self._ask(lambda: self._client.execute_command("PING"))
+            self._ask(lambda: self._client.execute_command("PING"), since)
         except redis.ResponseError as error:
             raise StoreRefusedError(describe(error)) from error
 
@@ -86,13 +86,13 @@ class Store:
         """Close the idle connections."""
         self._client.connection_pool.disconnect()
 
-    def _ask(self, command: Callable[[], object]) -> object:
+    def _ask(self, command: Callable[[], object], since: float) -> object:
         probing = False
         if self._reachable is False:
-            if time.monotonic() < self._next_try or not self._probe.acquire(blocking=False):
+            # Who has waited through a timeout already does not wait for another one.
+            if since <= self._last_failure or not self._probe.acquire(blocking=False):
                 raise StoreAwayError("Redis was away a moment ago")
             probing = True
-        started = time.monotonic()
         try:
             answer = command()
         except redis.AuthenticationError as error:
@@ -100,10 +100,7 @@ class Store:
             self._note(True)
             raise StoreRefusedError(describe(error)) from error
         except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
-            # A pause before the next try lets the requests that have queued behind this one be
-            # answered; a longer one would only keep a store that is back from being used.
-            now = time.monotonic()
-            self._next_try = now + min(now - started, _PAUSE)
+            self._last_failure = time.monotonic()
             self._note(False, error)
             raise StoreAwayError(describe(error)) from error
         except redis.ResponseError:
