@@ -177,41 +177,44 @@ sys.exit(f"what watches is not ready after 60 s: {why}")
 QUANTILES = (0.5, 0.95, 0.99)
 
 
+# What is compared: the last two are the same, so that their ratio says how much is noise.
+KINDS = {"with all that watches": "start", "without": "stop", "without, once more": "stop"}
+
+
 def side_by_side(
     machine: Machine, weights: Weights, rounds: int, rate: int, seconds: float
-) -> tuple[list[list[float]], list[list[float]], dict[str, list[float]]]:
+) -> tuple[dict[str, list[list[float]]], dict[str, list[float]]]:
     """
-    Rounds with all that watches and rounds without, in turn, the first of each pair changing. Returns
-    the seconds of each round's requests with it, without it, and {unit: µs of processor time a request
-    in each round with it}.
+    Each kind once a round, every time another one first. Returns {kind: seconds of each request, round
+    by round} and {unit: µs of processor time a request, round by round}, with all that watches.
     """
-    on: list[list[float]] = []
-    off: list[list[float]] = []
+    sent: dict[str, list[list[float]]] = {kind: [] for kind in KINDS}
     spent: dict[str, list[float]] = {}
     units = " ".join(WATCHING)
     asked = machine.weights()
+    kinds = list(KINDS)
     try:
         for number in range(rounds):
-            for verb in ("start", "stop") if number % 2 else ("stop", "start"):
-                machine.run(f"systemctl {verb} {units}")
-                if verb == "start":
+            kinds = kinds[1:] + kinds[:1]
+            for kind in kinds:
+                machine.run(f"systemctl {KINDS[kind]} {units}")
+                if KINDS[kind] == "start":
                     machine.run("python3 -", READY)
                 weights.set(asked)
                 time.sleep(2)
                 _, before = machine.probe()
-                sent = asyncio.run(load(machine, rate, seconds))
-                answers = [took for _, took in sent]
+                answers = [took for _, took in asyncio.run(load(machine, rate, seconds))]
                 _, after = machine.probe()
-                (on if verb == "start" else off).append(answers)
-                if verb == "start":
+                sent[kind].append(answers)
+                if KINDS[kind] == "start":
                     for unit in after:
                         used = (after[unit][0] - before[unit][0]) / 1000 / len(answers)
                         spent.setdefault(unit, []).append(used)
                 said = ", ".join(f"{quantile(answers, q):.2f}" for q in QUANTILES)
-                print(f"{number + 1}/{rounds} {verb:5} p50, p95, p99: {said} ms", file=sys.stderr)
+                print(f"{number + 1}/{rounds} {kind}: p50, p95, p99: {said} ms", file=sys.stderr)
     finally:
         machine.run(f"systemctl start {units}")
-    return on, off, spent
+    return sent, spent
 
 
 def middle(rounds: list[list[float]], part: float) -> float:
@@ -219,15 +222,13 @@ def middle(rounds: list[list[float]], part: float) -> float:
     return statistics.median(quantile(each, part) for each in rounds)
 
 
-def between(
-    on: list[list[float]], off: list[list[float]], part: float
-) -> tuple[float, float, float]:
+def between(some: list[list[float]], others: list[list[float]], part: float) -> str:
     """
-    The ratio of the medians, and where 90 of 100 such measurements would lie: by drawing as many pairs
-    of rounds anew, 2,000 times (https://en.wikipedia.org/wiki/Bootstrapping_(statistics)).
+    The ratio of the medians, and where 90 of 100 such measurements would lie: by drawing as many
+    rounds anew, 2,000 times (https://en.wikipedia.org/wiki/Bootstrapping_(statistics)).
     """
-    one = [quantile(each, part) for each in on]
-    other = [quantile(each, part) for each in off]
+    one = [quantile(each, part) for each in some]
+    other = [quantile(each, part) for each in others]
     draw = random.Random(1)
     drawn = []
     for _ in range(2000):
@@ -236,7 +237,8 @@ def between(
             statistics.median(one[i] for i in chosen) / statistics.median(other[i] for i in chosen)
         )
     drawn.sort()
-    return statistics.median(one) / statistics.median(other), drawn[100], drawn[1900]
+    ratio = statistics.median(one) / statistics.median(other)
+    return f"{ratio:.2f} ({drawn[100]:.2f} to {drawn[1900]:.2f})"
 
 
 def quantile(took: list[float], part: float) -> float:
@@ -268,20 +270,17 @@ def main() -> int:
     with Weights(given.topology) as weights:
         if weights.effective:
             print("the units' CPUWeight= is set from the host", file=sys.stderr)
-        on, off, spent = side_by_side(machine, weights, given.rounds, given.rate, given.load)
+        sent, spent = side_by_side(machine, weights, given.rounds, given.rate, given.load)
 
     print(
         f"\n| {given.rate} requests/s, {given.rounds} times {given.load:.0f} s, in turn |", end=""
     )
     print(" p50, ms | p95, ms | p99, ms |\n| --- | --- | --- | --- |")
-    for name, rounds in (("with all that watches", on), ("without", off)):
-        print(f"| {name} | " + " | ".join(f"{middle(rounds, q):.2f}" for q in QUANTILES) + " |")
-    compared = [between(on, off, q) for q in QUANTILES]
-    print(
-        "| ratio | "
-        + " | ".join(f"{ratio:.2f} ({low:.2f} to {high:.2f})" for ratio, low, high in compared)
-        + " |"
-    )
+    for kind, each in sent.items():
+        print(f"| {kind} | " + " | ".join(f"{middle(each, q):.2f}" for q in QUANTILES) + " |")
+    on, off, again = sent.values()
+    for name, some in (("with / without", on), ("noise: once more / without", again)):
+        print(f"| {name} | " + " | ".join(between(some, off, q) for q in QUANTILES) + " |")
     print("\n| daemon | µs of processor time a request |\n| --- | --- |")
     for unit, each in sorted(spent.items(), key=lambda one: -statistics.median(one[1])):
         print(f"| {unit} | {statistics.median(each):.0f} |")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,7 +66,13 @@ class Weights:
         if not self.effective:
             return
         for folder, _, _ in os.walk(CONTROLLER / self.top, topdown=False):
-            for pid in (Path(folder) / "cgroup.procs").read_text().split():
-                with contextlib.suppress(ProcessLookupError):
-                    (CONTROLLER / "cgroup.procs").write_text(pid)
-            Path(folder).rmdir()
+            # A process that is moved may just have had a child here.
+            for _ in range(100):
+                for pid in (Path(folder) / "cgroup.procs").read_text().split():
+                    with contextlib.suppress(ProcessLookupError):
+                        (CONTROLLER / "cgroup.procs").write_text(pid)
+                try:
+                    Path(folder).rmdir()
+                    break
+                except OSError:
+                    time.sleep(0.05)

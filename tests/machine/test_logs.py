@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import shlex
 import time
 import uuid
 from collections import Counter
@@ -159,6 +160,27 @@ def test_the_journal_drops_none_of_a_busy_services_lines(lab: Lab) -> None:
     assert int(lab.run(f"journalctl -u {mark} -o cat | grep -c '^{mark} '")) == count
     found = f"cat {CENTRAL}/{lab.name}/system.log* | grep -o '{mark} [0-9]*\"' | sort -u | wc -l"
     lab.wait("all in the central log", lambda: int(lab.run(found)) == count, 60)
+
+
+def test_no_word_that_an_ordinary_user_logs_stops_the_shipper(lab: Lab) -> None:
+    """Of these fields journald itself vouches for none; each of these words stopped it for ever."""
+    mark = uuid.uuid4().hex
+    log = f"""
+from systemd import journal
+journal.sendv("MESSAGE=a-{mark}", "PRIORITY=banana")
+journal.sendv("MESSAGE=b-{mark}", "PRIORITY=3", "PRIORITY=4")
+journal.sendv("MESSAGE=c-{mark}", "SYSLOG_IDENTIFIER=x", "SYSLOG_IDENTIFIER=y")
+journal.sendv("MESSAGE=d-{mark}")
+"""
+    before = lab.run("systemctl show -P NRestarts journal-shipper")
+    lab.run(f"setpriv --reuid nobody --regid nogroup --clear-groups python3 -c {shlex.quote(log)}")
+
+    def arrived() -> list[str]:
+        found = [one.get("message", "") for one in show(lab, "--since=2m", "--service=system")]
+        return sorted(one for one in found if one.endswith(mark))
+
+    lab.wait("all lines", lambda: arrived() == [f"{one}-{mark}" for one in "abcd"], 10)
+    assert lab.run("systemctl show -P NRestarts journal-shipper") == before
 
 
 def test_a_sender_that_is_not_of_the_topology_is_refused(lab: Lab) -> None:
