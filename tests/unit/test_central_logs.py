@@ -121,6 +121,25 @@ def test_a_sender_is_who_its_folder_says_and_cannot_write_to_the_terminal(store:
         )
 
 
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("block", [1, 7, 150, 1 << 20])
+def test_a_request_is_found_wherever_a_block_ends(
+    program: ModuleType, store: Store, block: int, packed: bool
+) -> None:
+    program.BLOCK = block  # type: ignore[attr-defined]
+    wanted = [line(number, data={"request_id": "r-1"}) for number in range(3)]
+    other = [line(number, data={"request_id": f"r-{number}"}) for number in range(10, 30)]
+    name = "edge1/haproxy.log" + ".1893585600000000000.gz" * packed
+    store.put(name, wanted[0], *other[:9], wanted[1], *other[9:], wanted[2].rstrip(), packed=packed)
+    path = str(store.folder / name)
+    assert [json.loads(raw) for raw in program.lines(path)] == [
+        json.loads(one) for one in (wanted[0], *other[:9], wanted[1], *other[9:], wanted[2])
+    ]
+    asked = program.Asked(request="r-1")
+    found = [entry["cursor"] for _, _, entry in program.search(str(store.folder), asked)]
+    assert found == ["s=1;i=0", "s=1;i=1", "s=1;i=2"]
+
+
 def test_half_lines_and_strange_files_are_passed_over(store: Store) -> None:
     store.put(
         "a/x.log",
