@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import subprocess
 import time
@@ -38,6 +39,9 @@ def command(where: Topology) -> int:
     words += ["-o", "ControlMaster=no", "-o", "ControlPath=none", "-o", "ExitOnForwardFailure=yes"]
     for name, port in ports.items():
         words += ["-L", f"127.0.0.1:{port}:127.0.0.1:{PORTS[name]}"]
+    # `kill` and a terminal that is closed end it as Ctrl-C does, tunnel and all.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
     tunnel = subprocess.Popen([*words, monitors[0]], stdin=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 20

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import re
+import signal
 import ssl
+import subprocess
+import sys
 import time
+import urllib.error
+import urllib.request
 
 import pytest
 from alarm import forget, listening, query, wait_until_quiet
-from lab_machine import Lab
+from lab_machine import ROOT, Lab
 
 UNITS = ("collectd", "prometheus", "prometheus-alertmanager")
 
@@ -68,6 +74,30 @@ def test_every_rule_is_loaded_and_evaluates(lab: Lab) -> None:
     rules = [rule for group in answer["data"]["groups"] for rule in group["rules"]]
     assert len(rules) > 30
     assert [rule["name"] for rule in rules if rule["health"] == "err"] == []
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_the_tunnel_to_the_pages_is_there_as_long_as_make_dashboard(lab: Lab, how: int) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "control", "dashboard"],
+        cwd=ROOT,
+        env={**os.environ, "TOPOLOGY": lab.topology, "SUITE": ""},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout
+    try:
+        address = process.stdout.readline().strip()
+        with urllib.request.urlopen(address, timeout=10) as answer:
+            assert b'"panels"' in answer.read()
+        process.send_signal(how)
+        assert process.wait(20) == 0
+        assert "the tunnel is closed" in process.stdout.read()
+    finally:
+        process.kill()
+    with pytest.raises(urllib.error.URLError, match="refused"):
+        urllib.request.urlopen(address, timeout=10)
 
 
 def test_every_page_is_there_and_every_panel_has_something_to_show(lab: Lab) -> None:
