@@ -214,8 +214,6 @@ def test_no_request_is_lost_while_releases_and_settings_are_rolled(deploys: Depl
     for mode in RATES:
         print(f"{mode}: p99 {calm[mode][1]:.1f} ms before, {busy[mode]:.1f} ms during the rolls")
         print(loads[mode].result.summary())
-        # Of the same clients in the same run: how slow the machine is cancels out.
-        assert busy[mode] <= 3 * calm[mode][1], mode
     judge(results, before, lab.count())
     assert sum(result.ok for result in results) >= 20_000
     lab.apply(PILLAR=QUICK)
