@@ -23,7 +23,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from weights import Weights
@@ -197,8 +197,9 @@ def side_by_side(
         for number in range(rounds):
             kinds = kinds[1:] + kinds[:1]
             for kind in kinds:
-                machine.run(f"systemctl {KINDS[kind]} {units}")
-                if KINDS[kind] == "start":
+                verb = KINDS[kind]
+                machine.run(f"systemctl {verb} {units}")
+                if verb == "start":
                     machine.run("python3 -", READY)
                 weights.set(asked)
                 time.sleep(2)
@@ -206,7 +207,7 @@ def side_by_side(
                 answers = [took for _, took in asyncio.run(load(machine, rate, seconds))]
                 _, after = machine.probe()
                 sent[kind].append(answers)
-                if KINDS[kind] == "start":
+                if verb == "start":
                     for unit in after:
                         used = (after[unit][0] - before[unit][0]) / 1000 / len(answers)
                         spent.setdefault(unit, []).append(used)
@@ -229,16 +230,15 @@ def between(some: list[list[float]], others: list[list[float]], part: float) -> 
     """
     one = [quantile(each, part) for each in some]
     other = [quantile(each, part) for each in others]
-    draw = random.Random(1)
-    drawn = []
-    for _ in range(2000):
-        chosen = draw.choices(range(len(one)), k=len(one))
-        drawn.append(
-            statistics.median(one[i] for i in chosen) / statistics.median(other[i] for i in chosen)
+
+    def ratio(rounds: Sequence[int]) -> float:
+        return statistics.median(one[i] for i in rounds) / statistics.median(
+            other[i] for i in rounds
         )
-    drawn.sort()
-    ratio = statistics.median(one) / statistics.median(other)
-    return f"{ratio:.2f} ({drawn[100]:.2f} to {drawn[1900]:.2f})"
+
+    draw, whole = random.Random(1), range(len(one))
+    drawn = sorted(ratio(draw.choices(whole, k=len(one))) for _ in range(2000))
+    return f"{ratio(whole):.2f} ({drawn[100]:.2f} to {drawn[1900]:.2f})"
 
 
 def quantile(took: list[float], part: float) -> float:

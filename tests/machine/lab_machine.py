@@ -37,6 +37,11 @@ class Lab:
         self.url = self.make("-s", "url").stdout.strip()
         self.address = self.url.removeprefix("https://").rstrip("/")
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the controller's commands run in, to be about this topology."""
+        return {**os.environ, "TOPOLOGY": self.topology, "SUITE": ""}
+
     def make(
         self, *words: str, timeout: int = 600, check: bool = True, **settings: str
     ) -> subprocess.CompletedProcess[str]:
@@ -48,7 +53,7 @@ class Lab:
             capture_output=True,
             timeout=timeout,
             stdin=subprocess.DEVNULL,
-            env={**os.environ, "TOPOLOGY": self.topology, "SUITE": "", **settings},
+            env={**self.environment, **settings},
         )
         if check and done.returncode:
             raise AssertionError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import os
 import re
 import shlex
 import subprocess
@@ -54,7 +53,7 @@ def failing(lab: Lab, pages: Iterable[Path]) -> list[str]:
         done = subprocess.run(
             ["bash", "-o", "pipefail", "-c", filled(check.command)],
             cwd=ROOT, stdin=subprocess.DEVNULL,
-            env={**os.environ, "TOPOLOGY": lab.topology, "SUITE": ""},
+            env=lab.environment,
             capture_output=True, text=True, timeout=120, check=False,
         )  # fmt: skip
         answers[check] = (done.returncode, done.stdout + done.stderr)

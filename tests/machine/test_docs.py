@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -43,7 +42,6 @@ def nothing_is_alerted(lab: Lab) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=str)
 def test_runnable_blocks_do_what_the_page_says(lab: Lab, page: Path) -> None:
-    environment = {**os.environ, "TOPOLOGY": lab.topology, "SUITE": ""}
     for line, steps in runnable.blocks(ROOT / page):
         for step in steps:
             where = f"{page}:{line}: {step.command}"
@@ -55,7 +53,7 @@ def test_runnable_blocks_do_what_the_page_says(lab: Lab, page: Path) -> None:
             else:
                 done = subprocess.run(
                     ["bash", "-o", "pipefail", "-c", step.command],
-                    cwd=ROOT, env=environment, stdin=subprocess.DEVNULL,
+                    cwd=ROOT, env=lab.environment, stdin=subprocess.DEVNULL,
                     capture_output=True, text=True, timeout=120, check=False,
                 )  # fmt: skip
             printed = done.stdout + done.stderr

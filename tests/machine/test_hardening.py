@@ -276,15 +276,15 @@ def test_what_we_tell_systemd_is_what_it_goes_by(lab: Lab) -> None:
     undone = []
     for path in found:
         name = path.removeprefix("/etc/").split(".d/")[0]
-        last = dict(_settings(lab.run(f"systemd-analyze cat-config {name}")))
-        ours = dict(_settings(lab.run(f"cat {path}")))
+        last = _settings(lab.run(f"systemd-analyze cat-config {name}"))
+        ours = _settings(lab.run(f"cat {path}"))
         undone += [f"{path}: {k}={v}: {last[k]}" for k, v in ours.items() if last[k] != v]
     assert undone == []
 
 
-def _settings(text: str) -> list[tuple[str, str]]:
-    """``[(key, value)]`` in turn; none of ours is a key of two sections."""
-    return re.findall(r"^([A-Z][A-Za-z]*)=(.*)$", text, re.MULTILINE)
+def _settings(text: str) -> dict[str, str]:
+    """``{key: its last value}``; none of ours is a key of two sections."""
+    return dict(re.findall(r"^([A-Z][A-Za-z]*)=(.*)$", text, re.MULTILINE))
 
 
 def test_a_crash_leaves_no_core(lab: Lab) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import re
 import signal
 import ssl
@@ -81,7 +80,7 @@ def test_the_tunnel_to_the_pages_is_there_as_long_as_make_dashboard(lab: Lab, ho
     process = subprocess.Popen(
         [sys.executable, "-m", "control", "dashboard"],
         cwd=ROOT,
-        env={**os.environ, "TOPOLOGY": lab.topology, "SUITE": ""},
+        env=lab.environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         text=True,

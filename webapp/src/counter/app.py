@@ -21,7 +21,8 @@ from counter.release import Release
 from counter.store import Store, StoreError
 
 View = Callable[[Request], Response]
-# The key of a request's environ under which the server says when it came.
+# The key of a request's environ under which the server says when it came, in `time.monotonic()`: it
+# may have waited for a thread since.
 ARRIVAL = "counter.arrival"
 
 
@@ -58,7 +59,7 @@ def count(request: Request) -> Response:
         response = _text(200, "")
         del response.content_length
         return response
-    seen = _context(request).store.increment(_arrival(request))
+    seen = _context(request).store.increment(request.environ[ARRIVAL])
     return _text(200, f"Hello World! I have been seen {seen} times.\n")
 
 
@@ -73,7 +74,7 @@ def readyz(request: Request) -> Response:
     context = _context(request)
     if context.draining.is_set():
         return _text(404, "draining\n")
-    context.store.ping(_arrival(request))
+    context.store.ping(request.environ[ARRIVAL])
     return _text(200, "ready\n")
 
 
@@ -101,11 +102,6 @@ def _reads_only(view: View) -> View:
 
 def _context(request: Request) -> Context:
     return request.registry.counter
-
-
-def _arrival(request: Request) -> float:
-    """When the request came, in `time.monotonic()`: it may have waited for a thread since."""
-    return request.environ.get(ARRIVAL) or time.monotonic()
 
 
 def _text(status: int, body: str) -> Response:
