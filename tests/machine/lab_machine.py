@@ -15,6 +15,8 @@ from pathlib import Path
 
 import testinfra
 
+from tests.timings import measured
+
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
@@ -46,15 +48,16 @@ class Lab:
         self, *words: str, timeout: int = 600, check: bool = True, **settings: str
     ) -> subprocess.CompletedProcess[str]:
         """Type `make WORDS` for this topology, settings as environment variables."""
-        done = subprocess.run(
-            ["make", *words],
-            cwd=ROOT,
-            text=True,
-            capture_output=True,
-            timeout=timeout,
-            stdin=subprocess.DEVNULL,
-            env={**self.environment, **settings},
-        )
+        with measured("make", " ".join(words)):
+            done = subprocess.run(
+                ["make", *words],
+                cwd=ROOT,
+                text=True,
+                capture_output=True,
+                timeout=timeout,
+                stdin=subprocess.DEVNULL,
+                env={**self.environment, **settings},
+            )
         if check and done.returncode:
             raise AssertionError(
                 f"make {' '.join(words)}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
@@ -69,19 +72,20 @@ class Lab:
         Output of a shell command as root on the machine. What is secret goes through ``data``, its
         standard input: sudo writes every command into the journal.
         """
-        done = subprocess.run(
-            [
-                "ssh",
-                "-F",
-                str(self.state / "ssh_config"),
-                self.host,
-                f"sudo -n sh -c {shlex.quote(command)}",
-            ],
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            input=data,
-        )
+        with measured("ssh", command.split("\n")[0][:60]):
+            done = subprocess.run(
+                [
+                    "ssh",
+                    "-F",
+                    str(self.state / "ssh_config"),
+                    self.host,
+                    f"sudo -n sh -c {shlex.quote(command)}",
+                ],
+                capture_output=True,
+                text=True,
+                timeout=timeout,
+                input=data,
+            )
         if check and done.returncode:
             raise AssertionError(f"{command}: exit {done.returncode}\n{done.stdout}{done.stderr}")
         return done.stdout
@@ -141,11 +145,12 @@ class Lab:
                 handle.stop()
 
     def wait(self, what: str, condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
-        deadline = time.monotonic() + seconds
-        while not condition():
-            if time.monotonic() > deadline:
-                raise AssertionError(f"{what}: not within {seconds} s")
-            time.sleep(0.1)
+        with measured("wait", what):
+            deadline = time.monotonic() + seconds
+            while not condition():
+                if time.monotonic() > deadline:
+                    raise AssertionError(f"{what}: not within {seconds} s")
+                time.sleep(0.1)
 
     @contextlib.contextmanager
     def needle(self, name: str) -> Iterator[str]:

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from tests.timings import measured
+
 FOLDER = Path(__file__).resolve().parents[2] / ".cache"
 _held: list[IO[str]] = []
 
@@ -53,8 +55,10 @@ def alone() -> Iterator[None]:
     with shared():
         # Given back first: two that held their shares and wanted the whole would wait for ever.
         fcntl.flock(_held[0], fcntl.LOCK_UN)
-        _take(_held[0], fcntl.LOCK_EX)
+        with measured("turn", "waits for the computer alone"):
+            _take(_held[0], fcntl.LOCK_EX)
         try:
-            yield
+            with measured("turn", "has the computer alone"):
+                yield
         finally:
             fcntl.flock(_held[0], fcntl.LOCK_SH)
