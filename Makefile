@@ -6,6 +6,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
+# Without its cache of compiled modules every start of Salt takes a second more.
+unexport PYTHONDONTWRITEBYTECODE
 
 PYTHON ?= python3
 SETTINGS := TOPOLOGY HOST SUITE PROVIDER TEST PILLAR SLS CMD SERVICE REQUEST SINCE FOLLOW VERSION YES SECRET WHY FORCE IDENTITY
@@ -93,21 +95,31 @@ releases: $(VENV)/.control ## What is stored, and what runs where
 lint: $(VENV)/.dev ## Style of Python, shell, YAML, states; schemas of CI and pillar
 	@lint/run
 
-.PHONY: test-unit
-test-unit: $(VENV)/.dev $(VENV)/.cloud tests-need ## Tests that need no machine (under a minute or two)
-	@$(VENV)/bin/python -m pytest webapp/tests cloud/saltext-digitalocean/tests tests/unit $(ARGS)
+UNIT_TESTS := webapp/tests cloud/saltext-digitalocean/tests tests/unit
+PYTEST := $(VENV)/bin/python -m pytest
+# Machines of several topologies side by side: more of them than cores, for they mostly wait.
+SIDE_BY_SIDE := -n 5 --dist loadscope --no-loadscope-reorder
 
-# Machines of two topologies at a time; see tests/machine/turns.py.
-SIDE_BY_SIDE ?= -n 2 --dist loadscope
+# TESTS=path::name narrows each of these to a test or a file, ARGS= is pytest's own.
+.PHONY: test-unit
+test-unit: $(VENV)/.dev $(VENV)/.cloud tests-need ## Tests that need no machine [TESTS=path::name] [ARGS=-x]
+	@$(PYTEST) $(or $(TESTS),-n logical --dist loadscope $(UNIT_TESTS)) $(ARGS)
 
 .PHONY: test
-test: $(VENV)/.dev $(VENV)/.cloud tests-need ## Everything, on real machines of Debian 13 and 12
-	@$(VENV)/bin/python -m pytest $(SIDE_BY_SIDE) webapp/tests cloud/saltext-digitalocean/tests \
-	    tests/unit tests/machine $(ARGS)
+test: $(VENV)/.dev $(VENV)/.cloud tests-need ## What a change must pass: every promise, on real machines [TESTS=path::name] [ARGS=-x]
+	@$(PYTEST) $(or $(TESTS),--tier=test $(SIDE_BY_SIDE) tests/machine $(UNIT_TESTS)) $(ARGS)
+
+.PHONY: test-all
+test-all: $(VENV)/.dev $(VENV)/.cloud tests-need ## Everything, on Debian 13 and 12, with the fault runs: hours [TESTS=…] [ARGS=…]
+	@$(PYTEST) $(or $(TESTS),--tier=all $(SIDE_BY_SIDE) tests/machine $(UNIT_TESTS)) $(ARGS)
 
 .PHONY: test-faults
-test-faults: $(VENV)/.dev tests-need ## The long fault runs alone: every service stopped and frozen, and more
-	@$(VENV)/bin/python -m pytest -m faults tests/machine $(ARGS)
+test-faults: $(VENV)/.dev tests-need ## The long fault runs alone: every service stopped and frozen, and more [TESTS=…] [ARGS=…]
+	@$(PYTEST) $(or $(TESTS),--tier=faults tests/machine) $(ARGS)
+
+.PHONY: test-times
+test-times: $(VENV)/.dev ## Where the time of the last test run went [ARGS=rows]
+	@$(VENV)/bin/python -m tests.timings $(ARGS)
 
 .PHONY: audit
 audit: $(VENV)/audit/.whole ## Known vulnerabilities in any locked package; asks the advisories of PyPI
@@ -187,7 +199,7 @@ $(DOCS_VENV)/.done: requirements/docs.lock bootstrap/install.py | $(VENV)/bin/py
 	@$(DOCS_VENV)/bin/python bootstrap/install.py $< && touch $@
 
 # Programs that the tests use: a real Redis, and the eyes of an outsider.
-TEST_PACKAGES := redis-server haproxy age openssl curl testssl.sh nmap fail2ban prometheus prometheus-alertmanager
+TEST_PACKAGES := rsync redis-server haproxy age openssl curl testssl.sh nmap fail2ban prometheus prometheus-alertmanager
 .PHONY: tests-need
 tests-need:
 	@missing=; for package in $(TEST_PACKAGES); do \

@@ -15,6 +15,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import Refused
@@ -255,6 +256,12 @@ def run_quiet(command: Sequence[str], cwd: str | None = None) -> None:
         raise Refused(f"{' '.join(command)}: {(done.stderr or done.stdout).strip()}")
 
 
+def container_name(topology: Topology, machine: str) -> str:
+    """Name of a machine's container on this host. No topology's and no machine's name has a ``_``,
+    so that machine ``eu-web1`` of topology ``bz`` is never ``web1`` of ``bz-eu``."""
+    return f"counter_{topology.name}_{machine}"
+
+
 def containers() -> list[str]:
     """Names of the lab's containers on this host, whichever checkout made them."""
     listed = subprocess.run(sudo(["lxc-ls", "-1"]), capture_output=True, text=True, check=False)
@@ -262,7 +269,7 @@ def containers() -> list[str]:
         raise Refused(
             f"lxc-ls failed, so nothing is known of the machines: {listed.stderr.strip()}"
         )
-    return [name for name in listed.stdout.split() if name.startswith("counter-")]
+    return [name for name in listed.stdout.split() if name.startswith(("counter_", "counter-"))]
 
 
 def vagrant(*words: str, provider_name: str) -> list[str]:
@@ -337,7 +344,7 @@ def remove(topology: Topology, names: Sequence[str]) -> None:
     if done.returncode:
         raise Refused(f"vagrant destroy failed:\n{(done.stderr or done.stdout).strip()}")
     for name in names:
-        (CACHE / "machines" / f"counter-{topology.name}-{name}").unlink(missing_ok=True)
+        _note(container_name(topology, name)).unlink(missing_ok=True)
 
 
 def made_suite(topology: Topology) -> str | None:
@@ -392,44 +399,79 @@ def box(suite_name: str) -> None:
     )
 
 
+@dataclass(frozen=True)
+class Claim:
+    """Who made a container on this host: a checkout, for a topology's machine at an address."""
+
+    checkout: Path
+    topology: str
+    machine: str
+    address: str
+
+    @property
+    def is_in_force(self) -> bool:
+        """Whether the checkout is still there and still has machines of that topology."""
+        return (self.checkout / ".lab" / self.topology).exists()
+
+
+def _note(container: str) -> Path:
+    """File that says whose a container is; all checkouts of this user share the folder."""
+    return CACHE / "machines" / container
+
+
+def claims() -> dict[str, Claim]:
+    """``{container: claim}`` of all checkouts on this host."""
+    found = {}
+    for note in sorted((CACHE / "machines").glob("counter_*_*")):
+        _, topology, machine = note.name.split("_")
+        checkout, address = (*note.read_text(encoding="utf-8").splitlines(), "", "")[:2]
+        found[note.name] = Claim(Path(checkout), topology, machine, address)
+    return found
+
+
 def _due() -> list[str]:
-    """Machines that a checkout has claimed and may be making right now."""
-    notes = (CACHE / "machines").glob("counter-*")
-    return [
-        note.name
-        for note in notes
-        if (Path(note.read_text(encoding="utf-8").strip()) / ".lab").exists()
-    ]
+    """Containers that a checkout has claimed and may be making right now."""
+    return [container for container, claim in claims().items() if claim.is_in_force]
 
 
 def claim(topology: Topology) -> None:
     """
     Make sure that the machines to be are ours: a container left by an interrupted run of this
     checkout, or of one that is gone, is removed; one of another checkout is named and left.
+
+    Refused, before anything is made, when a machine of another topology has one of the addresses.
     """
-    owners = CACHE / "machines"
-    owners.mkdir(parents=True, exist_ok=True)
-    existing = containers()
-    for name in topology.machines:
-        container = f"counter-{topology.name}-{name}"
-        note = owners / container
-        owner = note.read_text(encoding="utf-8").strip() if note.exists() else ""
-        known = (state(topology) / "vagrant" / "machines" / name / "lxc" / "id").exists()
-        if container in existing and not known:
-            if not owner:
+    existing, known = containers(), claims()
+    ours = {container_name(topology, name): machine for name, machine in topology.machines.items()}
+    addresses = {machine.address: name for name, machine in topology.machines.items()}
+    for container, other in known.items():
+        taken = container in existing and container not in ours and other.address in addresses
+        if taken and other.is_in_force:
+            raise Refused(
+                f"{topology.name}: machine {addresses[other.address]} has address {other.address},"
+                f" which machine {other.machine} of topology {other.topology} uses on this host:"
+                f" 'make down TOPOLOGY={other.topology}' in {other.checkout}, or another address in"
+                f" pillar/topologies/{topology.name}.yaml"
+            )
+    for container, machine in ours.items():
+        owner = known.get(container)
+        made = state(topology) / "vagrant" / "machines" / machine.name / "lxc" / "id"
+        if container in existing and not made.exists():
+            if owner is None:
                 # A note is written before the first container: this one is somebody else's.
                 raise Refused(
                     f"machine {container} is there but was not made by you: whoever made it runs"
                     f" 'make down TOPOLOGY={topology.name}', or remove it with lxc-destroy"
                 )
-            if owner != str(ROOT) and (Path(owner) / ".lab" / topology.name).exists():
+            if owner.checkout != ROOT and owner.is_in_force:
                 raise Refused(
-                    f"machine {container} runs already, for the checkout in {owner}:"
+                    f"machine {container} runs already, for the checkout in {owner.checkout}:"
                     f" 'make down TOPOLOGY={topology.name}' there first"
                 )
             say(f"removing {container}, left half-made by an interrupted run")
             _destroy(container)
-        note.write_text(f"{ROOT}\n", encoding="utf-8")
+        _note(container).parent.mkdir(parents=True, exist_ok=True)
+        _note(container).write_text(f"{ROOT}\n{machine.address}\n", encoding="utf-8")
 
 
 def bring_up(topology: Topology) -> None:
@@ -513,17 +555,15 @@ def take_down(topology: Topology) -> None:
         )
         if done.returncode:
             raise Refused(f"vagrant destroy failed:\n{(done.stderr or done.stdout).strip()}")
-    owners = CACHE / "machines"
     if shutil.which("lxc-ls"):
-        existing = containers()
+        existing, known = containers(), claims()
         for name in topology.machines:
-            container = f"counter-{topology.name}-{name}"
-            note = owners / container
-            owner = note.read_text(encoding="utf-8").strip() if note.exists() else ""
-            if container in existing and owner == str(ROOT):
-                _destroy(container)
-            if owner == str(ROOT):
-                note.unlink(missing_ok=True)
+            container = container_name(topology, name)
+            owner = known.get(container)
+            if owner and owner.checkout == ROOT:
+                if container in existing:
+                    _destroy(container)
+                _note(container).unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
     with host_lock():
         release_network()

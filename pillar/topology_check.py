@@ -6,6 +6,7 @@ none of them believes what the other refuses. Needs nothing but jsonschema.
 
 import difflib
 import ipaddress
+import re
 
 # Without one of each there is no service to give.
 NEEDED = ("edge", "app", "store")
@@ -67,6 +68,8 @@ def _explain(error):
 
 def _contradictions(data, name):
     found = []
+    if name is not None and not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,40}", name):
+        found.append(f"file name: {name!r}: allowed: a-z, 0-9 and -, at most 41")
     if name is not None and data.get("name", name) != name:
         found.append(f"name: {data['name']} is not the file's own, {name}")
     try:

@@ -7,6 +7,7 @@ would do and not what somebody once typed.
 from __future__ import annotations
 
 import concurrent.futures
+import functools
 import json
 import os
 import re
@@ -130,7 +131,6 @@ def _ask(folder: Path, topology: str, name: str) -> dict[str, Any]:
         text=True,
         check=False,
         timeout=120,
-        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
     )
     if done.returncode:
         raise RuntimeError(f"{topology}/{name}: Salt ended with {done.returncode}\n{done.stderr}")
@@ -139,6 +139,7 @@ def _ask(folder: Path, topology: str, name: str) -> dict[str, Any]:
     return answer
 
 
+@functools.cache
 def load_topology(name: str) -> Topology:
     """
     Topology ``name`` with what each of its machines applies and lets in.

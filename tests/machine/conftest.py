@@ -1,8 +1,9 @@
 """Real machines, made by the project's own `make up`, for the tests that talk to them.
 
-Two topologies of one machine each: `dev` (Debian 13) and `dev12` (Debian 12). A machine that is
-up already is converged again and left up; one that the tests made is removed when they end, also
-when they fail.
+Three topologies of one machine each: `dev` and `twin` (Debian 13; two, so that their tests run side
+by side) and `dev12` (Debian 12). `dev` is the one of `make up`: up already, it is converged again
+and left up. What the tests made is removed when they end, also when they fail; what a killed run
+left is taken over by the next.
 """
 
 from __future__ import annotations
@@ -12,19 +13,23 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import evidence
+import networks
 import pytest
-import turns
-from lab_machine import ROOT, KitchenLab, Lab
+from lab_machine import ROOT, KitchenLab, Lab, made
 from xdist.scheduler import LoadScopeScheduling
 
-# TEST_TOPOLOGIES chooses others of one machine: TEST_TOPOLOGIES=dev make test
-TOPOLOGIES = os.environ.get("TEST_TOPOLOGIES", "dev dev12").split()
+# TEST_TOPOLOGIES chooses among them: TEST_TOPOLOGIES=dev make test
+TOPOLOGIES = os.environ.get("TEST_TOPOLOGIES", "dev twin dev12").split()
 if "KITCHEN_HOSTNAME" in os.environ:
     TOPOLOGIES = ["kitchen"]
+# Files whose tests run on the twin where there is one: half of the work of Debian 13.
+ON_THE_TWIN = ("test_backup", "test_bans", "test_deploy", "test_firewall", "test_filebeat")
+ADDRESSES = {"dev": 10, "dev12": 12, "twin": 13}
 
 
-class ByTopology(LoadScopeScheduling):
-    """All tests of one topology go to one worker, in order; others by their file. (xdist's own
+class ByMachine(LoadScopeScheduling):
+    """All tests of one machine go to one worker, in order; others by their file. (xdist's own
     groups do nothing under pytest 9.)"""
 
     def _split_scope(self, nodeid: str) -> str:
@@ -35,60 +40,61 @@ class ByTopology(LoadScopeScheduling):
         return file
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByTopology:
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByMachine:
     """Machines run side by side, as many as there are workers."""
-    return ByTopology(config, log)
+    return ByMachine(config, log)
 
 
-# Before pytest itself takes what `-m` does not choose.
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what the first machine has shown; see the markers' text in pyproject.toml."""
-
-    def again(item: pytest.Item, marker: str) -> bool:
-        chosen = getattr(item, "callspec", None)
-        return bool(
-            chosen
-            and item.get_closest_marker(marker)
-            and chosen.params.get("lab", TOPOLOGIES[0]) != TOPOLOGIES[0]
-        )
-
-    for item in items:
-        if again(item, "long_again"):
-            item.add_marker("long")
-    left_out = {item for item in items if again(item, "one_release")}
-    if left_out:
-        config.hook.pytest_deselected(items=list(left_out))
-        items[:] = [item for item in items if item not in left_out]
+def pytest_configure(config: pytest.Config) -> None:
+    networks.lease()
 
 
-@pytest.fixture(scope="session", params=TOPOLOGIES)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """The machines that a test runs on: one of Debian 13, and that of Debian 12."""
+    if "lab" not in metafunc.fixturenames:
+        return
+    chosen = list(TOPOLOGIES)
+    if "dev" in chosen and "twin" in chosen:
+        on_twin = metafunc.module.__name__.rpartition(".")[2] in ON_THE_TWIN
+        chosen.remove("dev" if on_twin else "twin")
+    metafunc.parametrize("lab", chosen, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
 def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     """A converged machine; see the module's text."""
-    topology = request.param
-    if topology == "kitchen":
+    if request.param == "kitchen":
         yield KitchenLab()
         return
-    made_here = not (ROOT / ".lab" / topology / "ssh_config").exists()
-    machine = Lab(topology)
-    try:
-        with turns.shared():
-            machine.up_output = machine.make("up", timeout=1200).stdout  # type: ignore[attr-defined]
-        yield machine
-    finally:
-        if made_here:
-            machine.make("down", check=False)
+    topology = networks.named(request.param)
+    written = None
+    if request.param == "twin" or topology != request.param:
+        machine = {"address": networks.address(ADDRESSES[request.param]), "memory": 1024, "cpus": 2}
+        roles = ["edge", "app", "store", "monitor"]
+        suite = "bookworm" if request.param == "dev12" else "trixie"
+        written = networks.write(topology, {topology: {**machine, "roles": roles}}, suite=suite)
+    with made(Lab(topology)) as it:
+        yield it
+    if written:
+        written.unlink()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Any:
+    """Keep what is needed to understand a failure, and say where it lies."""
+    report = yield
+    if report.failed and report.when != "teardown":
+        machine = next(
+            (one for one in getattr(item, "funcargs", {}).values() if isinstance(one, Lab)), None
+        )
+        if machine:
+            folder = evidence.keep(machine, item.nodeid)
+            report.sections.append(("kept", f"{folder.relative_to(ROOT)}/"))
+    return report
 
 
 @pytest.fixture(autouse=True)
-def turn() -> Iterator[None]:
-    """Tests of other machines may run beside this one, but none that sends load."""
-    with turns.shared():
-        yield
-
-
-@pytest.fixture(autouse=True)
-def leave_it_well(lab: Lab, turn: None) -> Iterator[None]:
+def leave_it_well(lab: Lab) -> Iterator[None]:
     """Every test begins with all instances taking requests, whatever the one before did."""
     lab.wait("all instances up before the test", lab.all_ready)
     yield

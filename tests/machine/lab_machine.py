@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import os
 import re
@@ -31,9 +32,15 @@ PATIENCE = 60
 class Lab:
     """One machine of the lab and the ways to reach it."""
 
+    # What `make up` printed.
+    up_output = ""
+    # The last commands with what they printed, for who has to understand a failure.
+    commands: collections.deque[tuple[str, subprocess.CompletedProcess[str]]]
+
     def __init__(self, topology: str) -> None:
         self.topology = topology
         self.host = self.name = topology
+        self.commands = collections.deque(maxlen=5)
         self.state = ROOT / ".lab" / topology
         self.ca = str(self.state / "ca.pem")
         self.url = self.make("-s", "url").stdout.strip()
@@ -58,6 +65,7 @@ class Lab:
                 stdin=subprocess.DEVNULL,
                 env={**self.environment, **settings},
             )
+        self.commands.append((" ".join(words), done))
         if check and done.returncode:
             raise AssertionError(
                 f"make {' '.join(words)}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
@@ -130,13 +138,13 @@ class Lab:
         return int(found.group(1))
 
     async def load(self, **options: object) -> Result:
-        with turns.alone():
+        with turns.one_load():
             return await run_load(self.url, cacert=self.ca, **options)  # type: ignore[arg-type]
 
     @contextlib.contextmanager
     def under_load(self, **options: object) -> Iterator[LoadHandle]:
         """A checked load that runs as long as the block, at most as long as a test may take."""
-        with turns.alone():
+        with turns.one_load():
             handle = start_load(self.url, cacert=self.ca, **{"seconds": 500, **options})  # type: ignore[arg-type]
             try:
                 handle.wait_for(50)
@@ -178,6 +186,23 @@ class Lab:
         )
         states = said.split()
         return bool(states) and all(state == "UP" for state in states)
+
+
+@contextlib.contextmanager
+def made(machine: Lab, timeout: int = 1500) -> Iterator[Lab]:
+    """The machine (or machines), up and converged; removed at the end unless somebody else's `make
+    up` made it. A run that is killed leaves its mark, and the next takes over what it left."""
+    mark = machine.state / "made-by-tests"
+    ours = mark.exists() or not (machine.state / "ssh_config").exists()
+    if ours:
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+    try:
+        machine.up_output = machine.make("up", timeout=timeout).stdout
+        yield machine
+    finally:
+        if ours:
+            machine.make("down", check=False)
 
 
 class Stranger:
@@ -273,6 +298,7 @@ class KitchenLab(Lab):
 
     def __init__(self) -> None:
         self.topology = "kitchen"
+        self.commands = collections.deque(maxlen=5)
         self.state = ROOT / ".lab" / "kitchen"
         self.state.mkdir(parents=True, exist_ok=True)
         self.host = os.environ["KITCHEN_HOSTNAME"]

@@ -14,15 +14,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import networks
 import pytest
-import turns
 import yaml
 from lab_machine import ROOT
 from standin_digitalocean import TOKEN, Standin
 
-TOPOLOGY = os.environ.get("TEST_DROPLET", "droplet")
+TOPOLOGY = networks.named("droplet")
 # Three machines, and the topology that is made of them "in the cloud": one name cannot be both.
-BARE, THREE = "bare3", "three"
+BARE, THREE = networks.named("bare3"), networks.named("three")
 MACHINES: dict[str, list[str]] = {
     "front": ["edge", "monitor"],
     "app1": ["app"],
@@ -100,12 +100,15 @@ def control(topology: str, *words: str) -> None:
 
 @pytest.fixture
 def machine() -> Iterator[OneMachine]:
+    roles = ["edge", "app", "store", "monitor"]
+    stand_in = {"address": networks.address(90), "roles": roles, "memory": 1024, "cpus": 2}
+    written = networks.write(TOPOLOGY, {TOPOLOGY: stand_in})
     try:
-        with turns.shared():
-            control(TOPOLOGY, "-c", BOOT.format(topology=TOPOLOGY))
+        control(TOPOLOGY, "-c", BOOT.format(topology=TOPOLOGY))
         yield OneMachine()
     finally:
         control(TOPOLOGY, "-m", "control", "down")
+        written.unlink()
 
 
 @pytest.fixture
@@ -115,21 +118,15 @@ def three() -> Iterator[ThreeMachines]:
     try:
         for name in (BARE, THREE):
             machines = {
-                host: {"address": f"192.168.56.{number}", "roles": roles, "memory": 768, "cpus": 1}
+                host: {"address": networks.address(number), "roles": roles, "memory": 768, "cpus": 1}
                 for number, (host, roles) in enumerate(MACHINES.items(), 91)
             }
-            data = {
-                "name": name, "domain": "counter.test", "network": "192.168.56.0/24",
-                "trusted": ["192.168.56.1"], "machines": machines,
-            }  # fmt: skip
-            text = "# Made by a test.\n" + yaml.safe_dump(data)
-            (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
+            networks.write(name, machines)
         own = {
             "provider": "digitalocean", "size": "s-1vcpu-2gb", "image": "debian-13-x64", "deploy": False,
         }  # fmt: skip
         profile.write_text(yaml.safe_dump({"edge-monitor": own}), encoding="utf-8")
-        with turns.shared():
-            control(BARE, "-c", BOOT.format(topology=BARE))
+        control(BARE, "-c", BOOT.format(topology=BARE))
         yield ThreeMachines()
     finally:
         control(BARE, "-m", "control", "down")
@@ -217,7 +214,7 @@ def seen(address: str) -> int:
 @pytest.mark.timeout(2400)
 @pytest.mark.one_release
 @pytest.mark.controller
-@pytest.mark.long
+@pytest.mark.nightly("three machines twice: five minutes; its parts are unit tests against the stand-in")
 def test_cloud_up_makes_a_topology_that_serves_and_cloud_down_leaves_nothing(
     three: ThreeMachines,
 ) -> None:

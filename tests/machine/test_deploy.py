@@ -112,7 +112,6 @@ def deploys(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Depl
                 (ROOT / ".cache" / "releases" / stored.name).unlink(missing_ok=True)
 
 
-@pytest.mark.long_again
 def test_a_deploy_is_kept_and_a_rollback_goes_back_then_says_there_is_nothing_further(
     deploys: Deploys,
 ) -> None:
@@ -161,7 +160,7 @@ RATES = {"keepalive": 120.0, "close": 60.0, "h2": 120.0}
 
 @contextlib.contextmanager
 def constant_load(lab: Lab) -> Iterator[dict[str, LoadHandle]]:
-    with turns.alone():
+    with turns.one_load():
         loads = {
             mode: start_load(
                 lab.url, cacert=lab.ca, seconds=600, mode=mode, rate=rate, concurrency=8

@@ -41,6 +41,7 @@ def services_of(lab: Lab, request: str) -> list[str]:
     return sorted(one["service"] for one in show(lab, f"--request={request}"))
 
 
+@pytest.mark.differs("HAProxy 2.6, rsyslog 8.2302")
 def test_one_request_is_followed_from_the_edge_to_the_application(lab: Lab) -> None:
     request = ask(lab)
     began = time.monotonic()
@@ -82,6 +83,7 @@ def test_what_cannot_be_asked_is_one_clear_line(lab: Lab) -> None:
         assert f"{setting}={value}" in said[0]
 
 
+@pytest.mark.differs("systemd 252")
 def test_every_unit_of_ours_has_its_lines_under_its_own_name(lab: Lab) -> None:
     # Also of those that were rotated and have said nothing since.
     found = {name.split(".")[0] for name in lab.run(f"ls {CENTRAL}/{lab.name}").split()}
@@ -162,6 +164,7 @@ def test_the_journal_drops_none_of_a_busy_services_lines(lab: Lab) -> None:
     lab.wait("all in the central log", lambda: int(lab.run(found)) == count, 60)
 
 
+@pytest.mark.differs("systemd 252")
 def test_no_word_that_an_ordinary_user_logs_stops_the_shipper(lab: Lab) -> None:
     """Of these fields journald itself vouches for none; each of these words stopped it for ever."""
     mark = uuid.uuid4().hex
@@ -264,6 +267,7 @@ def test_nothing_is_kept_a_second_time(lab: Lab) -> None:
     assert lab.run("systemctl is-active syslog.socket || true").strip() != "active"
 
 
+@pytest.mark.differs("systemd 252")
 @pytest.mark.parametrize("unit", ["journal-shipper", "rsyslog"])
 def test_the_units_are_sandboxed(lab: Lab, unit: str) -> None:
     score = lab.run(f"systemd-analyze security --no-pager {unit} | tail -1")

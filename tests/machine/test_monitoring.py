@@ -20,6 +20,7 @@ from lab_machine import ROOT, Lab
 UNITS = ("collectd", "prometheus", "prometheus-alertmanager")
 
 
+@pytest.mark.differs("systemd 252")
 @pytest.mark.parametrize("unit", UNITS)
 def test_unit_is_sandboxed(lab: Lab, unit: str) -> None:
     said = lab.run(f"systemd-analyze security --no-pager {unit}.service | tail -1")
@@ -41,6 +42,7 @@ def test_nothing_of_it_is_public(lab: Lab, port: int) -> None:
     assert listening_on == {"127.0.0.1"}
 
 
+@pytest.mark.differs("collectd and Prometheus 2.42")
 def test_every_service_is_measured(lab: Lab) -> None:
     """Each metric that a formula shows as its proof is in Prometheus, not in a file only."""
     said = lab.run("cd /srv/stack && salt-call --out=json metrics.collect")
@@ -53,6 +55,7 @@ def test_every_service_is_measured(lab: Lab) -> None:
             lab.wait(f"{service}: {name}", lambda name=name: bool(query(lab, name)), 60)  # type: ignore[misc]
 
 
+@pytest.mark.differs("collectd and Prometheus 2.42")
 def test_every_reader_and_target_is_well(lab: Lab) -> None:
     lab.wait("all readers well", lambda: not query(lab, "collectd_reader_ok == 0"), 60)
     lab.wait("all targets up", lambda: not query(lab, "up == 0"), 60)
@@ -68,6 +71,7 @@ def test_the_count_is_a_metric(lab: Lab) -> None:
     )
 
 
+@pytest.mark.differs("Prometheus 2.42")
 def test_every_rule_is_loaded_and_evaluates(lab: Lab) -> None:
     answer = json.loads(lab.run("curl -s http://127.0.0.1:9090/api/v1/rules"))
     rules = [rule for group in answer["data"]["groups"] for rule in group["rules"]]
@@ -99,6 +103,7 @@ def test_the_tunnel_to_the_pages_is_there_as_long_as_make_dashboard(lab: Lab, ho
         urllib.request.urlopen(address, timeout=10)
 
 
+@pytest.mark.differs("Prometheus 2.42")
 def test_every_page_is_there_and_every_panel_has_something_to_show(lab: Lab) -> None:
     """The same queries that the reader's browser sends."""
     names = json.loads(lab.run("cd /srv/stack && salt-call --out=json dashboards.pages"))["local"]
@@ -186,7 +191,6 @@ def test_status_knows_of_metrics_logs_and_alerts(lab: Lab) -> None:
 
 
 @pytest.mark.controller
-@pytest.mark.long_again
 def test_a_dead_service_is_told_of_within_a_minute_and_its_recovery_too(lab: Lab) -> None:
     """With the default intervals; the others are in tests/faults."""
     forget(lab)

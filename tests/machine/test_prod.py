@@ -18,17 +18,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import networks
 import pytest
-import turns
-import yaml
 from artifacts import variant
-from lab_machine import ROOT, Lab, Scanner, Stranger
+from lab_machine import ROOT, Lab, Scanner, Stranger, made
 
 pytestmark = [pytest.mark.one_release, pytest.mark.controller]
 
-NAME = "five"
-FILE = ROOT / "pillar" / "topologies" / f"{NAME}.yaml"
-ADDRESSES = {"edge1": 71, "app1": 72, "app2": 73, "store1": 74, "monitor1": 75, "app3": 76}
+NAME = networks.named("five")
+NUMBERS = {"edge1": 71, "app1": 72, "app2": 73, "store1": 74, "monitor1": 75, "app3": 76}
+ADDRESSES = {name: networks.address(number) for name, number in NUMBERS.items()}
 ROLES = {name: name.rstrip("123") for name in ADDRESSES}
 FIVE = ("edge1", "app1", "app2", "store1", "monitor1")
 # Requests that one application machine may have in its hands (haproxy:backend:server_maxconn).
@@ -48,16 +47,14 @@ class Many(Lab):
         """Write the topology with these machines."""
         machines = {
             name: {
-                "address": f"192.168.56.{ADDRESSES[name]}",
+                "address": ADDRESSES[name],
                 "roles": [ROLES[name]],
                 "memory": 512,
                 "cpus": 1,
             }
             for name in names
         }
-        data: dict[str, Any] = {"name": NAME, "domain": "counter.test"}
-        data |= {"network": "192.168.56.0/24", "trusted": ["192.168.56.1"], "machines": machines}
-        FILE.write_text("# Made by a test.\n" + yaml.safe_dump(data), encoding="utf-8")
+        self.file = networks.write(NAME, machines)
         self.machines = names
 
     def on(self, host: str, command: str, **options: Any) -> str:
@@ -71,7 +68,7 @@ class Many(Lab):
         return int(self.on("store1", "redis-admin GET counter:seen").strip() or 0)
 
     def lxc(self, tool: str, host: str, *words: str) -> str:
-        line = [str(ROOT / "lab" / "enter"), tool, "--name", f"counter-{NAME}-{host}", *words]
+        line = [str(ROOT / "lab" / "enter"), tool, "--name", f"counter_{NAME}_{host}", *words]
         return subprocess.run(line, capture_output=True, text=True, check=True, timeout=120).stdout
 
     def answers(self, host: str) -> bool:
@@ -104,23 +101,19 @@ class Many(Lab):
 
 @pytest.fixture(scope="module")
 def prod() -> Iterator[Many]:
-    made = Many()
-    made_here = not (ROOT / ".lab" / NAME / "ssh_config").exists()
+    machines = Many()
     try:
-        with turns.shared():
-            began = time.monotonic()
-            made.up_output = made.make("up", timeout=1500).stdout  # type: ignore[attr-defined]
-            print(f"make up of five machines: {time.monotonic() - began:.0f} s")
-        yield made
+        with made(machines):
+            try:
+                yield machines
+            finally:
+                machines.choose(*FIVE)
     finally:
-        if made_here:
-            made.choose(*FIVE)
-            made.make("down", check=False)
-            FILE.unlink()
+        machines.file.unlink()
 
 
 @pytest.fixture(autouse=True)
-def leave_it_well(prod: Many, turn: None) -> Iterator[None]:
+def leave_it_well(prod: Many) -> Iterator[None]:
     """In place of the one for single machines."""
     prod.wait("all instances up before the test", prod.all_ready)
     yield
@@ -135,8 +128,8 @@ def exact(prod: Many, before: int, result: Any) -> None:
 
 
 def test_up_ends_with_the_url_and_names_each_machine_before_its_lines(prod: Many) -> None:
-    said = prod.up_output  # type: ignore[attr-defined]
-    assert said.splitlines()[-1] == prod.url == "https://192.168.56.71/"
+    said = prod.up_output
+    assert said.splitlines()[-1] == prod.url == f"https://{ADDRESSES['edge1']}/"
     for host in FIVE:
         assert re.search(rf"(?m)^{host} +\[ *\d+/\d+\] ", said), f"no progress of {host}"
         assert re.search(rf"(?m)^{host} +\d+ changed, 0 failed$", said)
@@ -168,7 +161,7 @@ def test_machines_know_each_other_by_name(prod: Many) -> None:
     for host in FIVE:
         for other in set(FIVE) - {host}:
             address = prod.on(host, f"getent ahostsv4 {other}").split()[0]
-            assert address == f"192.168.56.{ADDRESSES[other]}"
+            assert address == ADDRESSES[other]
 
 
 # --- who may speak to whom ------------------------------------------------------------------------
@@ -199,7 +192,7 @@ def test_every_machine_lets_in_exactly_what_the_port_matrix_says(prod: Many) -> 
 
         def scan(source: str, target: str) -> set[int]:
             words = ["nmap", "-n", "-Pn", "-sS", "-T4", "--max-retries", "1", "--open", "-p-"]
-            words += ["--min-rate", "10000", f"192.168.56.{ADDRESSES[target]}"]
+            words += ["--min-rate", "10000", ADDRESSES[target]]
             if source == "outside":
                 done = outside.run(*words)
             else:
@@ -231,7 +224,7 @@ def test_nothing_crosses_the_network_without_a_certificate_that_is_welcome(prod:
 
     def tls(host: str, target: str, port: int, own: str = "") -> str:
         ask = "printf 'GET /healthz HTTP/1.0\\r\\n\\r\\n'; sleep 1"
-        address = f"192.168.56.{ADDRESSES[target]}:{port}"
+        address = f"{ADDRESSES[target]}:{port}"
         return prod.on(
             host, f"({ask}) | openssl s_client -quiet -connect {address} {own} 2>&1 || true"
         )
@@ -240,9 +233,9 @@ def test_nothing_crosses_the_network_without_a_certificate_that_is_welcome(prod:
     assert "200 OK" not in tls("edge1", "app1", 8443), "no certificate"
     # It reaches its own tunnel, past the firewall, and is of the CA: but it is no edge.
     assert "200 OK" not in tls("app1", "app1", 8443, pki), "a certificate of another role"
-    plain = "curl -sS -m 3 http://192.168.56.72:8443/healthz 2>&1 || true"
+    plain = f"curl -sS -m 3 http://{ADDRESSES['app1']}:8443/healthz 2>&1 || true"
     assert "alive" not in prod.on("edge1", plain)
-    redis = "redis-cli -h 192.168.56.74 -p 6380"
+    redis = f"redis-cli -h {ADDRESSES['store1']} -p 6380"
     assert "PONG" not in prod.on("store1", f"{redis} PING 2>&1 || true")
     by_tls = f"{redis} --tls --cacert /etc/stack/pki/ca.crt"
     assert "NOAUTH" not in prod.on("store1", f"{by_tls} PING 2>&1 || true"), "no certificate"
@@ -289,7 +282,7 @@ def test_a_setting_is_rolled_over_both_application_machines_without_a_lost_reque
         assert prod.on(host, "systemctl show -P MainPID counter@1") != pid, f"{host} was not rolled"
 
 
-@pytest.mark.long
+@pytest.mark.nightly("five applies under load; test_secrets.py rotates on one machine")
 @pytest.mark.timeout(1500)
 def test_a_password_is_rotated_over_all_machines_without_a_lost_request(prod: Many) -> None:
     before, old = prod.count(), prod.on("store1", "cat /etc/stack/secrets/redis-counter")
@@ -448,7 +441,6 @@ def test_a_dead_tunnel_is_told_of(prod: Many) -> None:
     prod.wait("app1 is back", prod.all_ready)
 
 
-@pytest.mark.long
 @pytest.mark.timeout(1500)
 def test_every_machine_in_turn_reboots_and_the_count_is_kept(prod: Many) -> None:
     """Edge and store are one each: while they are away nothing can be counted. All others: no
@@ -479,7 +471,6 @@ def rebooted(prod: Many, host: str, boot: str) -> bool:
 # --- machines come and go -------------------------------------------------------------------------
 
 
-@pytest.mark.long
 @pytest.mark.timeout(1500)
 def test_a_machine_is_added_by_a_line_and_a_command_under_load(prod: Many) -> None:
     before = prod.count()
@@ -494,7 +485,7 @@ def test_a_machine_is_added_by_a_line_and_a_command_under_load(prod: Many) -> No
         said = prod.on("monitor1", "curl -s http://127.0.0.1:9090/api/v1/targets")
         targets = json.loads(said)["data"]["activeTargets"]
         return next(
-            (one["health"] for one in targets if "192.168.56.76:9104" in one["scrapeUrl"]), ""
+            (one["health"] for one in targets if f"{ADDRESSES['app3']}:9104" in one["scrapeUrl"]), ""
         )
 
     prod.wait("it is monitored, and well", lambda: health() == "up")
@@ -506,7 +497,6 @@ def test_a_machine_is_added_by_a_line_and_a_command_under_load(prod: Many) -> No
     )
 
 
-@pytest.mark.long
 @pytest.mark.timeout(1500)
 def test_a_machine_is_taken_away_by_a_line_and_a_command_under_load(prod: Many) -> None:
     prod.choose("edge1", "app2", "app3", "store1", "monitor1")
@@ -522,4 +512,4 @@ def test_a_machine_is_taken_away_by_a_line_and_a_command_under_load(prod: Many) 
         prod.lxc("lxc-info", "app1", "-s")
     # Nobody lets it in any more.
     for host in ("store1", "monitor1"):
-        assert "192.168.56.72" not in prod.on(host, "cat /etc/firewalld/zones/stack.xml /etc/hosts")
+        assert ADDRESSES["app1"] not in prod.on(host, "cat /etc/firewalld/zones/stack.xml /etc/hosts")

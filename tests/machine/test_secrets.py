@@ -14,7 +14,6 @@ from lab_machine import Lab
 VALUE = f"given-by-the-pillar-{secrets.token_hex(16)}"
 
 
-@pytest.mark.long_again
 def test_a_rotated_password_is_used_and_the_old_one_dropped(lab: Lab) -> None:
     old = lab.run("cat /etc/stack/secrets/redis-counter")
     redis = lab.run("systemctl show -P MainPID redis-server")
@@ -48,7 +47,7 @@ def test_rotating_an_unknown_secret_is_one_clear_line(lab: Lab) -> None:
     assert "has a secret redis-countre" in refused.stderr
 
 
-@pytest.mark.long_again
+@pytest.mark.differs("GnuPG 2.2")
 def test_a_secret_given_by_encrypted_pillar_is_used_and_lies_open_nowhere(lab: Lab) -> None:
     """With Salt's gpg renderer: a key made on the machine, a pillar encrypted to it."""
     lab.run("command -v gpg >/dev/null || apt-get install -qq -y gnupg >/dev/null", timeout=300)
@@ -122,7 +121,6 @@ def test_no_secret_is_in_the_tree_the_journal_the_processes_or_what_an_apply_say
         lab.run(f"rm {said}")
 
 
-@pytest.mark.long_again
 def test_a_certificate_of_ones_own_is_served_and_a_wrong_key_refused(lab: Lab) -> None:
     """Certificate in the pillar, its key among the secrets."""
 

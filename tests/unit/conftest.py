@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import concurrent.futures
+import fcntl
 import grp
 import importlib.util
 import json
@@ -128,7 +129,6 @@ def ask_salt(tree: Path, questions: list[list[Any]]) -> list[Any]:
         text=True,
         check=False,
         timeout=120,
-        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
     )
     assert done.returncode == 0, f"Salt ended with {done.returncode}:\n{done.stderr[-4000:]}"
     answers = json.loads(done.stdout)
@@ -166,25 +166,48 @@ class Rendered:
 
 
 def topologies() -> list[dict[str, Any]]:
-    return [
-        yaml.safe_load(path.read_text(encoding="utf-8"))
-        for path in sorted((ROOT / "pillar" / "topologies").glob("*.yaml"))
-    ]
+    """All but those that tests on machines write and remove meanwhile."""
+    texts = [path.read_text(encoding="utf-8") for path in (ROOT / "pillar/topologies").glob("*.yaml")]
+    listed = [yaml.safe_load(text) for text in texts if not text.startswith("# Made by a test.")]
+    return sorted(listed, key=lambda one: str(one["name"]))
 
 
 MACHINES = [(one["name"], name) for one in topologies() for name in one["machines"]]
 
 
-@pytest.fixture(scope="session")
-def all_rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Rendered]:
-    """Every machine of every topology, each rendered once by a Salt of its own."""
-    by_name = {one["name"]: one for one in topologies()}
+def render_all(trees: Path) -> dict[str, Any]:
+    """``{"TOPOLOGY/MACHINE": what Salt makes of it}``, each machine by a Salt of its own."""
 
-    def render(which: tuple[str, str]) -> Rendered:
+    def render(which: tuple[str, str]) -> tuple[str, Any]:
         topology, name = which
         tree = trees / f"{topology}-{name}"
         copy_tree(tree, {"topology": topology, "name": name, "release": RELEASE})
         (answer,) = ask_salt(tree, [["render everything", [], {}]])
+        return f"{topology}/{name}", answer
+
+    with concurrent.futures.ThreadPoolExecutor(max_workers=os.cpu_count() or 2) as pool:
+        return dict(pool.map(render, MACHINES))
+
+
+@pytest.fixture(scope="session")
+def all_rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Rendered]:
+    """Every machine of every topology, rendered once for all processes of the run."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    kept = folder / "rendered.json"
+    with open(folder / "rendered.lock", "w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not kept.exists():
+            answers = render_all(tmp_path_factory.mktemp("trees"))
+            part = kept.with_suffix(".part")
+            part.write_text(json.dumps(answers), encoding="utf-8")
+            part.rename(kept)
+    answers = json.loads(kept.read_text(encoding="utf-8"))
+    by_name = {one["name"]: one for one in topologies()}
+
+    def rendered(topology: str, name: str) -> Rendered:
+        answer = answers[f"{topology}/{name}"]
         return Rendered(
             by_name[topology],
             name,
@@ -196,9 +219,7 @@ def all_rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, st
             answer["tunnels"],
         )
 
-    trees = tmp_path_factory.mktemp("trees")
-    with concurrent.futures.ThreadPoolExecutor(max_workers=os.cpu_count() or 2) as pool:
-        return dict(zip(MACHINES, pool.map(render, MACHINES), strict=True))
+    return {which: rendered(*which) for which in MACHINES}
 
 
 @pytest.fixture(params=MACHINES, ids=["/".join(which) for which in MACHINES])

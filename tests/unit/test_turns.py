@@ -1,52 +1,41 @@
-"""A test that sends load runs alone, and gets its turn although others keep coming."""
+"""Load of one test never meets that of another, and one that is killed holds up nobody."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-# Shares, again and again, each time noting that it is in and that it is out, until told to stop.
-SHARER = """
-import sys, pathlib; sys.path.insert(0, sys.argv[1]); import turns
-turns.FOLDER = pathlib.Path(sys.argv[2])
-seen = turns.FOLDER / f"in-{sys.argv[3]}"
-while not (turns.FOLDER / "stop").exists():
-    with turns.shared():
-        seen.touch(); seen.unlink()
-    (turns.FOLDER / f"up-{sys.argv[3]}").touch()
-"""
-# Wants the whole ten times; says who else was in.
-HERMIT = """
-import sys, pathlib; sys.path.insert(0, sys.argv[1]); import turns
-turns.FOLDER = pathlib.Path(sys.argv[2])
+# Sends load ten times; says who else did meanwhile. Nested, as a test of a test's helpers is.
+LOADER = """
+import sys, pathlib; sys.path[:0] = [sys.argv[1], sys.argv[2]]; import turns
+folder = pathlib.Path(sys.argv[3])
+turns.LOCK = folder / "load.lock"
 for _ in range(10):
-    with turns.shared():
-        with turns.alone():
-            print(sorted(path.name for path in turns.FOLDER.glob("in-*")))
+    with turns.one_load(), turns.one_load():
+        seen = folder / f"in-{sys.argv[4]}"
+        seen.touch()
+        print(sorted(path.name for path in folder.glob("in-*") if path != seen))
+        seen.unlink()
 """
+KILLED = LOADER.replace("        seen.touch()", "        print('in', flush=True); input()")
 
 
-def test_who_wants_to_be_alone_gets_its_turn_and_is_alone(tmp_path: Path) -> None:
+def start(program: str, folder: Path, name: str) -> subprocess.Popen[str]:
     machine = str(ROOT / "tests" / "machine")
+    words = [sys.executable, "-c", program, str(ROOT), machine, str(folder), name]
+    return subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    def start(program: str, name: str) -> subprocess.Popen[str]:
-        words = [sys.executable, "-c", program, machine, str(tmp_path), name]
-        return subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
 
-    sharers = [start(SHARER, "a"), start(SHARER, "b")]
-    hermits = []
-    try:
-        deadline = time.monotonic() + 30
-        while len(list(tmp_path.glob("up-*"))) < 2:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        hermits = [start(HERMIT, "c"), start(HERMIT, "d")]
-        said = [hermit.communicate(timeout=30)[0] for hermit in hermits]
-    finally:
-        (tmp_path / "stop").touch()
-        for process in [*sharers, *hermits]:
-            process.kill() if process in hermits else process.wait(timeout=10)
-    assert said == ["[]\n" * 10] * 2
+def test_one_load_at_a_time(tmp_path: Path) -> None:
+    loaders = [start(LOADER, tmp_path, name) for name in "abc"]
+    assert [loader.communicate(timeout=60)[0] for loader in loaders] == ["[]\n" * 10] * 3
+
+
+def test_who_is_killed_while_it_sends_load_holds_up_nobody(tmp_path: Path) -> None:
+    killed = start(KILLED, tmp_path, "a")
+    assert killed.stdout and killed.stdout.readline() == "in\n"
+    killed.kill()
+    killed.wait(timeout=10)
+    assert start(LOADER, tmp_path, "b").communicate(timeout=60)[0] == "[]\n" * 10

@@ -1,0 +1,79 @@
+"""The network and the names of the machines that this checkout's tests make.
+
+Two checkouts can test on one host at a time: each run holds one of eight networks, 192.168.56.0/24
+to 192.168.63.0/24 (what VirtualBox allows for host-only networks), by a lock that the kernel
+releases however the run ends. In the first network the topologies have their plain names, so that
+`make test` uses the machine of `make up`; in another they carry its number (``dev-57``).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+
+from control import lab
+from control.topology import FOLDER, ROOT
+
+FIRST = 56
+_VARIABLE = "TEST_NETWORK"
+# First line of a topology that a run wrote; one that was killed leaves it, the next writes it anew.
+MADE = "# Made by a test.\n"
+_held: list[IO[str]] = []
+
+
+def used_by_another_checkout(number: int) -> bool:
+    """Whether another checkout, which is still there, has machines in this network."""
+    return any(
+        claim.checkout != ROOT and claim.is_in_force and claim.address.startswith(f"192.168.{number}.")
+        for claim in lab.claims().values()
+    )
+
+
+def lease() -> None:
+    """Take a network for this run, unless the process that started this one has."""
+    if _VARIABLE in os.environ or _held:
+        return
+    folder = lab.CACHE / "networks"
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(FIRST, FIRST + 8):
+        handle = open(folder / str(number), "w", encoding="utf-8")  # noqa: SIM115
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            handle.close()
+            continue
+        if used_by_another_checkout(number):
+            handle.close()
+            continue
+        _held.append(handle)
+        os.environ[_VARIABLE] = str(number)
+        return
+    raise RuntimeError(f"all eight test networks are in use: see {folder}")
+
+
+def number() -> int:
+    """Third octet of this run's network."""
+    return int(os.environ.get(_VARIABLE, FIRST))
+
+
+def address(last: int) -> str:
+    """Address with this last octet in this run's network."""
+    return f"192.168.{number()}.{last}"
+
+
+def named(topology: str) -> str:
+    """What the topology is called in this run's network."""
+    return topology if number() == FIRST else f"{topology}-{number()}"
+
+
+def write(topology: str, machines: dict[str, dict[str, Any]], **more: Any) -> Path:
+    """Write a topology of this run (``topology`` as :func:`named` says) and return its file."""
+    data: dict[str, Any] = {"name": topology, "domain": "counter.test"}
+    data |= {"network": f"192.168.{number()}.0/24", "trusted": [address(1)], "machines": machines}
+    path = FOLDER / f"{topology}.yaml"
+    path.write_text(MADE + yaml.safe_dump({**data, **more}), encoding="utf-8")
+    return path
