@@ -22,6 +22,7 @@ from typing import Any
 import yaml
 
 from .errors import Refused
+from .salt_client import share_file_clients
 from .topology import ROOT
 
 # Files of the pillar that are one machine's own.
@@ -88,6 +89,7 @@ def main() -> int:
     answer: object
     try:
         tree, name, *machines = sys.argv[1:]
+        share_file_clients()
         answer = {one: _ask(Path(tree), name, one) for one in machines}
     except Exception as error:
         # Whatever Salt raises is an answer for the other process.

@@ -60,6 +60,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("lab", chosen, indirect=True, scope="session")
 
 
+# Files in the order in which workers take them: what takes longest begins first.
+FIRST = ["dev", "tests/machine/test_prod.py", "twin", "tests/machine/test_cloud.py", "dev12"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def rank(item: pytest.Item) -> int:
+        chosen = getattr(item, "callspec", None)
+        scope = (chosen and chosen.params.get("lab")) or item.nodeid.partition("::")[0]
+        return FIRST.index(scope) if scope in FIRST else len(FIRST)
+
+    items.sort(key=rank)
+
+
 @pytest.fixture(scope="session")
 def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     """A converged machine; see the module's text."""

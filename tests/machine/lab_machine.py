@@ -188,15 +188,23 @@ class Lab:
         return bool(states) and all(state == "UP" for state in states)
 
 
+MARK = "made-by-tests"
+
+
+def mark_as_made(state: Path) -> None:
+    """Note that tests made the machines with this state folder: the next run may remove them."""
+    state.mkdir(parents=True, exist_ok=True)
+    (state / MARK).touch()
+
+
 @contextlib.contextmanager
 def made(machine: Lab, timeout: int = 1500) -> Iterator[Lab]:
     """The machine (or machines), up and converged; removed at the end unless somebody else's `make
     up` made it. A run that is killed leaves its mark, and the next takes over what it left."""
-    mark = machine.state / "made-by-tests"
+    mark = machine.state / MARK
     ours = mark.exists() or not (machine.state / "ssh_config").exists()
     if ours:
-        mark.parent.mkdir(parents=True, exist_ok=True)
-        mark.touch()
+        mark_as_made(machine.state)
     try:
         machine.up_output = machine.make("up", timeout=timeout).stdout
         yield machine

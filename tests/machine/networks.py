@@ -28,7 +28,9 @@ _held: list[IO[str]] = []
 def used_by_another_checkout(number: int) -> bool:
     """Whether another checkout, which is still there, has machines in this network."""
     return any(
-        claim.checkout != ROOT and claim.is_in_force and claim.address.startswith(f"192.168.{number}.")
+        claim.checkout != ROOT
+        and claim.is_in_force
+        and claim.address.startswith(f"192.168.{number}.")
         for claim in lab.claims().values()
     )
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import networks
 import pytest
 import yaml
-from lab_machine import ROOT
+from lab_machine import ROOT, mark_as_made
 from standin_digitalocean import TOKEN, Standin
 
 TOPOLOGY = networks.named("droplet")
@@ -103,6 +103,7 @@ def machine() -> Iterator[OneMachine]:
     roles = ["edge", "app", "store", "monitor"]
     stand_in = {"address": networks.address(90), "roles": roles, "memory": 1024, "cpus": 2}
     written = networks.write(TOPOLOGY, {TOPOLOGY: stand_in})
+    mark_as_made(ROOT / ".lab" / TOPOLOGY)
     try:
         control(TOPOLOGY, "-c", BOOT.format(topology=TOPOLOGY))
         yield OneMachine()
@@ -118,10 +119,16 @@ def three() -> Iterator[ThreeMachines]:
     try:
         for name in (BARE, THREE):
             machines = {
-                host: {"address": networks.address(number), "roles": roles, "memory": 768, "cpus": 1}
+                host: {
+                    "address": networks.address(number),
+                    "roles": roles,
+                    "memory": 768,
+                    "cpus": 1,
+                }
                 for number, (host, roles) in enumerate(MACHINES.items(), 91)
             }
             networks.write(name, machines)
+        mark_as_made(ROOT / ".lab" / BARE)
         own = {
             "provider": "digitalocean", "size": "s-1vcpu-2gb", "image": "debian-13-x64", "deploy": False,
         }  # fmt: skip
@@ -214,7 +221,9 @@ def seen(address: str) -> int:
 @pytest.mark.timeout(2400)
 @pytest.mark.one_release
 @pytest.mark.controller
-@pytest.mark.nightly("three machines twice: five minutes; its parts are unit tests against the stand-in")
+@pytest.mark.nightly(
+    "three machines twice: five minutes; its parts are unit tests against the stand-in"
+)
 def test_cloud_up_makes_a_topology_that_serves_and_cloud_down_leaves_nothing(
     three: ThreeMachines,
 ) -> None:

@@ -485,7 +485,8 @@ def test_a_machine_is_added_by_a_line_and_a_command_under_load(prod: Many) -> No
         said = prod.on("monitor1", "curl -s http://127.0.0.1:9090/api/v1/targets")
         targets = json.loads(said)["data"]["activeTargets"]
         return next(
-            (one["health"] for one in targets if f"{ADDRESSES['app3']}:9104" in one["scrapeUrl"]), ""
+            (one["health"] for one in targets if f"{ADDRESSES['app3']}:9104" in one["scrapeUrl"]),
+            "",
         )
 
     prod.wait("it is monitored, and well", lambda: health() == "up")
@@ -512,4 +513,6 @@ def test_a_machine_is_taken_away_by_a_line_and_a_command_under_load(prod: Many) 
         prod.lxc("lxc-info", "app1", "-s")
     # Nobody lets it in any more.
     for host in ("store1", "monitor1"):
-        assert ADDRESSES["app1"] not in prod.on(host, "cat /etc/firewalld/zones/stack.xml /etc/hosts")
+        assert ADDRESSES["app1"] not in prod.on(
+            host, "cat /etc/firewalld/zones/stack.xml /etc/hosts"
+        )

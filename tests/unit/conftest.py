@@ -167,7 +167,9 @@ class Rendered:
 
 def topologies() -> list[dict[str, Any]]:
     """All but those that tests on machines write and remove meanwhile."""
-    texts = [path.read_text(encoding="utf-8") for path in (ROOT / "pillar/topologies").glob("*.yaml")]
+    texts = [
+        path.read_text(encoding="utf-8") for path in (ROOT / "pillar/topologies").glob("*.yaml")
+    ]
     listed = [yaml.safe_load(text) for text in texts if not text.startswith("# Made by a test.")]
     return sorted(listed, key=lambda one: str(one["name"]))
 

@@ -13,10 +13,15 @@ import base64
 import contextlib
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import salt.client
 import salt.config
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from control.salt_client import share_file_clients
 
 
 def render_everything(caller: salt.client.Caller) -> dict[str, Any]:
@@ -42,6 +47,7 @@ def render_everything(caller: salt.client.Caller) -> dict[str, Any]:
 
 
 def main() -> None:
+    share_file_clients()
     options = salt.config.minion_config(sys.argv[1])
     caller = salt.client.Caller(mopts=options)
     questions = json.load(sys.stdin)

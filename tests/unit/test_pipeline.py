@@ -90,13 +90,13 @@ def test_every_job_runs_make_commands_that_exist() -> None:
                 assert target in targets, (name, target)
 
 
-def test_a_job_has_the_packages_that_its_make_target_has() -> None:
-    """`machine` calls pytest by itself, for its report: what `make test` needs, it needs too."""
-    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    found = re.search(r"^test: (.*?) ##", makefile, re.M)
-    assert found
-    needed = found[1].replace("$(VENV)", ".venv").split()
-    assert jobs()["machine"]["script"][0].split()[1:] == needed
+def test_what_is_published_passed_make_test_and_what_is_released_everything() -> None:
+    found = jobs()
+    assert found["machine"]["script"] == ["make test ARGS=--junitxml=machine.xml"]
+    assert found["everything"]["script"] == ["make test-all ARGS=--junitxml=machine.xml"]
+    assert "everything" in {need["job"] for need in found["release"]["needs"]}
+    for name in ("machine", "everything"):
+        assert ".test-logs" in found[name]["artifacts"]["paths"], "why a test failed is kept"
 
 
 def test_a_deploy_has_all_that_the_controller_knows_of_the_machines() -> None:
@@ -217,7 +217,9 @@ def test_the_default_branch_runs_all_but_what_is_scheduled(
     assert {"lint", "unit", "build", "machine", "publish", "staging", "production"} <= set(when)
     assert when["production"] == "manual"
     assert when["staging"] == "on_success"
-    assert not {"audit", "release"} & {name for name, how in when.items() if how != "never"}
+    assert not {"audit", "release", "everything"} & {
+        name for name, how in when.items() if how != "never"
+    }
 
 
 ALWAYS = {"lint", "unit", "machine"}
@@ -250,12 +252,12 @@ def test_a_merge_request_runs_what_its_change_needs(
     assert occasion(folder, gitlab, CI_PIPELINE_SOURCE="merge_request_event") == wanted
 
 
-def test_a_tag_is_released_and_a_schedule_audits(
+def test_a_tag_is_released_and_a_schedule_audits_and_tests_everything(
     clone: Path, gitlab: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
     tag = occasion(clone, gitlab, CI_COMMIT_TAG="v1.2.3", CI_COMMIT_BRANCH="")
-    assert tag == ALWAYS | {"build", "publish", "release"}
-    assert occasion(clone, gitlab, CI_PIPELINE_SOURCE="schedule") == {"audit"}
+    assert tag == ALWAYS | {"build", "publish", "release", "everything"}
+    assert occasion(clone, gitlab, CI_PIPELINE_SOURCE="schedule") == {"audit", "everything"}
 
 
 def occasion(
