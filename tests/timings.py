@@ -46,6 +46,8 @@ def measured(kind: str, what: str) -> Iterator[None]:
 
 def pytest_configure(config: pytest.Config) -> None:
     worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if config.option.collectonly:
+        return
     if worker is None:
         shutil.rmtree(FOLDER, ignore_errors=True)
     FOLDER.mkdir(parents=True, exist_ok=True)
