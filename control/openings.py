@@ -22,7 +22,6 @@ from typing import Any
 import yaml
 
 from .errors import Refused
-from .salt_client import share_file_clients
 from .topology import ROOT
 
 # Files of the pillar that are one machine's own.
@@ -89,7 +88,10 @@ def main() -> int:
     answer: object
     try:
         tree, name, *machines = sys.argv[1:]
-        share_file_clients()
+        sys.path.insert(0, str(ROOT / "bootstrap"))
+        import file_clients
+
+        file_clients.share()
         answer = {one: _ask(Path(tree), name, one) for one in machines}
     except Exception as error:
         # Whatever Salt raises is an answer for the other process.

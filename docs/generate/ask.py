@@ -18,16 +18,16 @@ from typing import Any
 import salt.client
 import salt.config
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bootstrap"))
 
-from control.salt_client import share_file_clients
+import file_clients
 
 OFF_BY_DEFAULT = {"filebeat": {"output": {"kind": "logstash", "hosts": ["logs.example:5044"]}}}
 
 
 def main() -> None:
     # Whatever Salt prints must not get into the answer.
-    share_file_clients()
+    file_clients.share()
     with contextlib.redirect_stdout(sys.stderr):
         caller = salt.client.Caller(mopts=salt.config.minion_config(sys.argv[1]))
         applied = caller.cmd("formula.applied")

@@ -52,6 +52,13 @@ def lease() -> None:
             handle.close()
             continue
         _held.append(handle)
+        for path in FOLDER.glob("*.yaml"):
+            # Of a run that was killed, whose machines are gone since.
+            if (
+                path.read_text(encoding="utf-8").startswith(MADE)
+                and not (ROOT / ".lab" / path.stem).exists()
+            ):
+                path.unlink()
         os.environ[_VARIABLE] = str(number)
         return
     raise RuntimeError(f"all eight test networks are in use: see {folder}")

@@ -19,9 +19,9 @@ from typing import Any
 import salt.client
 import salt.config
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bootstrap"))
 
-from control.salt_client import share_file_clients
+import file_clients
 
 
 def render_everything(caller: salt.client.Caller) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def render_everything(caller: salt.client.Caller) -> dict[str, Any]:
 
 
 def main() -> None:
-    share_file_clients()
+    file_clients.share()
     options = salt.config.minion_config(sys.argv[1])
     caller = salt.client.Caller(mopts=options)
     questions = json.load(sys.stdin)
