@@ -98,7 +98,7 @@ lint: $(VENV)/.dev ## Style of Python, shell, YAML, states; schemas of CI and pi
 UNIT_TESTS := webapp/tests cloud/saltext-digitalocean/tests tests/unit
 PYTEST := $(VENV)/bin/python -m pytest
 # Machines of several topologies side by side: more of them than cores, for they mostly wait.
-SIDE_BY_SIDE := -n 5 --dist loadscope --no-loadscope-reorder
+SIDE_BY_SIDE := -n 6 --dist loadscope --no-loadscope-reorder
 
 # TESTS=path::name narrows each of these to a test or a file, ARGS= is pytest's own.
 .PHONY: test-unit

@@ -12,8 +12,8 @@ import pytest
 TIERS = ("test", "all", "faults")
 # Debian 13: every test runs there. On the other release `make test` runs what can differ.
 MAIN_RELEASE = "trixie"
-# Topology of a lab machine -> its Debian release.
-RELEASES = {"dev": "trixie", "twin": "trixie", "dev12": "bookworm"}
+# Topology of a lab machine -> its Debian release, where it is another one.
+RELEASES = {"dev12": "bookworm"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

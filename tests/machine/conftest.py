@@ -1,8 +1,8 @@
 """Real machines, made by the project's own `make up`, for the tests that talk to them.
 
-Three topologies of one machine each: `dev` and `twin` (Debian 13; two, so that their tests run side
-by side) and `dev12` (Debian 12). `dev` is the one of `make up`: up already, it is converged again
-and left up. What the tests made is removed when they end, also when they fail; what a killed run
+Topologies of one machine each: `dev`, `devb` and `devc` (Debian 13; three, so that their tests run
+side by side) and `dev12` (Debian 12). `dev` is the one of `make up`: up already, it is converged
+again and left up. What the tests made is removed when they end, also when they fail; what a killed run
 left is taken over by the next.
 """
 
@@ -20,12 +20,15 @@ from lab_machine import ROOT, KitchenLab, Lab, made
 from xdist.scheduler import LoadScopeScheduling
 
 # TEST_TOPOLOGIES chooses among them: TEST_TOPOLOGIES=dev make test
-TOPOLOGIES = os.environ.get("TEST_TOPOLOGIES", "dev twin dev12").split()
+TOPOLOGIES = os.environ.get("TEST_TOPOLOGIES", "dev devb devc dev12").split()
 if "KITCHEN_HOSTNAME" in os.environ:
     TOPOLOGIES = ["kitchen"]
-# Files whose tests run on the twin where there is one: half of the work of Debian 13.
-ON_THE_TWIN = ("test_backup", "test_bans", "test_deploy", "test_firewall", "test_filebeat")
-ADDRESSES = {"dev": 10, "dev12": 12, "twin": 13}
+# Which of Debian 13 has a file's tests; `dev` has the rest, and all of them where it is alone.
+SHARES = {
+    "devb": ("test_backup", "test_bans", "test_count", "test_firewall"),
+    "devc": ("test_deploy", "test_filebeat", "test_logs", "test_monitoring"),
+}
+ADDRESSES = {"dev": 10, "dev12": 12, "devb": 13, "devc": 14}
 
 
 class ByMachine(LoadScopeScheduling):
@@ -53,15 +56,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """The machines that a test runs on: one of Debian 13, and that of Debian 12."""
     if "lab" not in metafunc.fixturenames:
         return
-    chosen = list(TOPOLOGIES)
-    if "dev" in chosen and "twin" in chosen:
-        on_twin = metafunc.module.__name__.rpartition(".")[2] in ON_THE_TWIN
-        chosen.remove("dev" if on_twin else "twin")
+    file = metafunc.module.__name__.rpartition(".")[2]
+    others = {name for name, files in SHARES.items() if name in TOPOLOGIES and file in files}
+    chosen = [
+        name for name in TOPOLOGIES
+        if name in others or (name == "dev" and not others) or name not in {"dev", *SHARES}
+    ]  # fmt: skip
     metafunc.parametrize("lab", chosen, indirect=True, scope="session")
 
 
 # Files in the order in which workers take them: what takes longest begins first.
-FIRST = ["dev", "tests/machine/test_prod.py", "twin", "tests/machine/test_cloud.py", "dev12"]
+FIRST = [
+    "dev", "devb", "devc", "tests/machine/test_prod.py", "tests/machine/test_cloud.py", "dev12",
+]  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -81,7 +88,7 @@ def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
         return
     topology = networks.named(request.param)
     written = None
-    if request.param == "twin" or topology != request.param:
+    if request.param in SHARES or topology != request.param:
         machine = {"address": networks.address(ADDRESSES[request.param]), "memory": 1024, "cpus": 2}
         roles = ["edge", "app", "store", "monitor"]
         suite = "bookworm" if request.param == "dev12" else "trixie"

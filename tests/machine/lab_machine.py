@@ -21,6 +21,7 @@ from tests.timings import measured
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
+import pace  # noqa: E402
 import turns  # noqa: E402
 from checked_load import LoadHandle, Result, run_load, start_load  # noqa: E402
 
@@ -154,9 +155,9 @@ class Lab:
 
     def wait(self, what: str, condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
         with measured("wait", what):
-            deadline = time.monotonic() + seconds
+            began = time.monotonic()
             while not condition():
-                if time.monotonic() > deadline:
+                if pace.is_over(began, seconds):
                     raise AssertionError(f"{what}: not within {seconds} s")
                 time.sleep(0.1)
 

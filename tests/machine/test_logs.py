@@ -11,6 +11,7 @@ import uuid
 from collections import Counter
 from typing import Any
 
+import pace
 import pytest
 from lab_machine import Lab
 
@@ -47,7 +48,7 @@ def test_one_request_is_followed_from_the_edge_to_the_application(lab: Lab) -> N
     began = time.monotonic()
     uuid.UUID(request)
     lab.wait("both lines", lambda: services_of(lab, request) == ["counter", "haproxy"], 5)
-    assert time.monotonic() - began < 5
+    assert pace.since(began) < 5
     if lab.topology == "kitchen":
         return
     shown = lab.make("logs", REQUEST=request).stdout.splitlines()

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pace
 import pytest
 
 SEQUENCE = "5" * 32
@@ -208,9 +209,9 @@ def world(program: ModuleType, identities: Path, tmp_path: Path) -> Iterator[Any
             return shipper
 
         def until(self, shipper: Any, condition: Callable[[], bool], seconds: float = 20) -> None:
-            deadline = time.monotonic() + seconds
+            began = time.monotonic()
             while not condition():
-                assert time.monotonic() < deadline, "not within the time"
+                assert not pace.is_over(began, seconds), "not within the time"
                 shipper.next_attempt = 0.0
                 shipper.turn(0.02)
 

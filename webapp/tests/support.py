@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pace
 import pytest
 import redis
 
@@ -27,11 +28,11 @@ Value = TypeVar("Value")
 
 def wait_for(condition: Callable[[], Value], what: str, seconds: float = 10) -> Value:
     """Return the first true value of `condition`; fail after `seconds`."""
-    deadline = time.monotonic() + seconds
+    began = time.monotonic()
     while True:
         if value := condition():
             return value
-        if time.monotonic() > deadline:
+        if pace.is_over(began, seconds):
             pytest.fail(f"waited {seconds:g} s in vain: {what}")
         time.sleep(0.01)
 

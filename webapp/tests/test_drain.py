@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+import pace
 import pytest
 
 from counter.server import Server
@@ -88,14 +89,15 @@ def test_it_goes_on_accepting_while_it_drains(
     started = time.monotonic()
     app.terminate()
     wait_for(lambda: app.events("draining"), "it drains")
-    assert time.monotonic() - started < 0.5, "a signal must wake the main loop at once"
+    assert pace.since(started) < 0.5, "a signal must wake the main loop at once"
     ready = app.ask("/readyz")
     assert (ready.status, ready.text) == (404, "draining\n")
     assert ready.headers["Connection"] == "close"
     assert app.ask("/healthz").status == 200
     assert app.ask().status == 200
     assert app.process.wait(10) == 0
-    assert 1.0 <= time.monotonic() - started < 2.5
+    assert time.monotonic() - started >= 1.0
+    assert pace.since(started) < 2.5
     with pytest.raises(ConnectionRefusedError):
         app.ask()
 
@@ -216,7 +218,7 @@ def test_idle_connections_are_closed_and_do_not_delay_the_stop(
     app.terminate()
     assert connection.sock.recv(1) == b"", "a close, not a reset"
     assert app.process.wait(10) == 0
-    assert time.monotonic() - started < 2.5
+    assert pace.since(started) < 2.5
     connection.close()
 
 
@@ -228,7 +230,8 @@ def test_a_request_that_never_ends_delays_the_stop_no_longer_than_allowed(
         sock.sendall(b"GET / HTTP/1.1\r\nHost:")
         started = time.monotonic()
         assert app.end() == 0
-        assert 0.5 <= time.monotonic() - started < 3
+        assert time.monotonic() - started >= 0.5
+        assert pace.since(started) < 3
     (line,) = app.events("stopped")
     assert (line["level"], line["cut_off"]) == ("warning", 1)
 
@@ -261,7 +264,7 @@ def test_systemd_is_told_of_every_phase_and_sees_signs_of_life(
         started = time.monotonic()
         for _ in range(4):
             assert sock.recv(4096) == b"WATCHDOG=1"
-        assert time.monotonic() - started < 4 * 0.2, "more often than systemd's limit"
+        assert pace.since(started) < 4 * 0.2, "more often than systemd's limit"
         app.terminate()
         while "STOPPING=1" not in told[-1]:
             told.append(sock.recv(4096).decode())
