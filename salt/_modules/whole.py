@@ -27,6 +27,7 @@ def write(path, data, mode=0o600, folder_mode=0o755):
     """
     folder = os.path.dirname(path)
     os.makedirs(folder, mode=folder_mode, exist_ok=True)
+    before = _current(path)
     handle, staged = tempfile.mkstemp(prefix=f".{os.path.basename(path)}.", dir=folder)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -39,6 +40,18 @@ def write(path, data, mode=0o600, folder_mode=0o755):
         os.unlink(staged)
         raise
     sync(folder)
+    # Until the end of the run: a service that does not work with it goes back (checked.take_back).
+    __context__.setdefault("whole.replaced", {}).setdefault(path, before)
+
+
+def _current(path):
+    try:
+        with open(path, "rb") as file:
+            stat = os.fstat(file.fileno())
+            mode = stat.st_mode & 0o7777
+            return {"data": file.read(), "mode": mode, "uid": stat.st_uid, "gid": stat.st_gid}
+    except FileNotFoundError:
+        return None
 
 
 def sync(folder):
