@@ -327,7 +327,7 @@ def swap(wanted, extra=()):
                 raise CommandExecutionError(
                     f"{path}: no user {spec['user']} or group {spec['group']} on this machine"
                 )
-            os.makedirs(os.path.dirname(path), exist_ok=True)
+            __salt__["whole.folder"](os.path.dirname(path))
             staged[path] = f"{path}.stack-new"
             _write(staged[path], spec)
     except BaseException:

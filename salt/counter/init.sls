@@ -66,7 +66,8 @@ include:
     - instances: {{ salt['topology.instances'](count=counter.instances) }}
     - address: 127.0.0.1
     - port: {{ counter.port }}
-    - health: {{ counter.health.ready }}
+    - health: {{ counter.health.ready | json }}
+    - smoke: {{ counter.health.smoke | json }}
     - timeout: {{ counter.ready_seconds }}
     {% if 'edge' in salt['topology.machine']().roles %}
     # The edge is here: it is asked whether it uses the instance.

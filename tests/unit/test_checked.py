@@ -35,7 +35,7 @@ def checked(
     whole = load_source("salt/_modules/whole.py")
     module = load_source(
         "salt/_modules/checked.py",
-        salt={"whole.write": whole.write, "whole.sync": whole.sync},
+        salt={f"whole.{name}": getattr(whole, name) for name in ("write", "sync", "folder")},
         # One for all modules of a run.
         context=whole.__context__,
     )
