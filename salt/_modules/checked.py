@@ -35,6 +35,8 @@ _DROPIN = re.compile(
 )
 # Seconds a check may take; a hanging check must not hang the apply.
 _CHECK_TIMEOUT = 60
+# What this run replaced, in __context__: {path: what was there before, as swap() returns it}.
+_REPLACED = "whole.replaced"
 _ORIGINS = ("source", "contents", "from_secret")
 _SPEC = {*_ORIGINS, "mode", "user", "group", "template", "secret"}
 
@@ -43,7 +45,7 @@ def __virtual__():
     return __virtualname__
 
 
-def render(files, context=None):
+def render(files, context=None, made=None):
     """
     The files as they are to be: ``{path: {data: bytes, mode: int, user, group, secret: bool}}``.
 
@@ -53,8 +55,13 @@ def render(files, context=None):
         ``from_secret: NAME``, the value of a secret of this machine, never shown
     context
         what the templates get beside Salt's own names
+    made
+        ``{module.function: {its arguments}}``, each of which gives more such files, as a pair of
+        certificate and key that only go together
     """
     wanted = {}
+    for function, words in (made or {}).items():
+        wanted.update(__salt__[function](**words))
     for path, spec in files.items():
         origins = [key for key in _ORIGINS if key in spec]
         if set(spec) - _SPEC or len(origins) != 1 or not os.path.isabs(path):
@@ -320,7 +327,7 @@ def swap(wanted, extra=()):
                 raise CommandExecutionError(
                     f"{path}: no user {spec['user']} or group {spec['group']} on this machine"
                 )
-            os.makedirs(os.path.dirname(path), exist_ok=True)
+            __salt__["whole.folder"](os.path.dirname(path))
             staged[path] = f"{path}.stack-new"
             _write(staged[path], spec)
     except BaseException:
@@ -337,6 +344,9 @@ def swap(wanted, extra=()):
         raise
     for folder in {os.path.dirname(path) for path in before}:
         __salt__["whole.sync"](folder)
+    # As whole.write does: for take_back().
+    for path, was in before.items():
+        __context__.setdefault(_REPLACED, {}).setdefault(path, was)
     return before
 
 
@@ -355,6 +365,18 @@ def restore(before):
         else:
             _write(f"{path}.stack-new", was)
             os.rename(f"{path}.stack-new", path)
+
+
+def take_back(paths):
+    """
+    Undo, of ``paths``, what earlier states of this run replaced: who uses them does not work with
+    them. What was new stays, for there is nothing to go back to. Returns the paths that are back.
+    """
+    replaced = __context__.get(_REPLACED, {})
+    before = {path: replaced.pop(path) for path in paths if replaced.get(path)}
+    before = {path: was for path, was in before.items() if was != _current(path)}
+    restore(before)
+    return sorted(before)
 
 
 def digests(paths):

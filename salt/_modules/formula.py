@@ -9,6 +9,7 @@ applied.
 
 import copy
 import difflib
+import fnmatch
 import ipaddress
 import os
 import re
@@ -173,6 +174,7 @@ def problems(pillar=None):
         validator = jsonschema.Draft202012Validator(_schema(name), format_checker=_Names())
         for error in sorted(validator.iter_errors(_plain(pillar[name])), key=str):
             lines.extend(_explain(name, error))
+    lines += [] if lines else _broken_rules(pillar, known)
     if pillar.get("secrets") and not lines:
         used = _secrets(pillar)
         # Names only: what stands below them is nobody's to read.
@@ -182,6 +184,66 @@ def problems(pillar=None):
             if name not in used
         ]
     return lines
+
+
+def _broken_rules(pillar, known):
+    """
+    Lines for what must hold between settings and does not: ``rules.yaml`` of the formulas. Only rules with a
+    setting of this pillar are looked at: among themselves the defaults hold (a test says so).
+    """
+    merged, lines = {}, []
+    for name in known if set(known) & set(pillar) else []:
+        for rule in _read(f"{_TREE}{name}/rules.yaml") or []:
+            named = rule_formulas(rule)
+            # A formula that was lifted out of this tree keeps to what it can know.
+            if not named & set(pillar) or not named <= set(known):
+                continue
+            merged.update({one: _merged(one, pillar) for one in named - set(merged)})
+            line = rule_problem(rule, merged)
+            if line:
+                lines.append(line)
+    return lines
+
+
+def _rules():
+    """The Jinja in which rules are written."""
+    import jinja2.sandbox
+
+    rules = jinja2.sandbox.SandboxedEnvironment()
+    rules.filters["seconds"] = seconds
+    rules.globals = {
+        "seconds": seconds,
+        "matches": lambda name, patterns: any(fnmatch.fnmatch(name, one) for one in patterns),
+    }
+    return rules
+
+
+def rule_formulas(rule):
+    """Names of the formulas whose settings a rule is about."""
+    import jinja2.meta
+
+    rules = _rules()
+    words = rules.parse("{{ " + rule["holds"] + " }}")
+    return jinja2.meta.find_undeclared_variables(words) - set(rules.globals)
+
+
+def rule_problem(rule, merged):
+    """
+    None when ``rule`` holds for the merged settings, ``{formula: settings}``, else the line that refuses.
+
+    rule
+        ``{setting: path, holds: Jinja expression, says: what must be}``. Beside the formulas' settings it
+        knows ``seconds(duration)`` and ``matches(name, patterns)``
+    """
+    rules = _rules()
+    if rules.compile_expression(rule["holds"])(**merged):
+        return None
+    value = merged
+    for part in rule["setting"].split(":"):
+        value = value[part]
+    shown = "" if isinstance(value, (dict, list)) else f"{value!r} "
+    says = rules.from_string(rule["says"]).render(merged)
+    return f"pillar {rule['setting']}: {shown}{says}"
 
 
 def _secrets(pillar):
@@ -255,7 +317,7 @@ def _merged(name, pillar):
 
 
 def seconds(duration):
-    """Seconds of a duration as HAProxy writes it: ``500ms``, ``2s``, ``1m``.
+    """Seconds of a duration: ``500ms``, ``2s``, ``1m``, ``3h``, ``4d``, ``5w``.
 
     CLI Example:
 
@@ -263,10 +325,11 @@ def seconds(duration):
 
         salt-call formula.seconds 500ms
     """
-    found = re.fullmatch(r"(\d+)(ms|s|m|h)", str(duration))
+    found = re.fullmatch(r"(\d+)(ms|s|m|h|d|w)", str(duration))
     if not found:
         raise CommandExecutionError(f"{duration!r} is no duration: use 500ms, 2s, 1m")
-    return int(found.group(1)) * {"ms": 0.001, "s": 1, "m": 60, "h": 3600}[found.group(2)]
+    units = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+    return int(found.group(1)) * units[found.group(2)]
 
 
 def refuse(reason):

@@ -7,7 +7,11 @@ by a CA of its own. Nothing is used before it fits together: key, certificate, C
 
 import datetime
 import ipaddress
+import itertools
 import os
+import re
+import ssl
+import tempfile
 
 from salt.exceptions import CommandExecutionError
 
@@ -85,6 +89,112 @@ def _extension(certificate, kind):
         return None
 
 
+def _certificates(label, pem):
+    """
+    The certificates of a PEM text, in its order; ValueError, a line that begins with ``label``, where it
+    holds anything else or any block is not whole. (Most readers stop at the first block, and the
+    program that serves it stumbles over the second.)
+    """
+    from cryptography import x509
+
+    found = []
+    for number, start in enumerate(re.finditer(r"(?m)^-----BEGIN ([^-\n]*)-----", pem), 1):
+        kind, where = start[1], f"{label}: block {number}"
+        # Not the text itself: it may be a key.
+        if kind != "CERTIFICATE":
+            raise ValueError(f"{where} is a {kind}: only certificates belong here")
+        end = re.compile(r"[^-]*\n-----END CERTIFICATE-----\s*?(\n|$)").match(pem, start.end())
+        if end is None:
+            raise ValueError(f"{where} is cut off: from its BEGIN line to its END line is needed")
+        try:
+            found.append(
+                x509.load_pem_x509_certificate(end.string[start.start() : end.end()].encode())
+            )
+        except ValueError:
+            raise ValueError(f"{where} is damaged: not readable as a certificate") from None
+    if not found:
+        raise ValueError(f"{label}: not readable as PEM: no -----BEGIN CERTIFICATE----- in it")
+    return found
+
+
+def _issued_by(child, parent):
+    try:
+        child.verify_directly_issued_by(parent)
+    except Exception:  # the library has several reasons, all of them a no
+        return False
+    return True
+
+
+def _dates(label, certificate):
+    """A list of what is wrong with when it is valid."""
+    if _since(certificate) > _now():
+        return [f"{label}: not valid before {_since(certificate):%Y-%m-%d %H:%M} UTC"]
+    if _until(certificate) <= _now():
+        return [f"{label}: expired on {_until(certificate):%Y-%m-%d %H:%M} UTC"]
+    return []
+
+
+def _public(of):
+    from cryptography.hazmat.primitives import serialization
+
+    return of.public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+
+
+def pair_problems(certificate, key):
+    """
+    Why a program would refuse ``certificate`` (PEM: a server's or machine's own, then who issued it, each
+    the one before) with ``key``, one line each; an empty list when it would not. No line holds any of
+    the key.
+    """
+    from cryptography.hazmat.primitives import serialization
+
+    try:
+        chain = _certificates("certificate", certificate)
+    except ValueError as error:
+        return [str(error)]
+    try:
+        public = _public(
+            serialization.load_pem_private_key(key.encode(), password=None).public_key()
+        )
+    except (ValueError, TypeError):
+        # Not the library's own words, which may quote what it could not read.
+        return ["key: not readable as unencrypted PEM"]
+    holders = [number for number, one in enumerate(chain, 1) if _public(one.public_key()) == public]
+    if not holders:
+        return ["key: is not the certificate's"]
+    if holders[0] != 1:
+        return [f"certificate: the key's own is block {holders[0]} and must be the first"]
+    for number, (child, parent) in enumerate(itertools.pairwise(chain), 1):
+        if not _issued_by(child, parent):
+            return [
+                f"certificate: block {number + 1} has not issued block {number}: each must be"
+                " followed by its issuer"
+            ]
+    found = []
+    for number, one in enumerate(chain, 1):
+        found += _dates("certificate" if number == 1 else f"certificate: block {number}", one)
+    return found or _openssl(certificate, key)
+
+
+def _openssl(certificate, key):
+    """What OpenSSL, which serves it, has against a pair that is well otherwise: a key that is too
+    short, a hash that is too weak."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "pair.pem")
+        with open(
+            path, "w", encoding="utf-8", opener=lambda p, flags: os.open(p, flags, 0o600)
+        ) as file:
+            file.write(f"{key.strip()}\n{certificate.strip()}\n")
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(path, password="")
+        except ssl.SSLError as error:
+            reason = (error.reason or str(error)).replace("_", " ").lower()
+            return [f"certificate: OpenSSL refuses it: {reason}"]
+    return []
+
+
 def problems(parts, name, addresses=(), renew_days=0):
     """
     What is wrong with ``{ca, certificate, key}`` (PEM) as the identity of machine ``name``, one
@@ -96,47 +206,25 @@ def problems(parts, name, addresses=(), renew_days=0):
         fewer days than this left count as wrong
     """
     from cryptography import x509
-    from cryptography.hazmat.primitives import serialization
 
-    readers = {
-        "ca": x509.load_pem_x509_certificate,
-        "certificate": x509.load_pem_x509_certificates,
-        "key": lambda data: serialization.load_pem_private_key(data, password=None),
-    }
-    read = {}
-    for part, reader in readers.items():
-        try:
-            read[part] = reader(parts[part].encode())
-        except (ValueError, TypeError):
-            # Not the library's own words, which may quote what it could not read.
-            return [f"{part}: not readable as unencrypted PEM"]
-    ca, chain, key = read["ca"], read["certificate"], read["key"]
+    try:
+        ca = _certificates("ca", parts["ca"])[0]
+    except ValueError as error:
+        return [str(error)]
+    found = pair_problems(parts["certificate"], parts["key"])
+    if found:
+        return found
+    chain = _certificates("certificate", parts["certificate"])
     own = chain[0]
-    found = []
-
-    def public(of):
-        return of.public_bytes(
-            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-        )
-
-    if public(own.public_key()) != public(key.public_key()):
-        found.append("key: is not the certificate's")
     basic = _extension(ca, x509.BasicConstraints)
     if basic is None or not basic.ca:
         found.append("ca: is no CA's certificate (basicConstraints CA:TRUE)")
-    for child, parent in zip(chain, [*chain[1:], ca], strict=True):
-        try:
-            child.verify_directly_issued_by(parent)
-        except Exception:  # the library has several reasons, all of them a no
-            found.append("certificate: is not issued by the ca")
-            break
+    if not _issued_by(chain[-1], ca):
+        found.append("certificate: is not issued by the ca")
+    found += _dates("ca", ca)
     for label, one in (("ca", ca), ("certificate", own)):
         left = _until(one) - _now()
-        if _since(one) > _now():
-            found.append(f"{label}: not valid before {_since(one):%Y-%m-%d %H:%M} UTC")
-        elif left.total_seconds() <= 0:
-            found.append(f"{label}: expired on {_until(one):%Y-%m-%d %H:%M} UTC")
-        elif left < datetime.timedelta(days=renew_days):
+        if datetime.timedelta() < left < datetime.timedelta(days=renew_days):
             found.append(f"{label}: expires in {left.days} days")
     common = own.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
     if [one.value for one in common] != [name]:
@@ -156,7 +244,7 @@ def problems(parts, name, addresses=(), renew_days=0):
     ):
         if usage is not None and oid not in usage:
             found.append(f"certificate: is not for {what} (extendedKeyUsage)")
-    return found
+    return found or _openssl(f"{parts['certificate'].strip()}\n{parts['ca']}", parts["key"])
 
 
 def _pem(of):
@@ -225,11 +313,11 @@ def make_ca(subject, days):
     return _pem(made), _key_pem(key)
 
 
-def issue(ca, ca_key, name, addresses, days):
+def issue(ca, ca_key, name, addresses, days, names=None, client=True):
     """
     A certificate for machine ``name``, signed by the CA (both PEM): ``(certificate, key)`` in PEM.
-    For TLS as a server and as a client; carries the name, ``localhost`` and the addresses. Never
-    valid for longer than its CA.
+    For TLS as a server and, unless ``client`` is False, as a client; carries ``names``, by default its
+    own and ``localhost``, and the addresses. Never valid for longer than its CA.
     """
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
@@ -239,15 +327,16 @@ def issue(ca, ca_key, name, addresses, days):
     signing = serialization.load_pem_private_key(ca_key.encode(), password=None)
     left = (_until(authority) - _now()).days
     key = ec.generate_private_key(ec.SECP256R1())
-    both = [x509.ExtendedKeyUsageOID.SERVER_AUTH, x509.ExtendedKeyUsageOID.CLIENT_AUTH]
-    names = [x509.DNSName(one) for one in dict.fromkeys([name, "localhost"])]
-    names += [x509.IPAddress(ipaddress.ip_address(one)) for one in dict.fromkeys(addresses)]
+    uses = [x509.ExtendedKeyUsageOID.SERVER_AUTH]
+    uses += [x509.ExtendedKeyUsageOID.CLIENT_AUTH] if client else []
+    carried = [x509.DNSName(one) for one in dict.fromkeys(names or [name, "localhost"])]
+    carried += [x509.IPAddress(ipaddress.ip_address(one)) for one in dict.fromkeys(addresses)]
     made = (
         _builder(name, authority.subject, key.public_key(), min(days, left))
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(digital_signature=True), critical=True)
-        .add_extension(x509.ExtendedKeyUsage(both), critical=False)
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(x509.ExtendedKeyUsage(uses), critical=False)
+        .add_extension(x509.SubjectAlternativeName(carried), critical=False)
         .add_extension(
             x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.public_key()),
             critical=False,

@@ -33,6 +33,8 @@ _LARGEST = 500_000_000
 _PATIENCE = 30
 # What must stay free on the disk after a release is unpacked and byte-compiled.
 _SPARE = 16_000_000
+# In a release's folder: what was installed, {path: [mode, sha256]}.
+_MANIFEST = "artifact.manifest"
 # Byte code is about as large as its source.
 _COMPILED = 2
 
@@ -257,7 +259,9 @@ def verify(path, signature, signers, name):
 
 def install(name, root, version, source=None, stated=None, signers=None):
     """
-    Verify and unpack the artifact of ``version`` under ``root``; True when it was done now.
+    Verify and unpack the artifact of ``version`` under ``root``; True when it was done now. One that is
+    there is compared with what was installed, and mended. Its modes are those of the artifact, and open to
+    the accounts that instances run as, whatever the caller's umask is.
     Whole or not at all: it is unpacked aside and renamed. Byte-compiled, so that an instance
     that may not write starts as fast as one that may.
 
@@ -281,10 +285,24 @@ def install(name, root, version, source=None, stated=None, signers=None):
     version = _name(version)
     releases = os.path.join(root, "releases")
     target = os.path.join(releases, version)
-    if os.path.isdir(target):
+    __salt__["whole.folder"](releases)
+    for path in (root, releases):
+        _set_mode(path, 0o755)
+    there = os.path.isdir(target)
+    if there:
         _same(name, root, version, stated, signers)
-        return False
-    os.makedirs(releases, exist_ok=True)
+        moded = _mend_modes(target)
+        wrong = damage(root, version)
+        # Of before there was such a list, there is nothing to compare it with.
+        listed = os.path.exists(os.path.join(target, _MANIFEST))
+        at_hand = source or artifact(name, version)[0]
+        if not wrong and (listed or not at_hand):
+            return moded
+        if not at_hand:
+            raise CommandExecutionError(
+                f"{target}/{wrong[0]}, not as it was installed (one of {len(wrong)} files), and its artifact is"
+                f" not in dist/: 'make deploy VERSION={version}' mends it"
+            )
     for left in os.listdir(releases):
         if left.startswith(".unpack-"):
             shutil.rmtree(os.path.join(releases, left), ignore_errors=True)
@@ -329,9 +347,15 @@ def install(name, root, version, source=None, stated=None, signers=None):
             capture_output=True,
             timeout=300,
         )
-        os.chmod(top, 0o755)
+        _mend_modes(top)
+        __salt__["whole.write"](
+            os.path.join(top, _MANIFEST), json.dumps(_listed(top), indent=0), mode=0o644
+        )
         _to_disk(top)
-        os.rename(top, target)
+        if there:
+            _mend(top, target)
+        else:
+            os.rename(top, target)
         _fsync(releases)
     # A cut-off gzip stream is an EOFError, a damaged one a zlib.error: neither is an OSError.
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
@@ -341,6 +365,90 @@ def install(name, root, version, source=None, stated=None, signers=None):
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return True
+
+
+def damage(root, version):
+    """
+    What of an installed release is not as it was installed, ``PATH: how`` each; empty when all is.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call release.damage /opt/counter 0.1.0
+    """
+    top = os.path.join(root, "releases", _name(version))
+    text = _text(os.path.join(top, _MANIFEST))
+    if text is None:
+        return []
+    try:
+        return _differences(top, json.loads(text))
+    except ValueError:
+        return [f"{_MANIFEST}: damaged"]
+
+
+def _differences(top, listed):
+    now = _listed(top)
+    found = [
+        f"{path}: {'missing' if path not in now else 'changed'}"
+        for path, was in listed.items()
+        if now.get(path) != was
+    ]
+    # Python may write byte code of its own; any other file could be found in place of one of these.
+    added = [path for path in now if path not in listed and not path.endswith(".pyc")]
+    return found + [f"{path}: is none of its files" for path in added]
+
+
+def _listed(top):
+    """``{path: [mode, sha256]}`` of every file below ``top`` but the list itself."""
+    found = {}
+    for folder, _, names in os.walk(top):
+        for name in names:
+            path = os.path.join(folder, name)
+            if (inside := os.path.relpath(path, top)) != _MANIFEST:
+                mode = f"{os.lstat(path).st_mode & 0o7777:04o}"
+                found[inside] = [mode, "link" if os.path.islink(path) else sha256(path)]
+    return dict(sorted(found.items()))
+
+
+def _set_mode(path, mode):
+    """Whether it had another one."""
+    if os.stat(path).st_mode & 0o7777 == mode:
+        return False
+    os.chmod(path, mode)
+    return True
+
+
+def _mend_modes(top):
+    """Everything below ``top`` can be read, and what its owner may execute executed, by all, and be
+    written by its owner alone. Whether any could not."""
+    mended = _set_mode(top, 0o755)
+    for folder, folders, names in os.walk(top):
+        for name in folders:
+            mended |= _set_mode(os.path.join(folder, name), 0o755)
+        for name in names:
+            path = os.path.join(folder, name)
+            if not os.path.islink(path):
+                mode = 0o755 if os.stat(path).st_mode & 0o100 else 0o644
+                mended |= _set_mode(path, mode)
+    return mended
+
+
+def _mend(top, target):
+    """Make the release in ``target``, which instances may be running, the one in ``top``: file by file,
+    each whole, and the list of them last."""
+    wrong = {line.partition(": ")[0] for line in _differences(target, _listed(top))}
+    for path in sorted(wrong):
+        old, new = os.path.join(target, path), os.path.join(top, path)
+        if not os.path.exists(new):
+            os.unlink(old)
+            continue
+        if os.path.isdir(old) and not os.path.islink(old):
+            shutil.rmtree(old)
+        __salt__["whole.folder"](os.path.dirname(old))
+        os.rename(new, old)
+    os.rename(os.path.join(top, _MANIFEST), os.path.join(target, _MANIFEST))
+    _to_disk(target)
 
 
 def _same(name, root, version, stated, signers):
@@ -454,8 +562,7 @@ def offer(root, version):
     but with which a unit template is verified, before any real instance is touched. True when
     it did not point there.
     """
-    folder = _folder(root, "new")
-    os.makedirs(folder, exist_ok=True)
+    folder = _instance_folder(root, "new")
     target = f"../../releases/{_name(version)}"
     if os.path.islink(f"{folder}/release") and os.readlink(f"{folder}/release") == target:
         return False
@@ -531,6 +638,15 @@ def _folder(root, instance):
     return os.path.join(root, "instances", str(instance))
 
 
+def _instance_folder(root, instance):
+    """Its folder, made where it is missing; its account can get to its release."""
+    folder = _folder(root, instance)
+    __salt__["whole.folder"](folder)
+    for path in (os.path.dirname(folder), folder):
+        _set_mode(path, 0o755)
+    return folder
+
+
 def started_with(root, instance):
     """Fingerprint that ``instance`` was last started with, or None."""
     try:
@@ -546,7 +662,7 @@ def set_instance(root, instance, version, environment):
     :py:func:`reset_instance`, returns what :py:func:`before` says before it.
     """
     was = before(root, instance)
-    os.makedirs(_folder(root, instance), exist_ok=True)
+    _instance_folder(root, instance)
     text = "".join(f'{key}="{_quoted(value)}"\n' for key, value in sorted(environment.items()))
     _replace(_folder(root, instance), version, text)
     return was
@@ -643,6 +759,22 @@ def wait_ready(address, port, path, seconds, unit=None):
         if time.monotonic() > deadline:
             return f"not ready after {seconds} s: {last}"
         time.sleep(0.1)
+
+
+def ask(address, port, path, seconds):
+    """None when ``GET path`` answers with 2xx, else what it answered instead. A redirect is not followed:
+    where it leads is not said to work."""
+    connection = http.client.HTTPConnection(address, port, timeout=seconds)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        if 200 <= answer.status < 300:
+            return None
+        return f"GET {path} answers {answer.status}, not 2xx"
+    except (OSError, http.client.HTTPException) as error:
+        return f"GET {path}: {error or type(error).__name__}"
+    finally:
+        connection.close()
 
 
 def wait_settled(command, seconds, timeout):

@@ -132,6 +132,20 @@ def ensure(name, size=32, kind="random"):
     return todo
 
 
+def value(name):
+    """
+    The value that ``name`` is to have: the pillar's where it gives one, else the one that is here. For
+    modules that make a service's file of it; a state or a template never gets it.
+    """
+    found = _given(name)
+    found = _read(path(name)) if found is None else found
+    if found is None:
+        raise CommandExecutionError(
+            f"secret {name} is neither in pillar secrets:{name} nor in {path(name)}"
+        )
+    return found
+
+
 def keep(name, value):
     """Put ``value``, made by another module (a CA's key), under ``name`` in place of what is there."""
     _write(path(name), value)

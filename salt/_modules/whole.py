@@ -25,9 +25,10 @@ def write(path, data, mode=0o600, folder_mode=0o755):
 
     For other modules and states, never for a command line, which everybody could read.
     """
-    folder = os.path.dirname(path)
-    os.makedirs(folder, mode=folder_mode, exist_ok=True)
-    handle, staged = tempfile.mkstemp(prefix=f".{os.path.basename(path)}.", dir=folder)
+    parent = os.path.dirname(path)
+    folder(parent, folder_mode)
+    before = _current(path)
+    handle, staged = tempfile.mkstemp(prefix=f".{os.path.basename(path)}.", dir=parent)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data.encode() if isinstance(data, str) else data)
@@ -38,7 +39,31 @@ def write(path, data, mode=0o600, folder_mode=0o755):
     except BaseException:
         os.unlink(staged)
         raise
-    sync(folder)
+    sync(parent)
+    # Until the end of the run: a service that does not work with it goes back (checked.take_back).
+    __context__.setdefault("whole.replaced", {}).setdefault(path, before)
+
+
+def _current(path):
+    try:
+        with open(path, "rb") as file:
+            stat = os.fstat(file.fileno())
+            mode = stat.st_mode & 0o7777
+            return {"data": file.read(), "mode": mode, "uid": stat.st_uid, "gid": stat.st_gid}
+    except FileNotFoundError:
+        return None
+
+
+def folder(path, mode=0o755):
+    """
+    Make folder ``path`` where it is missing, with ``mode`` whatever the caller's umask is; those above it
+    that are missing too are open to all: services run as accounts of their own.
+    """
+    if os.path.isdir(path):
+        return
+    folder(os.path.dirname(path))
+    os.mkdir(path)
+    os.chmod(path, mode)
 
 
 def sync(folder):

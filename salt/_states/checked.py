@@ -13,6 +13,7 @@ finished by the next one; no ``watch`` is needed.
 import contextlib
 import hashlib
 import time
+from types import SimpleNamespace
 
 from salt.exceptions import CommandExecutionError
 
@@ -23,24 +24,62 @@ def __virtual__():
     return __virtualname__
 
 
-def _prepare(ret, files, context, checks, clean, instance, may_run):
-    """Rendered files, their changes and what is to be removed; None after a refusal."""
+def _prepare(ret, files, made, context, checks, clean, instance, unit=None, uses=()):
+    """
+    What is to be done, ``{wanted, changes, extra, pending, unchecked}``; None after a refusal.
+    ``pending``: the unit has not loaded all of it. ``unchecked``: in a test run, what must come first.
+    """
+    test = __opts__["test"]
     try:
-        wanted = __salt__["checked.render"](files, context)
+        wanted = __salt__["checked.render"](files or {}, context, made)
         changes, extra = __salt__["checked.differences"](wanted, clean or ())
+        # Also what an apply that was killed after the swap has left to do.
+        pending = unit is not None and (
+            __salt__["checked.digests"]([*wanted, *uses]) != __salt__["checked.loaded"](unit)
+        )
         said = None
-        if changes and may_run:
+        if changes or pending:
             said = __salt__["checked.check"](wanted, checks or (), instance)
     except (CommandExecutionError, OSError) as error:
         ret.update(result=False, comment=f"nothing was changed: {error}")
         return None
-    if said is not None:
-        ret.update(result=False, comment=f"refused by its own check, nothing was changed:\n{said}")
+    first = _to_come_first() if said is not None and test else []
+    if said is not None and not first:
+        back = [] if test else __salt__["checked.take_back"](uses)
+        also = f" ({', '.join(back)}: back as it was)" if back else ""
+        ret.update(
+            result=False,
+            comment=f"refused by its own check, nothing was changed{also}:\n{said}",
+        )
         return None
-    return wanted, changes, extra
+    return SimpleNamespace(
+        wanted=wanted, changes=changes, extra=extra, pending=pending, unchecked=first
+    )
 
 
-def files(name, files, checks=None, context=None, clean=None, instance="1"):
+def _to_come_first():
+    """
+    What this state requires and this test run has only said that it would do: the package that
+    brings the program that checks, a secret, a certificate.
+    """
+    required = {pair for one in __low__.get("require", ()) for pair in one.items()}
+    names = []
+    for tag, result in __running__.items():
+        state, name = tag.split("_|-")[0], result.get("__id__")
+        met = {(state, name), (state, result.get("name")), ("sls", result.get("__sls__"))}
+        if result["result"] is None and met & required:
+            names.append(name)
+    return names
+
+
+def _shown(prepared):
+    """The changes, as a test run shows them: it says what it could not check."""
+    if not prepared.unchecked:
+        return prepared.changes
+    return {**prepared.changes, "not checked yet": f"first: {', '.join(prepared.unchecked)}"}
+
+
+def files(name, files=None, checks=None, context=None, clean=None, instance="1", made=None):
     """
     Files that no service has to be told about.
 
@@ -54,6 +93,8 @@ def files(name, files, checks=None, context=None, clean=None, instance="1"):
         for their templates
     clean
         glob patterns of files to remove when they are not among these
+    made
+        ``{module.function: {its arguments}}``, functions that give more files (``checked.render``)
 
     .. code-block:: yaml
 
@@ -65,15 +106,20 @@ def files(name, files, checks=None, context=None, clean=None, instance="1"):
                 - visudo -c -f {staged}/etc/sudoers.d/operators
     """
     ret = {"name": name, "changes": {}, "result": True, "comment": "as they should be"}
-    prepared = _prepare(ret, files, context, checks, clean, instance, not __opts__["test"])
+    prepared = _prepare(ret, files, made, context, checks, clean, instance)
     if prepared is None:
         return ret
-    wanted, changes, extra = prepared
+    wanted, changes, extra = prepared.wanted, prepared.changes, prepared.extra
     ret["changes"] = changes
     if not changes:
         return ret
     if __opts__["test"]:
-        return {**ret, "result": None, "comment": "would be changed"}
+        return {
+            **ret,
+            "changes": _shown(prepared),
+            "result": None,
+            "comment": "would be changed",
+        }
     try:
         __salt__["checked.swap"]({p: wanted[p] for p in changes if p in wanted}, extra)
     except (CommandExecutionError, OSError) as error:
@@ -97,16 +143,18 @@ def service(
     instance="1",
     before=None,
     follows=None,
+    made=None,
 ):
     """
     A service that is enabled and runs on exactly these files.
 
     name
         systemd unit
-    files, checks, context, clean
+    files, checks, context, clean, made
         as in ``checked.files``
     uses
-        paths made by other states that the service loads too, such as a certificate
+        paths made by other states that the service loads too, such as the machine's certificate.
+        Where the service does not work with them, those that this run has replaced are put back
     reload
         a change can be taken by ``systemctl reload``
     restart_on
@@ -137,10 +185,11 @@ def service(
     """
     ret = {"name": name, "changes": {}, "result": True, "comment": "running on this configuration"}
     test = __opts__["test"]
-    prepared = _prepare(ret, files or {}, context, checks, clean, instance, not test)
+    uses = uses or ()
+    prepared = _prepare(ret, files, made, context, checks, clean, instance, name, uses)
     if prepared is None:
         return ret
-    wanted, changes, extra = prepared
+    wanted, changes, extra = prepared.wanted, prepared.changes, prepared.extra
 
     def systemctl(*words):
         return __salt__["checked.systemctl"](*words)
@@ -151,19 +200,16 @@ def service(
     said = ""
     if test or before:
         active = systemctl("is-active", name)[0] == 0
-        # Also what an apply that was killed after the swap has left to do.
-        now = __salt__["checked.digests"]([*wanted, *(uses or ())])
-        pending = now != __salt__["checked.loaded"](name)
-        to_do = bool(changes or pending or (may_start and not active))
+        to_do = bool(changes or prepared.pending or (may_start and not active))
     if test:
         if to_do:
             how = "reloaded" if reload and active else "restarted" if active else "started"
             return {
                 **ret,
-                "changes": changes
+                "changes": _shown(prepared)
                 or {name: "has not loaded its files yet" if active else "not running"},
                 "result": None,
-                "comment": f"would be checked and {how}",
+                "comment": f"would be {how}",
             }
         return ret
     if before and to_do:
@@ -190,7 +236,7 @@ def service(
             __salt__["checked.mark_loaded"](name, known)
         return {**ret, "result": False, "comment": f"nothing was changed: {error}"}
 
-    now = __salt__["checked.digests"]([*wanted, *(uses or ())])
+    now = __salt__["checked.digests"]([*wanted, *uses])
     was = __salt__["checked.loaded"](name)
     moved = {path for path in {*now, *was} if now.get(path) != was.get(path)}
     units = any(__salt__["checked.is_unit_file"](path) for path in moved)
@@ -217,7 +263,8 @@ def service(
         failure = _act(name, action, ready, ready_timeout)
         if failure:
             words = __salt__["checked.last_words"](name)
-            if replaced:
+            taken = __salt__["checked.take_back"](uses)
+            if replaced or taken:
                 __salt__["checked.restore"](replaced)
                 systemctl("daemon-reload")
                 systemctl("reset-failed", name)

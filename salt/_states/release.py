@@ -17,7 +17,8 @@ def __virtual__():
 
 def installed(name, root, version, source=None, sha256=None, signers=None):
     """
-    The artifact ``name-version.tar.gz`` is verified and unpacked under ``root``.
+    The artifact ``name-version.tar.gz`` is verified and unpacked under ``root``, and all of it is as it was
+    unpacked.
 
     source, sha256
         URL to fetch it from where the controller did not bring it, and its hash
@@ -35,16 +36,17 @@ def installed(name, root, version, source=None, sha256=None, signers=None):
     ret = {"name": name, "changes": {}, "result": True, "comment": f"{version} is installed"}
     there = version in __salt__["release.installed"](root)
     if __opts__["test"]:
-        if there:
+        wrong = __salt__["release.damage"](root, version) if there else []
+        if there and not wrong:
             return ret
         return {
             **ret,
             "result": None,
-            "changes": {name: version},
-            "comment": f"{version} would be installed",
+            "changes": {name: "; ".join(wrong[:3]) or version},
+            "comment": f"{version} would be {'mended' if there else 'installed'}",
         }
     try:
-        __salt__["release.install"](name, root, version, source, sha256, signers)
+        done = __salt__["release.install"](name, root, version, source, sha256, signers)
         # Seen by the check of the unit, which comes next.
         __salt__["release.offer"](root, version)
     except (CommandExecutionError, OSError) as error:
@@ -55,6 +57,9 @@ def installed(name, root, version, source=None, sha256=None, signers=None):
     if not there:
         ret["changes"][name] = f"{version} installed"
         ret["comment"] = f"{version} verified and unpacked"
+    elif done:
+        ret["changes"][name] = f"{version} was not as it was installed: mended"
+        ret["comment"] = ret["changes"][name]
     return ret
 
 
@@ -69,6 +74,7 @@ def rolled(
     values=None,
     uses=None,
     health="/readyz",
+    smoke=None,
     timeout=30,
     settled=None,
     settle=0,
@@ -100,6 +106,9 @@ def rolled(
         paths of files it loads at start (unit, credentials): a change of theirs rolls too
     health
         path that answers 200 when the instance can serve
+    smoke
+        path of the application's own choice that must answer GET with 2xx too, once when the instance is
+        ready and again after its probation: ready is not the same as working. Not asked in a rollback
     timeout
         seconds an instance may take to get ready
     settled
@@ -140,7 +149,7 @@ def rolled(
     action = __salt__["deploy.request"]()["action"]
     if action == "rollback":
         # It goes to what has proven itself; every second of the bad one counts.
-        probation = 0
+        probation, smoke = 0, None
     old = __salt__["deploy.current"](name)
     if old is None and moves:
         # Of before there was a history: what all instances are set to is good.
@@ -151,6 +160,7 @@ def rolled(
     if moves:
         __salt__["deploy.record"](name, "started", old, version)
         roll = _Roll(root, version, address, health, timeout, settled, settle, probation, uses)
+        roll.smoke = smoke
         told = {"NAME": name, "VERSION": version, "FROM": old or "", "ROOT": root}
         around = hooks if hooks and old != version else {}
 
@@ -168,8 +178,12 @@ def rolled(
 
         try:
             said = hooked("before")
-            # Nothing has moved yet: there is nothing to take back.
-            said = f"{said}; nothing was changed" if said else roll.forward(moves)
+            if said:
+                # No instance has moved yet.
+                roll.take_back()
+                said = f"{said}; nothing was changed"
+            else:
+                said = roll.forward(moves)
             if not said:
                 failed = hooked("after")
                 said = failed and roll.back(None, failed)
@@ -287,7 +301,7 @@ class _Roll:
         self.root, self.version, self.address = root, version, address
         self.health, self.timeout = health, timeout
         self.settled, self.settle, self.probation = settled, settle, probation
-        self.uses = uses or []
+        self.uses, self.smoke = uses or [], None
         # (move, what was before), in the order of moving.
         self.moved, self.total = [], 0
         # The unit that is worked on, and the story of a roll that was told to stop.
@@ -333,7 +347,7 @@ class _Roll:
             )
             say(f"{unit}: {before[0] or 'nothing'} drains, then {self.version} starts")
             began = time.monotonic()
-            said = self.start(one)
+            said = self.start(one, self.smoke)
             if said:
                 return self.back(unit, said)
             say(f"{unit}: ready and in use after {time.monotonic() - began:.1f} s")
@@ -346,16 +360,34 @@ class _Roll:
                 died = __salt__["deploy.watch"](self.lives, self.probation)
                 if died:
                     return self.back(*died)
-        # Alive is not enough: each must be able to serve, now that its probation is over.
+                said = self.failing()
+                if said:
+                    return self.back(*said)
+        return None
+
+    def failing(self):
+        """Alive is not enough: each must be able to serve, now that its probation is over. None, or
+        ``(unit, what it answers)``."""
         for one, _ in self.moved:
             self.at = one["unit"]
             if one["unit"] in self.lives:
                 said = __salt__["release.wait_ready"](
                     self.address, one["port"], self.health, self.timeout, one["unit"]
-                )
+                ) or self.ask(one, self.smoke)
                 if said:
-                    return self.back(one["unit"], f"after its probation: {said}")
+                    return one["unit"], f"after its probation: {said}"
         return None
+
+    def ask(self, one, path):
+        """None when the instance answers ``path`` with 2xx, or there is none to ask, else what it says."""
+        if not path:
+            return None
+        return __salt__["release.ask"](self.address, one["port"], path, self.timeout)
+
+    def take_back(self):
+        """What this run put in place for the instances to load: they go back to what they ran on."""
+        if __salt__["checked.take_back"](self.uses):
+            __salt__["checked.systemctl"]("daemon-reload")
 
     def command(self, one):
         """What asks the load balancer whether it uses the instance; None where nothing can."""
@@ -371,15 +403,16 @@ class _Roll:
             return False
         return not __salt__["release.wait_settled"](self.command(one), 0, 0)
 
-    def start(self, one):
-        """Restart, wait until ready, then until the load balancer uses it; None, or what is wrong."""
+    def start(self, one, smoke=None):
+        """Restart, wait until ready, ask ``smoke``, then wait until the load balancer uses it; None, or
+        what is wrong."""
         __salt__["checked.systemctl"]("reset-failed", one["unit"])
         code, said = __salt__["checked.systemctl"]("restart", one["unit"])
         if code:
             return said.splitlines()[0] if said else f"systemctl restart: exit code {code}"
         said = __salt__["release.wait_ready"](
             self.address, one["port"], self.health, self.timeout, one["unit"]
-        )
+        ) or self.ask(one, smoke)
         if said:
             return said
         # An instance that is ready is not yet in use: were the next one drained before the
@@ -413,6 +446,7 @@ class _Roll:
     def _restore(self, failed):
         say = __salt__["deploy.say"]
         done, troubles = [], []
+        self.take_back()
         for one, before in sorted(self.moved, key=lambda pair: pair[0]["unit"] != failed):
             unit = one["unit"]
             if before[0] is None:

@@ -6,14 +6,6 @@
 {% set store = salt['topology.machines']('store')[0] %}
 {% set store_tls = salt['topology.elsewhere']('app', store.name) %}
 {% set files = counter.over_tls.files if store_tls else {} %}
-{% set check = haproxy.backend.check %}
-{% set noticed = salt['formula.seconds'](check.interval) * 2 + 1 %}
-{% if counter.drain_seconds < noticed %}
-{{ salt['formula.refuse']('pillar counter:drain_seconds: ' ~ counter.drain_seconds ~ ' is too short: the edge needs two haproxy:backend:check:interval + 1 s = ' ~ noticed ~ ' s to see that an instance drains') }}
-{% endif %}
-{% if counter.release.sha256 and not counter.version %}
-{{ salt['formula.refuse']('pillar counter:release:sha256: is of one artifact, so counter:version must say which') }}
-{% endif %}
 {% set unit = '/etc/systemd/system/' ~ counter.name ~ '@.service' %}
 
 {% if store_tls %}
@@ -66,7 +58,8 @@ include:
     - instances: {{ salt['topology.instances'](count=counter.instances) }}
     - address: 127.0.0.1
     - port: {{ counter.port }}
-    - health: {{ counter.health.ready }}
+    - health: {{ counter.health.ready | json }}
+    - smoke: {{ counter.health.smoke | json }}
     - timeout: {{ counter.ready_seconds }}
     {% if 'edge' in salt['topology.machine']().roles %}
     # The edge is here: it is asked whether it uses the instance.

@@ -29,8 +29,6 @@ filebeat program:
     - refresh: true
     - require:
       - checked: elastic repository
-{% elif not (install.archive and install.sha256) %}
-{{ salt['formula.refuse']('pillar filebeat:install: from archive needs archive and sha256') }}
 {% else %}
 filebeat program:
   archive.extracted:

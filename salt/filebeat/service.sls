@@ -9,15 +9,6 @@
 {% for name, secret in [('OUTPUT_PASSWORD', output.password), ('OUTPUT_API_KEY', output.api_key), ('TLS_KEY', output.tls.key)] if secret %}
 {% do credentials.update({name: secret}) %}
 {% endfor %}
-{% if not output.hosts %}
-{{ salt['formula.refuse']('pillar filebeat:output:hosts: ' ~ output.kind ~ ' needs at least one') }}
-{% endif %}
-{% if (output.tls.certificate is none) != (output.tls.key is none) %}
-{{ salt['formula.refuse']('pillar filebeat:output:tls: certificate and key need each other') }}
-{% endif %}
-{% if output.api_key and output.username or (output.api_key and output.kind != 'elasticsearch') %}
-{{ salt['formula.refuse']('pillar filebeat:output:api_key: is for elasticsearch, in place of username and password') }}
-{% endif %}
 {% set services = salt['logs.collect'](true) %}
 {% for name in filebeat.services if name != 'system' and name not in services %}
 {{ salt['formula.refuse']('pillar filebeat:services: ' ~ name ~ ': no such service here; there are: system, ' ~ services | join(', ')) }}

@@ -1,7 +1,8 @@
-# The edge: package, certificate, then the service on its checked configuration.
+# The edge: package, then the service on its checked configuration and certificate.
 {% from 'haproxy/map.jinja' import haproxy with context %}
 {% from 'counter/map.jinja' import counter with context %}
 {% set servers = salt['topology.servers']('app', counter.port, counter.tunnel_port, counter.instances) %}
+{% set names = salt['topology.names']() %}
 {% set elsewhere = servers | selectattr('tls') | list | length > 0 %}
 
 include:
@@ -39,17 +40,24 @@ haproxy running:
         machine:
           name: {{ salt['topology.machine']().name }}
           ipv6: {{ (grains.get('ipv6', []) | length > 0) | json }}
+    # The pillar's, or made here and signed by a small CA of this machine's own, so that a client can
+    # verify it; renewed by an apply before it ends.
+    - made:
+        site.files:
+          folder: {{ haproxy.tls.directory }}
+          domain: {{ pillar['topology']['domain'] }}
+          names: {{ names.dns | json }}
+          addresses: {{ names.ip | json }}
+          certificate: {{ haproxy.tls.certificate | json }}
+          key: {{ haproxy.tls.key | json }}
+    # Of a given certificate, which is given no longer.
+    - clean: [/etc/stack/pki/site.pem]
     - checks:
-        - haproxy -c -f {staged}/etc/haproxy/haproxy.cfg
-    # Made by haproxy.tls; a renewed certificate is a reload.
-    - uses:
-        - {{ haproxy.tls.directory }}/site.pem
-        - {{ haproxy.tls.directory }}/site.pem.key
-        {%- if elsewhere %}
-        {%- for path in salt['pki.paths']().values() %}
-        - {{ path }}
-        {%- endfor %}
-        {%- endif %}
+        - salt://haproxy/files/check {staged} {{ haproxy.tls.directory }}
+        - salt://haproxy/files/answers.py {staged}/etc/haproxy/haproxy.cfg {{ haproxy.admin.socket }}
+    {%- if elsewhere %}
+    - uses: {{ salt['pki.paths']().values() | list | json }}
+    {%- endif %}
     - reload: true
     # `systemctl reload` succeeds even when the new process did not start and the old one goes on.
     - ready: salt://haproxy/files/loaded.py /run/haproxy-admin/master.sock

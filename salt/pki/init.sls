@@ -1,9 +1,6 @@
 # Who this machine is to the others: CA, certificate and key, for every service between machines.
 {% from 'pki/map.jinja' import pki with context %}
 {% set machine = salt['topology.machine']() %}
-{% if pki.renew_days >= pki.days %}
-{{ salt['formula.refuse']('pillar pki:renew_days: ' ~ pki.renew_days ~ ' is not less than pki:days, ' ~ pki.days ~ ': every apply would renew') }}
-{% endif %}
 
 group that reads the machine's key:
   group.present:

@@ -145,9 +145,25 @@ def test_a_certificate_of_ones_own_is_served_and_a_wrong_key_refused(lab: Lab) -
         lab.run(f"umask 077; cp /root/other.key {secret}")
         refused = lab.apply(check=False, PILLAR=json.dumps(overlay))
         assert refused.returncode != 0
-        assert "the private key is not this certificate's" in refused.stdout
+        assert "key: is not the certificate's" in refused.stdout
         assert issuer() == own
         lab.run(f"umask 077; cp /root/mine.key {secret}")
+        # What would be served no longer after the next restart does not replace what is.
+        there = lab.run("sha256sum /etc/haproxy/tls/* /etc/stack/pki/*")
+        pem = overlay["haproxy"]["tls"]["certificate"]
+        for bad, why in (
+            (pem + pem[:-200], "block 2 is cut off"),
+            (lab.run("cat /root/other.pem") + pem, "is block 2 and must be the first"),
+        ):
+            given = {"haproxy": {"tls": {"certificate": bad, "key": "site-key"}}}
+            for test in ("1", ""):
+                refused = lab.apply(check=False, SLS="haproxy", PILLAR=json.dumps(given), TEST=test)
+                assert refused.returncode != 0
+                assert why in refused.stdout
+                assert refused.stdout.strip().endswith("0 changed, 1 failed")
+            assert lab.run("sha256sum /etc/haproxy/tls/* /etc/stack/pki/*") == there
+        lab.run("systemctl restart haproxy")
+        lab.wait("it serves after a restart", lambda: issuer() == own)
         told = lab.apply(PILLAR=json.dumps(overlay)).stdout
         assert "PRIVATE KEY" not in told
         lab.wait("it is served", lambda: "mine.test" in issuer())

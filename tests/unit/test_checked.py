@@ -34,7 +34,10 @@ def checked(
     """`module`, `state`, and `service`/`files` that run the state on paths under tmp_path."""
     whole = load_source("salt/_modules/whole.py")
     module = load_source(
-        "salt/_modules/checked.py", salt={"whole.write": whole.write, "whole.sync": whole.sync}
+        "salt/_modules/checked.py",
+        salt={f"whole.{name}": getattr(whole, name) for name in ("write", "sync", "folder")},
+        # One for all modules of a run.
+        context=whole.__context__,
     )
     module.STAMPS = str(tmp_path / "stamps")
     units = tmp_path / "units"
@@ -69,6 +72,7 @@ def checked(
             "check",
             "swap",
             "restore",
+            "take_back",
             "digests",
             "loaded",
             "mark_loaded",
@@ -84,6 +88,8 @@ def checked(
 
     state = load_source(
         "salt/_states/checked.py",
+        low={},
+        running={},
         salt={
             **names,
             "checked.systemctl": systemd,
@@ -100,6 +106,7 @@ def checked(
         units=units,
         tree=source,
         ready=ready,
+        write=whole.write,
         test=lambda on: state.__opts__.update(test=on),
     )
 
@@ -227,7 +234,8 @@ def test_test_mode_changes_nothing_and_says_what_it_would(
     assert (ret["result"], ret["changes"]) == (None, {str(conf): "new"})
     assert checked.service("app", files)["result"] is None
     assert not conf.exists()
-    assert not (tmp_path / "ran").exists()
+    # The same check as in earnest, of what it would change.
+    assert (tmp_path / "ran").exists()
     assert systemd.commands == []
     assert not (tmp_path / "stamps").exists()
 
@@ -570,6 +578,122 @@ def test_lost_stamps_make_the_service_take_its_files_again(
 
 def test_stamps_are_for_root_alone(running: Any, tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "stamps").stat().st_mode) == 0o700
+
+
+# --- what it uses: a certificate, a secret, a program of another state ----------------------------
+
+
+@pytest.fixture
+def used(running: Any, checked: Any, systemd: Any, conf: Path) -> Any:
+    """`used.renew("two")`: an earlier state of a new run writes what the service uses; `used.apply()`."""
+    key = conf.with_name("site.key")
+    key.write_text("good one")
+    key.chmod(0o640)
+
+    def apply(**more: Any) -> Any:
+        checks = [f"grep -q good {key}", f"grep -q good {{staged}}{conf}"]
+        return running(**{"uses": [str(key)], "checks": checks, **more})
+
+    def renew(text: str) -> None:
+        checked.module.__context__.clear()
+        checked.write(str(key), text, mode=0o600)
+
+    assert apply()["result"] is True
+    systemd.commands.clear()
+    return SimpleNamespace(path=key, apply=apply, renew=renew)
+
+
+def test_what_it_uses_is_checked_though_its_own_files_are_the_same(used: Any, systemd: Any) -> None:
+    used.renew("bad two")
+    ret = used.apply()
+    assert (ret["result"], ret["changes"], systemd.commands) == (False, {}, [])
+    assert "refused by its own check" in ret["comment"]
+
+
+def test_what_it_uses_is_back_when_its_check_refuses_it(used: Any, systemd: Any) -> None:
+    """So that the next restart or reboot finds what it ran on."""
+    used.renew("bad two")
+    assert f"({used.path}: back as it was)" in used.apply()["comment"]
+    assert used.path.read_text() == "good one"
+    assert stat.S_IMODE(used.path.stat().st_mode) == 0o640
+    assert used.apply()["changes"] == {}
+    assert systemd.commands == []
+
+
+@pytest.mark.parametrize("action", ["reload", "restart"])
+def test_what_it_uses_is_back_when_the_service_does_not_come_up_with_it(
+    used: Any, systemd: Any, conf: Path, action: str
+) -> None:
+    used.renew("good two")
+    systemd.fail[f"{action} app"] = 1
+    ret = used.apply(contents="good 2\n", reload=action == "reload")
+    assert ret["result"] is False
+    assert "the previous configuration is back and in use" in ret["comment"]
+    assert (used.path.read_text(), conf.read_text()) == ("good one", "good 1\n")
+    assert used.apply()["changes"] == {}
+    used.renew("good three")
+    assert used.apply()["changes"] == {"app": "reloaded"}
+    assert used.path.read_text() == "good three"
+
+
+def test_what_this_run_did_not_replace_is_not_taken_back(used: Any, checked: Any) -> None:
+    used.renew("good two")
+    assert used.apply()["result"] is True
+    used.path.write_text("bad, by hand")
+    checked.module.__context__.clear()
+    assert used.apply()["result"] is False
+    assert used.path.read_text() == "bad, by hand"
+
+
+def test_files_that_a_module_makes_are_checked_and_swapped_with_the_others(
+    running: Any, checked: Any, conf: Path, me: dict[str, str]
+) -> None:
+    pair = {
+        str(conf.with_name(name)): {"data": b"pair", "mode": 0o640, "secret": True, **me}
+        for name in ("site.pem", "site.pem.key")
+    }
+    checked.module.__salt__["site.files"] = lambda folder: {**pair} if folder else {}
+    made = {"site.files": {"folder": "x"}}
+    ret = running("bad\n", made=made)
+    assert ret["result"] is False
+    assert [path.name for path in conf.parent.iterdir()] == ["app.conf"]
+    ret = running("good 2\n", made=made, checks=[f"grep -q pair {{staged}}{conf.parent}/site.pem"])
+    assert ret["changes"]["app"] == "reloaded"
+    assert conf.with_name("site.pem.key").read_text() == "pair"
+
+
+# --- a test run -----------------------------------------------------------------------------------
+
+
+def test_a_test_run_checks_what_it_would_change(running: Any, checked: Any, systemd: Any) -> None:
+    checked.test(True)
+    ret = running("bad\n")
+    assert (ret["result"], systemd.commands) == (False, [])
+    assert "refused by its own check" in ret["comment"]
+    ret = running("good 2\n")
+    assert (ret["result"], ret["comment"]) == (None, "would be reloaded")
+
+
+def test_a_test_run_takes_nothing_back(used: Any, checked: Any) -> None:
+    used.renew("bad two")
+    checked.test(True)
+    assert used.apply()["result"] is False
+    assert used.path.read_text() == "bad two"
+
+
+@pytest.mark.parametrize("require", [{"pkg": "app package"}, {"pkg": "app"}, {"sls": "app"}])
+def test_a_test_run_says_what_it_cannot_check_before_it_is_installed(
+    running: Any, checked: Any, require: dict[str, str]
+) -> None:
+    checked.test(True)
+    package = {"__id__": "app package", "name": "app", "__sls__": "app", "result": None}
+    checked.state.__low__ = {"require": [require]}
+    checked.state.__running__ = {"pkg_|-app package_|-app_|-installed": package}
+    ret = running("bad\n")
+    assert (ret["result"], ret["changes"]["not checked yet"]) == (None, "first: app package")
+    # What is there can be asked.
+    checked.state.__running__ = {"pkg_|-app package_|-app_|-installed": {**package, "result": True}}
+    assert running("bad\n")["result"] is False
 
 
 @pytest.mark.parametrize("action", ["reload", "restart"])

@@ -24,7 +24,7 @@ def world(
     whole = load_source("salt/_modules/whole.py")
     secret = load_source("salt/_modules/secret.py", salt={"whole.write": whole.write})
     secret.FOLDER = str(tmp_path / "secrets")  # type: ignore[attr-defined]
-    names = {f"whole.{name}": getattr(whole, name) for name in ("write", "sync")}
+    names = {f"whole.{name}": getattr(whole, name) for name in ("write", "sync", "folder")}
     checked = load_source("salt/_modules/checked.py", salt=names)
     functions: dict[str, Any] = {
         **{f"secret.{name}": getattr(secret, name) for name in ("path", "exists", "keep")},

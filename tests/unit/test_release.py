@@ -9,6 +9,7 @@ import http.server
 import io
 import json
 import os
+import shutil
 import subprocess
 import tarfile
 import threading
@@ -65,7 +66,7 @@ def release(
     names = ("request", "current", "previous")
     salt = {f"deploy.{name}": getattr(deploy, name) for name in names}
     whole = load_source("salt/_modules/whole.py")
-    salt["whole.write"] = whole.write
+    salt |= {"whole.write": whole.write, "whole.folder": whole.folder}
     return load_source("salt/_modules/release.py", salt=salt)
 
 
@@ -169,6 +170,127 @@ def test_a_member_that_would_land_outside_is_refused(
         release.install("app", home, "1.0")
     assert unpacked(home) == []
     assert list(tmp_path.rglob("evil")) == []
+
+
+@pytest.fixture
+def narrow() -> Iterator[None]:
+    """The caller's umask leaves nothing to others."""
+    before = os.umask(0o077)
+    yield
+    os.umask(before)
+
+
+def unreadable(home: str) -> list[str]:
+    """What an account of its own could not read or enter below `home`."""
+    found = [Path(home), *Path(home).rglob("*")]
+    private = [one for one in found if one.name == "started"]
+    return [
+        f"{one}: {one.lstat().st_mode & 0o777:o}"
+        for one in found
+        if one not in private
+        and (one.stat().st_mode & 0o777) not in ((0o755,) if one.is_dir() else (0o755, 0o644))
+    ]
+
+
+def test_a_release_installed_under_any_umask_can_be_run_by_its_account(
+    release: ModuleType, home: str, narrow: None
+) -> None:
+    artifact("1.0")
+    release.install("app", f"{home}/deep/app", "1.0")
+    release.offer(f"{home}/deep/app", "1.0")
+    release.set_instance(f"{home}/deep/app", 1, "1.0", {"A": "b"})
+    assert list(Path(home).rglob("*.pyc")), "also what is compiled"
+    assert unreadable(home) == []
+
+
+@pytest.mark.parametrize("listed", [True, False], ids=["", "installed-by-an-older-version"])
+def test_an_installed_release_that_its_account_cannot_read_is_mended(
+    release: ModuleType, home: str, listed: bool
+) -> None:
+    """Without its artifact: a later apply has another one with it."""
+    path = artifact("1.0")
+    release.install("app", home, "1.0")
+    path.unlink()
+    if not listed:
+        Path(home, "releases/1.0", release._MANIFEST).unlink()
+    for one in Path(home).rglob("*"):
+        one.chmod(one.stat().st_mode & 0o750)
+    Path(home).chmod(0o750)
+    assert release.install("app", home, "1.0") is True
+    assert unreadable(home) == []
+    assert release.install("app", home, "1.0") is False
+
+
+def damage(home: str, how: str) -> None:
+    top = Path(home, "releases/1.0")
+    (pyc,) = top.rglob("*.pyc")
+    if how == "changed":
+        (top / "lib/a.py").write_text("x = 2\n")
+    elif how == "cut off by a power cut":
+        os.truncate(top / "lib/a.py", 0)
+    elif how == "byte code cut off":
+        os.truncate(pyc, 20)
+    elif how == "missing":
+        (top / "release.json").unlink()
+    elif how == "folder missing":
+        shutil.rmtree(top / "bin")
+    elif how == "added":
+        (top / "lib/b.py").write_text("")
+    elif how == "not executable":
+        (top / "bin/app").chmod(0o644)
+    elif how == "a link":
+        (top / "lib/a.py").unlink()
+        (top / "lib/a.py").symlink_to("/etc/passwd")
+    else:
+        (top / "artifact.manifest").write_text("{")
+
+
+DAMAGES = [
+    *("changed", "cut off by a power cut", "byte code cut off", "missing", "folder missing"),
+    *("added", "not executable", "a link", "its list damaged"),
+]
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_an_installed_release_is_compared_with_what_was_installed_and_mended(
+    release: ModuleType, state: Any, home: str, how: str
+) -> None:
+    """A folder that is there is not taken as good: an instance could fail with it for ever."""
+    artifact("1.0")
+    assert state.module.installed("app", home, "1.0")["result"] is True
+    before = {path: path.read_bytes() for path in Path(home).rglob("*.py")}
+    damage(home, how)
+    state.module.__opts__["test"] = True
+    would = state.module.installed("app", home, "1.0")
+    assert (would["result"], would["comment"]) == (None, "1.0 would be mended")
+    state.module.__opts__["test"] = False
+    ret = state.module.installed("app", home, "1.0")
+    assert (ret["result"], list(ret["changes"])) == (True, ["app"])
+    assert release.damage(home, "1.0") == []
+    assert unreadable(home) == []
+    assert {path: path.read_bytes() for path in Path(home).rglob("*.py")} == before
+    assert state.module.installed("app", home, "1.0")["changes"] == {}
+    assert unpacked(home) == ["1.0"]
+
+
+def test_a_damaged_release_whose_artifact_is_not_at_hand_says_what_to_do(
+    release: ModuleType, state: Any, home: str
+) -> None:
+    path = artifact("1.0")
+    release.install("app", home, "1.0")
+    damage(home, "changed")
+    path.unlink()
+    ret = state.module.installed("app", home, "1.0")
+    assert ret["result"] is False
+    assert "releases/1.0/lib/a.py: changed, not as it was installed" in ret["comment"]
+    assert "'make deploy VERSION=1.0' mends it" in ret["comment"]
+
+
+def test_byte_code_that_python_added_is_no_damage(release: ModuleType, home: str) -> None:
+    artifact("1.0")
+    release.install("app", home, "1.0")
+    Path(home, "releases/1.0/lib/__pycache__/a.cpython-99.pyc").write_bytes(b"x")
+    assert release.install("app", home, "1.0") is False
 
 
 def test_a_wrong_hash_is_refused_and_both_hashes_are_named(release: ModuleType, home: str) -> None:
@@ -542,6 +664,10 @@ def state(
     unseen: set[str] = set()
 
     unready: set[int] = set()
+    # {version: how often its path of choice is yet answered}, and what was asked.
+    hollow: dict[str, int] = {}
+    asked: list[str] = []
+    replaced: dict[str, str] = {}
 
     def wait_ready(address: str, port: int, path: str, seconds: float, unit: str) -> str | None:
         if port in unready:
@@ -558,6 +684,20 @@ def state(
             settled.append(command or seconds)
         return "the load balancer does not see it" if command in unseen else None
 
+    def ask_path(address: str, port: int, path: str, seconds: float) -> str | None:
+        asked.append(f"{port}{path}")
+        on = release.running(home)[str(port - 8000)]
+        if on in hollow and len(asked) > hollow[on]:
+            return f"GET {path} answers 500, not 2xx"
+        return None
+
+    def taken(path: str) -> bool:
+        """What an earlier state of the run replaced, as `checked.take_back` puts it back."""
+        if path not in replaced:
+            return False
+        Path(path).write_text(replaced.pop(path))
+        return True
+
     def watch(lives: dict[str, Any], seconds: float) -> tuple[str, str] | None:
         watched.append([unit.removesuffix(".service") for unit in lives])
         for unit in lives:
@@ -573,6 +713,7 @@ def state(
     names = (
         "installed",
         "install",
+        "damage",
         "offer",
         "prune",
         "running",
@@ -596,6 +737,8 @@ def state(
             "deploy.hook": hook,
             "release.wait_ready": wait_ready,
             "release.wait_settled": wait_settled,
+            "release.ask": ask_path,
+            "checked.take_back": lambda paths: [path for path in paths if taken(path)],
             "checked.systemctl": systemd,
             "checked.last_words": lambda unit, lines: f"last words of {unit}",
         },
@@ -619,6 +762,9 @@ def state(
         settled=settled,
         unseen=unseen,
         unready=unready,
+        hollow=hollow,
+        asked=asked,
+        replaced=replaced,
     )
 
 
@@ -927,6 +1073,86 @@ def test_what_went_back_onto_a_changed_unit_is_rolled_by_the_next_apply(
     systemd.commands.clear()
     used.write_text("old")
     assert sorted(state.rolled("v1", 2, uses=[str(used)])["changes"]) == units(1)
+
+
+@pytest.mark.parametrize("what", ["unit", "credential"])
+@pytest.mark.parametrize("when", ["start", "hook"])
+def test_what_this_run_gave_the_instances_goes_back_with_them(
+    state: Any, systemd: Any, tmp_path: Path, what: str, when: str
+) -> None:
+    """A release that goes back onto the unit or the password that broke it is down for good."""
+    path = tmp_path / what
+    path.write_text("good")
+    assert state.rolled("v1", uses=[str(path)])["result"] is True
+    path.write_text("bad")
+    state.replaced[str(path)] = "good"
+    seen: list[str] = []
+    systemd.on = lambda command: seen.append(f"{command} on {path.read_text()}")
+    if when == "start":
+        systemd.fail["restart app@1.service"] = 1
+        ret = state.rolled("v1", uses=[str(path)])
+    else:
+        state.failing.add("backup")
+        hooks = {"before": [{"command": "backup"}], "after": []}
+        ret = state.rolled("v2", uses=[str(path)], hooks=hooks)
+    assert ret["result"] is False
+    assert path.read_text() == "good"
+    assert "daemon-reload on good" in seen
+    systemd.commands.clear()
+    assert state.rolled("v1", uses=[str(path)])["changes"] == {}
+    assert systemd.did("restart") == []
+
+
+# --- a path of the application's own choice -------------------------------------------------------
+
+
+@pytest.mark.parametrize("answers", [0, 1], ids=["from-the-start", "in-its-probation"])
+def test_a_release_that_is_ready_but_answers_500_is_taken_back(
+    state: Any, home: str, release: ModuleType, answers: int
+) -> None:
+    assert state.rolled("v1", 2)["result"] is True
+    state.hollow["v2"] = answers
+    ret = state.rolled("v2", 2, smoke="/version", probation=6)
+    assert ret["result"] is False
+    assert "GET /version answers 500, not 2xx; it is back on v1" in ret["comment"]
+    assert release.running(home) == {"1": "v1", "2": "v1"}
+    assert state.asked == ["8001/version"] * (answers + 1), "the second was never touched"
+
+
+def test_the_path_of_choice_is_asked_of_each_instance_also_at_the_end_of_its_probation(
+    state: Any,
+) -> None:
+    state.rolled("v1", 2)
+    assert state.rolled("v2", 2, smoke="/version", probation=6)["result"] is True
+    first, second = "8001/version", "8002/version"
+    assert state.asked == [first, first, second, first, second]
+
+
+def test_a_rollback_asks_no_path_of_choice(state: Any, ask: Callable[..., None]) -> None:
+    """It goes to what has proven itself, which may not know that path: nobody is kept on the bad one."""
+    state.rolled("v1")
+    state.rolled("v2")
+    ask("rollback")
+    assert state.rolled("v1", smoke="/version")["result"] is True
+    assert state.asked == []
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("/fine", None),
+        ("/folder", "GET /folder answers 301, not 2xx"),
+        ("/none", "GET /none answers 404, not 2xx"),
+    ],
+)
+def test_a_path_of_choice_must_answer_2xx(
+    release: ModuleType, server: str, tmp_path: Path, path: str, said: str | None
+) -> None:
+    (tmp_path / "web/fine").write_text("x")
+    (tmp_path / "web/folder").mkdir()
+    port = int(server.rpartition(":")[2])
+    assert release.ask("127.0.0.1", port, path, 5) == said
+    assert "refused" in str(release.ask("127.0.0.1", 1, path, 5))
 
 
 def test_an_instance_that_is_new_beside_ones_that_go_back_is_removed(

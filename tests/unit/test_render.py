@@ -485,14 +485,23 @@ def own_certificate(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     settings = {"tls": {"certificate": pem, "key": "site-key", "directory": str(made)}}
     settings_file = tree / "pillar" / "settings.sls"
     settings_file.write_text(yaml.safe_dump({"haproxy": settings}), encoding="utf-8")
+    shutil.copy(made / "site.pem.key", tree / "secrets" / "site-key")
     low, status = ask_salt(
         tree,
         [
-            ["state.show_low_sls", ["haproxy.tls"], {}],
+            ["state.show_low_sls", ["haproxy"], {}],
             ["slsutil.renderer", ["salt://haproxy/status.yaml.j2"], RENDERER],
         ],
     )
-    return {"pem": pem, "low": low, "health": status["haproxy"]["health"], "folder": made}
+    (running,) = [one for one in low if one["__id__"] == "haproxy running"]
+    (files,) = ask_salt(tree, [["site.files", [], running["made"]["site.files"]]])
+    return {
+        "pem": pem,
+        "files": files,
+        "low": low,
+        "health": status["haproxy"]["health"],
+        "folder": made,
+    }
 
 
 RENDERER = {"default_renderer": "jinja|yaml"}
@@ -501,8 +510,17 @@ RENDERER = {"default_renderer": "jinja|yaml"}
 def test_clients_get_a_given_certificate_in_place_of_the_ca(
     own_certificate: dict[str, Any],
 ) -> None:
-    (site,) = [one for one in own_certificate["low"] if one["__id__"] == "site certificate"]
-    assert site["files"]["/etc/stack/pki/site.pem"]["contents"] == own_certificate["pem"]
+    for_clients = own_certificate["files"]["/etc/stack/pki/site.pem"]
+    assert for_clients["data"] == str(own_certificate["pem"].encode())
+
+
+def test_no_state_of_the_edge_holds_a_given_certificates_key(
+    own_certificate: dict[str, Any],
+) -> None:
+    """It is read where it is written: no lowstate, and so no log, has it."""
+    assert "PRIVATE KEY" not in json.dumps(own_certificate["low"])
+    key = own_certificate["files"][f"{own_certificate['folder']}/site.pem.key"]
+    assert (key["mode"], key["group"], key["secret"]) == (0o640, "haproxy", True)
 
 
 def test_a_given_certificate_for_another_name_is_well_and_another_key_is_not(

@@ -1,0 +1,122 @@
+"""
+For formula haproxy: the certificate that clients of the site see, as files for ``checked.service``,
+which has them checked together with the configuration that names them.
+"""
+
+import datetime
+import ipaddress
+import os
+
+from salt.exceptions import CommandExecutionError
+
+__virtualname__ = "site"
+
+# The CA of a site's certificate that is made here, and what clients verify a given one by.
+FOLDER = "/etc/stack/pki"
+# Days for which each is valid, and fewer than which are renewed.
+_DAYS, _RENEW = 90, 30
+_CA_DAYS, _CA_RENEW = 3650, 365
+
+
+def __virtual__():
+    return __virtualname__
+
+
+def files(folder, domain, names, addresses, certificate=None, key=None):
+    """
+    ``{path: {data, mode, user, group, secret}}`` of certificate and key in ``folder``, and of what a client
+    needs to verify it: the pillar's where it gives one, else signed by a small CA of this machine's own.
+    What is there already and fit is kept. CommandExecutionError, a line that says what is wrong, for a
+    given one that could not be served.
+
+    domain
+        CN of one that is made here
+    names, addresses
+        under which clients come: its subjectAltName
+    certificate, key
+        PEM text, and the name of the secret that is its key
+    """
+    if certificate:
+        return _given(folder, certificate, key)
+    return _made(folder, domain, names, addresses)
+
+
+def _file(text, mode=0o644, group="root", secret=False):
+    return {"data": text.encode(), "mode": mode, "user": "root", "group": group, "secret": secret}
+
+
+def _pair(folder, certificate, key):
+    return {
+        os.path.join(folder, "site.pem"): _file(certificate),
+        # HAProxy finds it beside the certificate by this name.
+        os.path.join(folder, "site.pem.key"): _file(key, 0o640, "haproxy", secret=True),
+    }
+
+
+def _read(path):
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except (FileNotFoundError, UnicodeDecodeError):
+        return ""
+
+
+def _given(folder, certificate, key):
+    certificate = certificate.strip() + "\n"
+    text = __salt__["secret.value"](key).strip() + "\n"
+    wrong = __salt__["pki.pair_problems"](certificate, text)
+    if wrong:
+        raise CommandExecutionError(
+            f"pillar haproxy:tls with secret {key}: {'; '.join(wrong)} (salt/haproxy/README.md)"
+        )
+    # For clients, in place of ca.pem, which may still be there and is not this certificate's.
+    return {
+        **_pair(folder, certificate, text),
+        os.path.join(FOLDER, "site.pem"): _file(certificate),
+    }
+
+
+def _made(folder, domain, names, addresses):
+    paths = {part: os.path.join(FOLDER, f"ca.{part}") for part in ("pem", "key")}
+    ca, ca_key = _read(paths["pem"]), _read(paths["key"])
+    if __salt__["pki.pair_problems"](ca, ca_key) or _left(ca) < _CA_RENEW:
+        # A CN has at most 64 characters (X.520).
+        ca, ca_key = __salt__["pki.make_ca"](f"{domain[:61]} CA", _CA_DAYS)
+    pair = [_read(os.path.join(folder, f"site.pem{end}")) for end in ("", ".key")]
+    if not _fits(*pair, ca, names, addresses):
+        pair = __salt__["pki.issue"](
+            ca, ca_key, domain[:64], addresses, _DAYS, names=names, client=False
+        )
+    return {
+        **_pair(folder, *pair),
+        paths["pem"]: _file(ca),
+        paths["key"]: _file(ca_key, 0o600, secret=True),
+    }
+
+
+def _fits(certificate, key, ca, names, addresses):
+    from cryptography import x509
+
+    # With its CA, as a program would be given both: whether that signed it is said there.
+    if __salt__["pki.pair_problems"](certificate + ca, key) or _left(certificate) < _RENEW:
+        return False
+    own = x509.load_pem_x509_certificate(certificate.encode())
+    try:
+        carried = own.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return False
+    return set(carried.get_values_for_type(x509.DNSName)) == set(names) and set(
+        carried.get_values_for_type(x509.IPAddress)
+    ) == {ipaddress.ip_address(one) for one in addresses}
+
+
+def _left(certificate):
+    """Days for which it is yet valid."""
+    from cryptography import x509
+
+    read = x509.load_pem_x509_certificate(certificate.encode())
+    # cryptography >= 42 has the aware one.
+    until = getattr(read, "not_valid_after_utc", None) or read.not_valid_after.replace(
+        tzinfo=datetime.UTC
+    )
+    return (until - datetime.datetime.now(datetime.UTC)).days

@@ -1,0 +1,95 @@
+"""Whether the application's servers answer the health check of a new configuration.
+
+    answers.py STAGED.cfg ADMIN_SOCKET
+
+HAProxy takes every server out that does not answer its check with 200, so a path that they do not
+serve, or a port where they are not, would be an outage. Those that it uses at this moment (UP) are asked
+what the new configuration would have it ask, where that is not what it asks now. Exit code 0 when they
+answer, else 1 and a line on stderr.
+"""
+
+import csv
+import http.client
+import re
+import socket
+import ssl
+import sys
+
+LIVE = "/etc/haproxy/haproxy.cfg"
+
+
+def checks(path):
+    """``{server: (what is sent, host, port, its TLS options)}`` of backend app."""
+    with open(path, encoding="utf-8") as file:
+        backend = re.split(r"(?m)^backend app$", file.read())[-1]
+    sent = re.search(r"http-check send meth GET uri (\S+) ver \S+ hdr Host (\S+)", backend)
+    servers = re.findall(r"(?m)^ +server (\S+) (\S+):(\d+)(.*)$", backend)
+    return {name: (sent.groups(), host, int(port), more) for name, host, port, more in servers}
+
+
+def in_use(path):
+    """Names of the servers that HAProxy sends requests to; none where it does not run."""
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as admin:
+            admin.settimeout(5)
+            admin.connect(path)
+            admin.sendall(b"show stat\n")
+            said = b""
+            while block := admin.recv(65536):
+                said += block
+    except (FileNotFoundError, ConnectionRefusedError):
+        return []
+    rows = csv.DictReader(said.decode().removeprefix("# ").splitlines())
+    return [
+        row["svname"]
+        for row in rows
+        if row["pxname"] == "app" and row["svname"] != "BACKEND" and row["status"].startswith("UP")
+    ]
+
+
+def answer(sent, host, port, more):
+    """The status of its answer, or what went wrong."""
+    path, name = sent
+    options = dict(re.findall(r"(verifyhost|ca-file|crt) (\S+)", more))
+    connection = http.client.HTTPConnection(host, port, timeout=2)
+    if options:
+        context = ssl.create_default_context(cafile=options["ca-file"])
+        context.load_cert_chain(options["crt"], re.sub(r"crt$", "key", options["crt"]))
+        connection = http.client.HTTPSConnection(host, port, timeout=2, context=context)
+        # The name that its certificate is for is not the address where it is.
+        connection._create_connection = lambda *words: socket.create_connection((host, port), 2)
+        connection.host = options["verifyhost"]
+    try:
+        connection.request("GET", path, headers={"Host": name})
+        return connection.getresponse().status
+    except (OSError, http.client.HTTPException) as error:
+        return str(error) or type(error).__name__
+    finally:
+        connection.close()
+
+
+def main():
+    staged, path = sys.argv[1:]
+    try:
+        now = checks(LIVE)
+    except FileNotFoundError:
+        return 0
+    new = checks(staged)
+    wrong = []
+    for name in in_use(path):
+        if name in new and new[name] != now.get(name):
+            said = answer(*new[name])
+            if said != 200:
+                (uri, _), host, port, _ = new[name]
+                wrong.append(f"{name} answers GET {uri} at {host}:{port} with {said}")
+    if wrong:
+        print(
+            f"{'; '.join(wrong)}, not 200: it would be taken out of use. The application must answer"
+            " the health check (counter:health:ready) before the edge asks for it",
+            file=sys.stderr,
+        )
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
