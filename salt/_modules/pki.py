@@ -8,6 +8,7 @@ by a CA of its own. Nothing is used before it fits together: key, certificate, C
 import datetime
 import ipaddress
 import os
+import re
 
 from salt.exceptions import CommandExecutionError
 
@@ -48,17 +49,43 @@ def given():
     found = (__pillar__.get("secrets") or {}).get("pki")
     if found is None:
         return None
-    if not isinstance(found, dict) or set(found) != set(_PARTS):
-        raise CommandExecutionError(
-            f"pillar secrets:pki: needs {', '.join(_PARTS)}, no more and no less"
-        )
+    if wrong := misshapen(found):
+        raise CommandExecutionError(f"pillar secrets:pki: {wrong}")
     for part, value in found.items():
-        if "PGP MESSAGE" in str(value) or not str(value or "").strip():
+        if "PGP MESSAGE" in value or not value.strip():
             raise CommandExecutionError(
                 f"pillar secrets:pki:{part}: could not be decrypted: is the machine's key in"
                 " /etc/salt/gpgkeys and the file's first line #!yaml|gpg?"
             )
-    return {part: str(value).strip() + "\n" for part, value in found.items()}
+    return {part: value.strip() + "\n" for part, value in found.items()}
+
+
+def misshapen(found):
+    """Why ``found``, the pillar's ``secrets:pki``, is not all parts as text with the key in its own
+    place; None when it is. Holds none of it."""
+    if not isinstance(found, dict) or set(found) != set(_PARTS):
+        return f"needs {', '.join(_PARTS)}, no more and no less"
+    for part, value in found.items():
+        if not isinstance(value, str):
+            return f"{part}: is not text"
+        if part != "key" and (wrong := unfit(value)):
+            return f"{part}: {wrong}"
+    return None
+
+
+def unfit(pem):
+    """
+    Why this text must not be put where everybody may read it, as certificates are; None when it may.
+    Asked of every PEM that is not a key's own, whoever gives it.
+    """
+    labels = re.findall(r"-----BEGIN ([^-]*)-----", pem)
+    if "PRIVATE KEY" in pem.upper():
+        return (
+            "holds a private key, and certificates are readable by everybody: take the key out, and"
+            " give it as an encrypted secret of its own (docs/secrets.md)"
+        )
+    other = sorted(set(labels) - {"CERTIFICATE", "PGP MESSAGE"})
+    return f"holds {', '.join(other)}: allowed: certificates" if other else None
 
 
 def _now():
@@ -104,6 +131,9 @@ def problems(parts, name, addresses=(), renew_days=0):
         "key": lambda data: serialization.load_pem_private_key(data, password=None),
     }
     read = {}
+    for part in ("ca", "certificate"):
+        if wrong := unfit(parts[part]):
+            return [f"{part}: {wrong}"]
     for part, reader in readers.items():
         try:
             read[part] = reader(parts[part].encode())

@@ -22,7 +22,7 @@ haproxy running:
     - files:
         /etc/haproxy/haproxy.cfg: {source: salt://haproxy/files/haproxy.cfg.j2}
         {% for status in [400, 403, 408, 500, 502, 503, 504] %}
-        /etc/haproxy/errors/{{ status }}.http: {source: salt://haproxy/files/errors/{{ status }}.http}
+        /etc/haproxy/errors/{{ status | int }}.http: {source: salt://haproxy/files/errors/{{ status | int }}.http}
         {% endfor %}
         # Says when to come back, which is a setting.
         /etc/haproxy/errors/429.http: {source: salt://haproxy/files/errors/429.http.j2}
@@ -33,21 +33,21 @@ haproxy running:
     - context:
         haproxy: {{ haproxy | json }}
         # The application's own setting: 200 = take requests, 404 = draining, else down.
-        health: {{ counter.health.ready }}
+        health: {{ counter.health.ready | json }}
         servers: {{ servers | json }}
         trusted: {{ salt['topology.trusted']() | json }}
         machine:
-          name: {{ salt['topology.machine']().name }}
+          name: {{ salt['topology.machine']().name | json }}
           ipv6: {{ (grains.get('ipv6', []) | length > 0) | json }}
     - checks:
         - haproxy -c -f {staged}/etc/haproxy/haproxy.cfg
     # Made by haproxy.tls; a renewed certificate is a reload.
     - uses:
-        - {{ haproxy.tls.directory }}/site.pem
-        - {{ haproxy.tls.directory }}/site.pem.key
+        - {{ (haproxy.tls.directory ~ '/site.pem') | json }}
+        - {{ (haproxy.tls.directory ~ '/site.pem.key') | json }}
         {%- if elsewhere %}
         {%- for path in salt['pki.paths']().values() %}
-        - {{ path }}
+        - {{ path | json }}
         {%- endfor %}
         {%- endif %}
     - reload: true

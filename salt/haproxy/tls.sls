@@ -13,27 +13,27 @@ ca folder:
 {% if haproxy.tls.certificate %}
 certificate folder:
   file.directory:
-    - name: {{ haproxy.tls.directory }}
+    - name: {{ haproxy.tls.directory | json }}
     - group: haproxy
     - mode: '0750'
     - makedirs: true
 
 certificate key given:
   secret.present:
-    - name: {{ haproxy.tls.key }}
+    - name: {{ haproxy.tls.key | json }}
 
 site certificate:
   checked.files:
     - files:
-        {{ haproxy.tls.directory }}/site.pem:
+        {{ (haproxy.tls.directory ~ '/site.pem') | json }}:
           contents: {{ haproxy.tls.certificate | json }}
-        {{ haproxy.tls.directory }}/site.pem.key:
-          {from_secret: {{ haproxy.tls.key }}, group: haproxy, mode: '0640'}
+        {{ (haproxy.tls.directory ~ '/site.pem.key') | json }}:
+          {from_secret: {{ haproxy.tls.key | json }}, group: haproxy, mode: '0640'}
         # For clients, in place of ca.pem, which may still be there and is not this certificate's.
         /etc/stack/pki/site.pem:
           contents: {{ haproxy.tls.certificate | json }}
     - checks:
-        - salt://haproxy/files/check-certificate {staged}{{ haproxy.tls.directory }}/site.pem
+        - {{ ('salt://haproxy/files/check-certificate {staged}' ~ haproxy.tls.directory ~ '/site.pem') | json }}
         - openssl x509 -in {staged}/etc/stack/pki/site.pem -noout
     - require:
       - file: ca folder
@@ -46,7 +46,7 @@ certificate given no longer:
 
 certificate folder:
   file.directory:
-    - name: {{ haproxy.tls.directory }}
+    - name: {{ haproxy.tls.directory | json }}
     - group: haproxy
     - mode: '0750'
     - makedirs: true
@@ -65,7 +65,7 @@ ca certificate:
     - name: /etc/stack/pki/ca.pem
     - signing_private_key: /etc/stack/pki/ca.key
     - private_key: /etc/stack/pki/ca.key
-    - CN: {{ pillar['topology']['domain'] }} CA
+    - CN: {{ (pillar['topology']['domain'] ~ ' CA') | json }}
     - basicConstraints: critical, CA:TRUE, pathlen:0
     - keyUsage: critical, keyCertSign, cRLSign
     - subjectKeyIdentifier: hash
@@ -78,7 +78,7 @@ ca certificate:
 site key:
   x509.private_key_managed:
     # HAProxy finds it beside the certificate by this name.
-    - name: {{ haproxy.tls.directory }}/site.pem.key
+    - name: {{ (haproxy.tls.directory ~ '/site.pem.key') | json }}
     - algo: ec
     - keysize: 256
     - group: haproxy
@@ -88,20 +88,20 @@ site key:
 
 site certificate:
   x509.certificate_managed:
-    - name: {{ haproxy.tls.directory }}/site.pem
-    - private_key: {{ haproxy.tls.directory }}/site.pem.key
+    - name: {{ (haproxy.tls.directory ~ '/site.pem') | json }}
+    - private_key: {{ (haproxy.tls.directory ~ '/site.pem.key') | json }}
     - signing_private_key: /etc/stack/pki/ca.key
     - signing_cert: /etc/stack/pki/ca.pem
-    - CN: {{ pillar['topology']['domain'] }}
+    - CN: {{ pillar['topology']['domain'] | json }}
     - basicConstraints: critical, CA:FALSE
     - keyUsage: critical, digitalSignature
     - extendedKeyUsage: serverAuth
     - subjectAltName:
         {% for name in names.dns %}
-        - dns:{{ name }}
+        - {{ ('dns:' ~ name) | json }}
         {% endfor %}
         {% for address in names.ip %}
-        - ip:{{ address }}
+        - {{ ('ip:' ~ address) | json }}
         {% endfor %}
     - subjectKeyIdentifier: hash
     - authorityKeyIdentifier: keyid:always

@@ -2,7 +2,7 @@
 {% from 'pki/map.jinja' import pki with context %}
 {% set machine = salt['topology.machine']() %}
 {% if pki.renew_days >= pki.days %}
-{{ salt['formula.refuse']('pillar pki:renew_days: ' ~ pki.renew_days ~ ' is not less than pki:days, ' ~ pki.days ~ ': every apply would renew') }}
+{% do salt['formula.refuse']('pillar pki:renew_days: ' ~ pki.renew_days ~ ' is not less than pki:days, ' ~ pki.days ~ ': every apply would renew') %}
 {% endif %}
 
 group that reads the machine's key:
@@ -18,11 +18,11 @@ folder of the machine's certificate:
 
 machine certificate:
   pki.present:
-    - machine: {{ machine.name }}
+    - machine: {{ machine.name | json }}
     - addresses: {{ ['127.0.0.1', machine.address] | unique | list | json }}
-    - days: {{ pki.days }}
-    - ca_days: {{ pki.ca_days }}
-    - renew_days: {{ pki.renew_days }}
+    - days: {{ pki.days | json }}
+    - ca_days: {{ pki.ca_days | json }}
+    - renew_days: {{ pki.renew_days | json }}
     - own: {{ (salt['topology.machines']() | length == 1) | json }}
     - require:
       - group: group that reads the machine's key
