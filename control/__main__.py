@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import backup, cloud, dashboard, deploy, fleet, lab, logs, machines, remote, status, topology
+from .certificates import WITHOUT_KEYS
 from .errors import Refused
 from .topology import ROOT, Topology
 
@@ -114,7 +115,8 @@ def fetch_ca(where: Topology) -> Path:
     """
     path = lab.state(where) / "ca.pem"
     # `||` would take a file that can't be read for one that is not there.
-    ask = "cd /etc/stack/pki && if [ -e site.pem ]; then cat site.pem; else cat ca.pem; fi"
+    ask = "cd /etc/stack/pki && if [ -e site.pem ]; then pem=site.pem; else pem=ca.pem; fi"
+    ask += f" && {WITHOUT_KEYS} $pem"
     path.write_text(remote.run(where, where.edge.name, ask), encoding="utf-8")
     return path
 

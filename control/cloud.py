@@ -27,6 +27,7 @@ from typing import Any
 import yaml
 
 from . import fleet, lab, openings, remote, vault
+from .certificates import WITHOUT_KEYS
 from .errors import Refused
 from .topology import FOLDER, ROLES, ROOT, Machine, Topology
 
@@ -989,7 +990,12 @@ def check(_: Topology) -> int:
     # Its host key was made minutes ago; the CA comes over the connection that the deploy used.
     options += ["-o", "UserKnownHostsFile=/dev/null"]
     done = subprocess.run(
-        ["ssh", *options, f"{provider()['ssh_username']}@{address}", "cat /etc/stack/pki/ca.pem"],
+        [
+            "ssh",
+            *options,
+            f"{provider()['ssh_username']}@{address}",
+            f"{WITHOUT_KEYS} /etc/stack/pki/ca.pem",
+        ],
         capture_output=True,
         text=True,
         check=False,

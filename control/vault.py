@@ -84,7 +84,7 @@ def shared() -> dict[str, Secret]:
         for name, given in (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).items():
             if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", name):
                 raise Refused(f"{where}: {name}: use a-z, 0-9 and -")
-            if not given:
+            if not given or set(given) == {"kind"}:
                 # One machine's own; named for whoever gives it by pillar (salt/_modules/formula.py).
                 continue
             roles = tuple(given.get("roles", ()))

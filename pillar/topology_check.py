@@ -25,11 +25,29 @@ def problems(data, schema, name=None):
     # Costs a tenth of a second: only who checks pays it.
     import jsonschema
 
+    # A schema compares keys with text, takes 2.0 for an integer, and `$` for before a last line break.
+    if found := list(_odd(data)):
+        return found
     validator = jsonschema.Draft202012Validator(schema)
     errors = sorted(validator.iter_errors(data), key=lambda error: list(map(str, error.path)))
     found = [line for error in errors for line in _explain(error)]
     # What follows relies on the shape.
     return found or _contradictions(data, name)
+
+
+def _odd(value, where=""):
+    """A line for each key and value that YAML has made of something else, or that is not of one line."""
+    if isinstance(value, (dict, list)):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            path = f"{where}:{key}".lstrip(":")
+            if isinstance(value, dict) and not isinstance(key, str):
+                yield f"{path}: key {key!r} is not text: quote it"
+            else:
+                yield from _odd(inner, path)
+    elif isinstance(value, float):
+        yield f"{where}: {value!r} is no whole number"
+    elif isinstance(value, str) and not value.isprintable():
+        yield f"{where}: {value!r} has a control character or more than one line"
 
 
 def _hint(value, known):

@@ -11,6 +11,7 @@ import copy
 import difflib
 import fnmatch
 import ipaddress
+import math
 import os
 import re
 
@@ -24,6 +25,17 @@ _TREE = "salt://"
 # Pillar keys that are not a formula's: what pillar/topology.sls says of the machines, which it
 # has checked itself, and the encrypted secrets (salt/_modules/secret.py).
 _DATA = ("topology", "machine", "secrets")
+# What YAML calls no printable character (1.2.2, 5.1), the byte order mark, and each that some program
+# takes for the end of a line: what goes into a file of one line each must have none.
+_ODD = re.compile(
+    r"[^\t\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]"
+)
+# Formats of a schema whose text has lines.
+_OF_LINES = ("certificates", "script")
+# Said of a number or a boolean where text is wanted: YAML has changed it already.
+_QUOTE = (
+    "quote it: without quotes YAML makes a number or a boolean of 0027, 12:30, 1.10, yes and no"
+)
 
 
 def __virtual__():
@@ -64,13 +76,14 @@ def _unknown(where, key, known):
 
 class _Names:
     """
-    What ``format:`` means in a schema. ``secret``: the name of a secret, kept in ``secrets``;
-    ``key of FILE``: a top-level key of FILE in any formula, on this machine or not; ``network``: an
-    address or a network, as ``ipaddress`` reads it.
+    What ``format:`` means in a schema. ``secret``: the name of a secret, kept in ``secrets`` with its
+    kind (``secret key`` for one that is a private key, see secret.problem); ``key of FILE``: a
+    top-level key of FILE in any formula, on this machine or not; ``network``: an address or a network,
+    as ``ipaddress`` reads it; ``certificates``: PEM that everybody may read; ``script``: lines of a shell.
     """
 
     def __init__(self):
-        self.secrets = set()
+        self.secrets = {}
 
     def known(self, file):
         return {key for name in names() for key in _keys(f"{name}/{file}")}
@@ -78,8 +91,11 @@ class _Names:
     def check(self, instance, form):
         from jsonschema.exceptions import FormatError
 
-        if form == "secret" and isinstance(instance, str):
-            self.secrets.add(instance)
+        if form.startswith("secret") and isinstance(instance, str):
+            self.secrets[instance] = form.removeprefix("secret").strip() or "text"
+        elif form == "certificates" and isinstance(instance, str):
+            if wrong := __salt__["pki.unfit"](instance):
+                raise FormatError("no certificates", cause=ValueError(wrong))
         elif form.startswith("key of ") and instance not in self.known(form[len("key of ") :]):
             raise FormatError("no such name")
         elif form == "network" and isinstance(instance, str):
@@ -89,6 +105,71 @@ class _Names:
                 raise FormatError("no network", cause=error) from None
             if everybody:
                 raise FormatError("no network", cause=ValueError(f"{instance} is everybody"))
+
+
+def _validator(schema, names):
+    """JSON Schema, without what Python and YAML would let through: see each of the rules."""
+    import jsonschema
+
+    base = jsonschema.Draft202012Validator
+
+    def is_number(_, value):
+        # No 2.0 for an integer: it would go into a file as 2.0. Neither .inf nor .nan, nor 1e-05, which
+        # YAML takes for text.
+        return isinstance(value, int) and not isinstance(value, bool)
+
+    kinds = base.TYPE_CHECKER.redefine_many(
+        {
+            "integer": is_number,
+            "number": lambda _, value: (
+                is_number(_, value)
+                or (isinstance(value, float) and math.isfinite(value) and "e" not in repr(value))
+            ),
+        }
+    )
+
+    def of_type(validator, wanted, value, schema):
+        wrong = list(base.VALIDATORS["type"](validator, wanted, value, schema))
+        yield from wrong
+        if isinstance(value, str) and not wrong:
+            lines = schema.get("format") in _OF_LINES
+            if _ODD.search(re.sub(r"\r?\n", "", value) if lines else value):
+                yield jsonschema.ValidationError("odd", validator="text", instance=value)
+
+    def pattern(validator, wanted, value, schema):
+        # Python's `$` also matches before a last line break, JSON Schema's (ECMA 262) does not.
+        whole = re.sub(r"(?<!\\)\$$", r"\\Z", wanted)
+        if isinstance(value, str) and not re.search(whole, value):
+            yield jsonschema.ValidationError("no match")
+
+    rules = {"type": of_type, "pattern": pattern}
+    return jsonschema.validators.extend(base, rules, type_checker=kinds)(
+        schema, format_checker=names
+    )
+
+
+def _odd_keys(value, where):
+    """A line for each key that is no text: no schema can name it, and none may meet it."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            path = f"{where}:{key}".lstrip(":")
+            if not isinstance(key, str):
+                yield f"pillar {path}: key {_shown(key)} is not text; {_QUOTE}"
+            elif _ODD.search(key):
+                yield f"pillar {where}: key {_shown(key)} is not one line of text"
+            else:
+                yield from _odd_keys(inner, path)
+    elif isinstance(value, (list, tuple)):
+        for index, inner in enumerate(value):
+            yield from _odd_keys(inner, f"{where}[{index}]")
+
+
+def _shown(value):
+    """A value as a message shows it: one line, not all of a long one, nothing of a private key."""
+    text = repr(value)
+    if "PRIVATE KEY" in text:
+        return "what is given, which holds a private key,"
+    return text if len(text) <= 100 else f"{text[:99]}…"
 
 
 def _keys(path):
@@ -110,14 +191,22 @@ def _explain(name, error):
     """One line: path, what is wrong, what is allowed."""
     where = ":".join(filter(None, [name, _where(error)]))
     rule, wanted, value = error.validator, error.validator_value, error.instance
+    if "propertyNames" in error.relative_schema_path or str(wanted).startswith("key of "):
+        # The key itself.
+        where = f"{where}:{value}"
+    shown = _shown(value)
+    # Text was wanted, and something else came of it.
+    quote = f"; {_QUOTE}" if isinstance(value, (bool, int, float)) else ""
     if rule == "additionalProperties":
         allowed = sorted(error.schema.get("properties", {}))
         return [
             _unknown(f"{where}:{key}", key, allowed) for key in sorted(set(value) - set(allowed))
         ]
     if rule == "type":
-        wanted = " or ".join(wanted) if isinstance(wanted, list) else wanted
-        what = f"{value!r} is not of type {wanted}"
+        wanted = wanted if isinstance(wanted, list) else [wanted]
+        what = f"{shown} is not of type {' or '.join(wanted)}{quote if 'string' in wanted else ''}"
+    elif rule == "text":
+        what = f"{shown} has a control character or more than one line; allowed: one line of text"
     elif rule == "dependentRequired":
         # {certificate: [key]}: named by what is there and what is not.
         gaps = [
@@ -129,20 +218,26 @@ def _explain(name, error):
         ]
         what = "; ".join(gaps)
     elif rule == "enum":
-        what = f"{value!r} is not one of {', '.join(map(str, wanted))}"
+        texts = all(isinstance(one, (str, type(None))) for one in wanted)
+        what = f"{shown} is not one of {', '.join(map(str, wanted))}{quote if texts else ''}"
     elif rule in ("minimum", "maximum"):
         low, high = (error.schema.get(end, "") for end in ("minimum", "maximum"))
-        what = f"{value!r} is out of range; allowed: {low}..{high}"
+        what = f"{shown} is out of range; allowed: {low}..{high}"
     elif rule == "format" and wanted == "network":
         # The reason, such as `192.0.2.1/24 has host bits set`.
         what = f"{error.cause}; allowed: an address, or a network such as 192.0.2.0/24"
+    elif rule == "format" and wanted == "certificates":
+        what = str(error.cause)
     elif rule == "format":
         file = wanted[len("key of ") :]
-        return [_unknown(f"{where}:{value}", value, sorted(_Names().known(file)))]
+        return [_unknown(where, value, sorted(_Names().known(file)))]
     elif rule == "pattern":
-        what = f"{value!r} does not look right; allowed: {error.schema.get('description', wanted)}"
-    else:
+        what = f"{shown} does not look right; allowed: {error.schema.get('description', wanted)}"
+    elif rule == "required":
         what = error.message
+    else:
+        allowed = error.schema.get("description", f"{rule} {wanted}")
+        what = f"{shown} does not look right; allowed: {allowed}"
     return [f"pillar {where}: {what}"]
 
 
@@ -159,30 +254,24 @@ def problems(pillar=None):
 
         salt-call formula.problems
     """
-    # jsonschema costs a tenth of a second to import: only a run that validates pays it.
-    import jsonschema
-
     pillar = __pillar__ if pillar is None else pillar
     known = names()
-    lines = []
+    lines = list(_odd_keys(pillar, ""))
+    if lines:
+        # What follows compares keys with text.
+        return lines
     for key in pillar:
         if key not in known and key not in _DATA:
             lines.append(_unknown(key, key, known))
     for name in known:
         if name not in pillar:
             continue
-        validator = jsonschema.Draft202012Validator(_schema(name), format_checker=_Names())
-        for error in sorted(validator.iter_errors(_plain(pillar[name])), key=str):
+        validator = _validator(_schema(name), _Names())
+        for error in sorted(validator.iter_errors(_plain(pillar[name])), key=_where):
             lines.extend(_explain(name, error))
     lines += [] if lines else _broken_rules(pillar, known)
-    if pillar.get("secrets") and not lines:
-        used = _secrets(pillar)
-        # Names only: what stands below them is nobody's to read.
-        lines += [
-            _unknown(f"secrets:{name}", name, used)
-            for name in pillar["secrets"]
-            if name not in used
-        ]
+    if pillar.get("secrets") is not None and not lines:
+        lines += _secret_problems(_plain(pillar["secrets"]), _secrets(pillar))
     return lines
 
 
@@ -246,16 +335,27 @@ def rule_problem(rule, merged):
     return f"pillar {rule['setting']}: {shown}{says}"
 
 
-def _secrets(pillar):
-    """Names of all secrets that any formula uses, on this machine or not, sorted."""
-    import jsonschema
+def _secret_problems(given, kinds):
+    """A line for each secret of a name that nobody uses, or in a form that its users cannot have.
+    None shows any of it: what stands below a name is nobody's to read."""
+    if not isinstance(given, dict):
+        yield "pillar secrets: needs names with their values (docs/secrets.md)"
+        return
+    for name, value in given.items():
+        if name not in kinds:
+            yield _unknown(f"secrets:{name}", name, sorted(kinds))
+        elif wrong := __salt__["secret.problem"](value, kinds[name]):
+            yield f"pillar secrets:{name}: {wrong}"
 
+
+def _secrets(pillar):
+    """All secrets that any formula uses, on this machine or not: ``{name: kind}``."""
     found = _Names()
     for name in names():
-        found.secrets.update(_read(f"{_TREE}{name}/secrets.yaml") or {})
-        validator = jsonschema.Draft202012Validator(_schema(name), format_checker=found)
-        list(validator.iter_errors(_merged(name, pillar)))
-    return sorted(found.secrets)
+        for secret, given in (_read(f"{_TREE}{name}/secrets.yaml") or {}).items():
+            found.secrets[secret] = given.get("kind", "text")
+        list(_validator(_schema(name), found).iter_errors(_merged(name, pillar)))
+    return found.secrets
 
 
 def _schema(name):

@@ -52,17 +52,43 @@ def given():
     found = (__pillar__.get("secrets") or {}).get("pki")
     if found is None:
         return None
-    if not isinstance(found, dict) or set(found) != set(_PARTS):
-        raise CommandExecutionError(
-            f"pillar secrets:pki: needs {', '.join(_PARTS)}, no more and no less"
-        )
+    if wrong := misshapen(found):
+        raise CommandExecutionError(f"pillar secrets:pki: {wrong}")
     for part, value in found.items():
-        if "PGP MESSAGE" in str(value) or not str(value or "").strip():
+        if "PGP MESSAGE" in value or not value.strip():
             raise CommandExecutionError(
                 f"pillar secrets:pki:{part}: could not be decrypted: is the machine's key in"
                 " /etc/salt/gpgkeys and the file's first line #!yaml|gpg?"
             )
-    return {part: str(value).strip() + "\n" for part, value in found.items()}
+    return {part: value.strip() + "\n" for part, value in found.items()}
+
+
+def misshapen(found):
+    """Why ``found``, the pillar's ``secrets:pki``, is not all parts as text with the key in its own
+    place; None when it is. Holds none of it."""
+    if not isinstance(found, dict) or set(found) != set(_PARTS):
+        return f"needs {', '.join(_PARTS)}, no more and no less"
+    for part, value in found.items():
+        if not isinstance(value, str):
+            return f"{part}: is not text"
+        if part != "key" and (wrong := unfit(value)):
+            return f"{part}: {wrong}"
+    return None
+
+
+def unfit(pem):
+    """
+    Why this text must not be put where everybody may read it, as certificates are; None when it may.
+    Asked of every PEM that is not a key's own, whoever gives it.
+    """
+    labels = re.findall(r"-----BEGIN ([^-]*)-----", pem)
+    if "PRIVATE KEY" in pem.upper():
+        return (
+            "holds a private key, and certificates are readable by everybody: take the key out, and"
+            " give it as an encrypted secret of its own (docs/secrets.md)"
+        )
+    other = sorted(set(labels) - {"CERTIFICATE", "PGP MESSAGE"})
+    return f"holds {', '.join(other)}: allowed: certificates" if other else None
 
 
 def _now():
@@ -207,6 +233,9 @@ def problems(parts, name, addresses=(), renew_days=0):
     """
     from cryptography import x509
 
+    for part in ("ca", "certificate"):
+        if wrong := unfit(parts[part]):
+            return [f"{part}: {wrong}"]
     try:
         ca = _certificates("ca", parts["ca"])[0]
     except ValueError as error:

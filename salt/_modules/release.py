@@ -634,6 +634,28 @@ def fingerprint(root, version, environment, uses):
     return digest.hexdigest()
 
 
+def refuse_unusable(where, environment, values):
+    """
+    Stop the run while it renders, before anything changes, for a value of ``environment`` with braces
+    that name none of ``values`` nor of what each instance has of its own (the state release.rolled).
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call release.refuse_unusable 'pillar a:environment' '{PORT: "{prot}"}' '{}'
+    """
+    known = {**values, "instance": 1, "address": "127.0.0.1", "port": 1, "credentials": "/run"}
+    for key, value in environment.items():
+        try:
+            str(value).format(**known)
+        except (AttributeError, IndexError, KeyError, ValueError) as error:
+            __salt__["formula.refuse"](
+                f"{where}:{key}: {value!r}: unknown placeholder ({error}); known: "
+                f"{', '.join(sorted(known))}; braces that are the value's own are doubled: {{{{ and }}}}"
+            )
+
+
 def _folder(root, instance):
     return os.path.join(root, "instances", str(instance))
 

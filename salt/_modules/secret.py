@@ -17,10 +17,57 @@ from salt.exceptions import CommandExecutionError
 __virtualname__ = "secret"
 
 FOLDER = "/etc/stack/secrets"
+# Text of one line, without what no terminal, file or protocol takes for part of a password.
+_TEXT = re.compile(r"(?!\s)[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+(?<!\s)")
+# Made here, by token_urlsafe.
+_RANDOM = re.compile(r"[A-Za-z0-9_-]{43}")
+_AGE = re.compile(r"(?m)^AGE-SECRET-KEY-1[A-Z0-9]+\s*$")
+_KEY = re.compile(
+    r"-----BEGIN ((?:[A-Z]+ )?PRIVATE KEY)-----\s[A-Za-z0-9+/=\s]+-----END \1-----(?:\s|$)"
+)
+_ENCRYPTED = "-----BEGIN PGP MESSAGE-----"
 
 
 def __virtual__():
     return __virtualname__
+
+
+def problem(value, kind="text"):
+    """
+    Why a ``value`` of the pillar cannot be a secret of this kind, in words that hold none of it; None
+    when it can, and for one that is still encrypted, which stops the apply of its own service alone.
+
+    kind
+        ``text``: one line, as passwords and tokens are. ``key``: a private key in PEM, without a
+        passphrase. ``age``: an identity of age(1). ``pki``: the parts that salt/pki takes
+    """
+    if kind == "pki":
+        return __salt__["pki.misshapen"](value)
+    if not isinstance(value, str):
+        kinds = {type(None): "empty", dict: "a mapping", list: "a list"}
+        if type(value) in kinds:
+            return f"is {kinds[type(value)]}, not text"
+        return "is a number or a boolean to YAML, which has changed it by now: quote it"
+    value = value.strip("\r\n")
+    if not value.strip() or value.startswith(_ENCRYPTED):
+        return None
+    if kind == "key":
+        found = _KEY.findall(value)
+        if len(found) == 1 and "ENCRYPTED" not in value:
+            return None
+        return "needs one private key in PEM, whole and without a passphrase"
+    if kind == "age":
+        return (
+            None if _AGE.search(value) else "needs an identity of age(1), as age-keygen writes it"
+        )
+    if _TEXT.fullmatch(value):
+        return None
+    return "needs text of one line, without control characters and spaces around it"
+
+
+def _broken(value):
+    """Whether no secret of any kind looks like this: nobody who needs it can use it."""
+    return not value.strip() or all(problem(value, kind) for kind in ("text", "key", "age"))
 
 
 def path(name):
@@ -59,8 +106,10 @@ def _given(name):
     value = (__pillar__.get("secrets") or {}).get(name)
     if value is None:
         return None
-    value = str(value).strip()
-    if not value or value.startswith("-----BEGIN PGP MESSAGE-----"):
+    if not isinstance(value, str):
+        raise CommandExecutionError(f"pillar secrets:{name}: {problem(value)}")
+    value = value.strip("\r\n")
+    if not value.strip() or value.startswith(_ENCRYPTED):
         raise CommandExecutionError(
             f"pillar secrets:{name}: could not be decrypted: is the machine's key in"
             " /etc/salt/gpgkeys and the file's first line #!yaml|gpg?"
@@ -70,7 +119,8 @@ def _given(name):
 
 def _read(target):
     try:
-        with open(target, encoding="utf-8") as file:
+        # Whatever bytes are there: what is no text is broken, and no reason to stop.
+        with open(target, encoding="utf-8", errors="surrogateescape") as file:
             return file.read()
     except FileNotFoundError:
         return None
@@ -87,7 +137,8 @@ def _made(kind, size):
 
 def pending(name, kind="random"):
     """
-    What :py:func:`ensure` would do with ``name``: ``make``, ``replace`` or None. ``kind`` as there.
+    What :py:func:`ensure` would do with ``name``: ``make``, ``replace``, ``repair`` (one that is broken,
+    of a kind that can be made anew) or None. ``kind`` as there.
 
     CLI Example:
 
@@ -103,20 +154,28 @@ def pending(name, kind="random"):
         )
     if now is None:
         return "make"
+    if given is None and _broken(now):
+        if kind == "random":
+            return "repair"
+        raise CommandExecutionError(
+            f"{path(name)}: no secret looks like this: give it in encrypted pillar (docs/secrets.md),"
+            " or put the right one there"
+        )
     return "replace" if given is not None and given != now else None
 
 
 def ensure(name, size=32, kind="random"):
     """
     Make sure that secret ``name`` is here: the pillar's value where it gives one, else what ``kind``
-    says, made once. Returns what was done: ``make``, ``replace``, None.
+    says, made once. Returns what was done: ``make``, ``replace``, ``repair``, None.
 
     kind
         ``random``: ``size`` random bytes as URL-safe text. ``age``: an identity of age(1). ``given``:
         it cannot be made, so without a value that is an error
 
     A replaced value stays beside the new one (``NAME.previous``) until :py:func:`forget`, so that
-    both are accepted while its users are moved.
+    both are accepted while its users are moved. A broken one does not: nobody uses it, and what stands
+    there is what they go on with.
 
     CLI Example:
 
@@ -126,7 +185,7 @@ def ensure(name, size=32, kind="random"):
     """
     todo = pending(name, kind)
     if todo == "replace":
-        _write(path(name) + ".previous", _read(path(name)))
+        _keep_previous(name)
     if todo:
         _write(path(name), _given(name) or _made(kind, size))
     return todo
@@ -144,6 +203,12 @@ def value(name):
             f"secret {name} is neither in pillar secrets:{name} nor in {path(name)}"
         )
     return found
+
+
+def _keep_previous(name):
+    now = _read(path(name))
+    if not _broken(now):
+        _write(path(name) + ".previous", now)
 
 
 def keep(name, value):
@@ -168,17 +233,16 @@ def rotate(name, size=32):
         raise CommandExecutionError(
             f"secret {name} is given by the pillar: change it there and apply"
         )
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", _read(path(name))):
+    now, before = _read(path(name)), _read(path(name) + ".previous")
+    if not _broken(now) and problem(now):
         raise CommandExecutionError(
             f"secret {name} is a key with a form of its own, not random text: it is replaced where it"
             " was made (its formula's README.md says how)"
         )
-    before = _read(path(name) + ".previous")
-    if before is None:
-        before = _read(path(name))
-        _write(path(name) + ".previous", before)
-    if before == _read(path(name)):
-        # Also of a rotation that was killed between its two writes.
+    # Of a rotation that was killed, the second half is done: its new value stays. One that was given,
+    # or is broken, is no such value, whatever it has replaced.
+    if before is None or before == now or not _RANDOM.fullmatch(now):
+        _keep_previous(name)
         _write(path(name), secrets.token_urlsafe(size))
     return True
 
@@ -225,5 +289,9 @@ def hashes(name):
         salt-call secret.hashes redis-counter
     """
     values = [_read(path(name)), _read(path(name) + ".previous")]
-    found = [hashlib.sha256(value.encode()).hexdigest() for value in values if value is not None]
+    found = [
+        hashlib.sha256(value.encode("utf-8", "surrogateescape")).hexdigest()
+        for value in values
+        if value is not None
+    ]
     return found or ["0" * 64]

@@ -125,6 +125,22 @@ def instances(one=None, count=None):
     return one.get("cpus") or __grains__.get("num_cpus") or 1
 
 
+def hosts():
+    """Lines of /etc/hosts for every machine of the topology; the edge has the clients' name too.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call topology.hosts
+    """
+    domain = __pillar__["topology"]["domain"]
+    return "".join(
+        f"{one['address']} {one['name']}{f' {domain}' if 'edge' in one['roles'] else ''}\n"
+        for one in machines()
+    )
+
+
 def names():
     """
     Names and addresses under which clients reach the edge: for its certificate.

@@ -23,7 +23,11 @@ def present(name, kind="random"):
             - name: redis-counter
     """
     ret = {"name": name, "changes": {}, "result": True, "comment": "is there"}
-    words = {"make": "made", "replace": "replaced by the pillar's"}
+    words = {
+        "make": "made",
+        "replace": "replaced by the pillar's",
+        "repair": "made anew: it was broken",
+    }
     try:
         todo = __salt__["secret.pending"](name, kind)
         if todo is None:

@@ -29,9 +29,9 @@ redis password of the backup:
     - name: redis-backup
 
 {% for name in ['backup-s3-id', 'backup-s3-key'] if s3 %}
-backup credential {{ name }}:
+{{ ('backup credential ' ~ name) | json }}:
   secret.present:
-    - name: {{ name }}
+    - name: {{ name | json }}
     - kind: given
     - require_in:
       - checked: backup command
@@ -40,7 +40,7 @@ backup credential {{ name }}:
 {% if not s3 %}
 backup folder:
   file.directory:
-    - name: {{ backup.directory }}
+    - name: {{ backup.directory | json }}
     - user: stack-backup
     - group: stack-backup
     - mode: '0700'

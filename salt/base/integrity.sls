@@ -10,12 +10,12 @@ files of packages are compared:
   checked.service:
     - name: stack-debsums.timer
     - files:
-        /etc/default/debsums: {contents: "# Managed by Salt (salt/base).\nCRON_CHECK={{ base.package_check }}\n"}
+        /etc/default/debsums: {contents: {{ ('# Managed by Salt (salt/base).\nCRON_CHECK=' ~ base.package_check ~ '\n') | json }}}
         /etc/systemd/system/stack-debsums.service: {source: salt://base/files/debsums.service.j2}
         /etc/systemd/system/stack-debsums.timer: {source: salt://base/files/debsums.timer.j2}
     - context:
         # Debian's script does nothing but on its own day; never is any.
-        when: {{ base.package_check if base.package_check != 'never' else 'weekly' }}
+        when: {{ (base.package_check if base.package_check != 'never' else 'weekly') | json }}
     - checks:
         - sh -n {staged}/etc/default/debsums
     - require:

@@ -21,7 +21,7 @@ shells end when idle and leave no cores:
     - files:
         /etc/profile.d/stack.sh: {source: salt://base/files/profile.sh.j2}
     - context:
-        seconds: {{ base.login.idle_logout }}
+        seconds: {{ base.login.idle_logout | json }}
     - checks:
         - sh -n {staged}/etc/profile.d/stack.sh
 
@@ -30,7 +30,7 @@ umask of logins:
   file.keyvalue:
     - name: /etc/login.defs
     - key: UMASK
-    - value: '{{ base.login.umask }}'
+    - value: {{ base.login.umask | json }}
     - separator: ' '
     - uncomment: '#'
     - append_if_not_found: true

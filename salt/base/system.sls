@@ -21,14 +21,11 @@ names of the topology's machines:
     - marker_start: '# BEGIN topology (managed by Salt)'
     - marker_end: '# END topology'
     - append_if_not_found: true
-    - content: |
-        {%- for machine in salt['topology.machines']() %}
-        {{ machine.address }} {{ machine.name }}{{ ' ' ~ pillar['topology']['domain'] if 'edge' in machine.roles }}
-        {%- endfor %}
+    - content: {{ salt['topology.hosts']() | json }}
 
 timezone:
   timezone.system:
-    - name: {{ base.timezone }}
+    - name: {{ base.timezone | json }}
     - utc: true
 
 {% if salt['file.file_exists']('/usr/lib/systemd/system/systemd-resolved.service') %}

@@ -9,9 +9,9 @@
 keys of people:
   checked.files:
     - files: {{ salt['people.keys'](base.users, keys) | json }}
-    - clean: [{{ keys }}/*]
+    - clean: [{{ (keys ~ '/*') | json }}]
     - checks:
-        - salt://base/files/check_keys {staged}{{ keys }}
+        - {{ ('salt://base/files/check_keys {staged}' ~ keys) | json }}
 
 sudo of people:
   checked.files:

@@ -11,9 +11,9 @@ collectd packages:
     - install_recommends: false
 
 {% for secret in secrets %}
-collectd password {{ secret }}:
+{{ ('collectd password ' ~ secret) | json }}:
   secret.present:
-    - name: {{ secret }}
+    - name: {{ secret | json }}
     - require_in:
       - checked: collectd running
 {% endfor %}
@@ -27,13 +27,13 @@ collectd running:
         /etc/collectd/readers.json: {source: salt://collectd/files/readers.json.j2}
         /usr/local/lib/stack/collectd/stack.py: {source: salt://collectd/files/stack.py}
         {% for name, one in readers.items() %}
-        /usr/local/lib/stack/collectd/readers/{{ name }}.py: {source: {{ one.source }}}
+        {{ ('/usr/local/lib/stack/collectd/readers/' ~ name ~ '.py') | json }}: {source: {{ one.source | json }}}
         {% endfor %}
         /etc/systemd/system/collectd.service.d/stack.conf: {source: salt://collectd/files/unit.conf.j2}
     - clean: [/usr/local/lib/stack/collectd/readers/*.py]
     - context:
         collectd: {{ collectd | json }}
-        machine: {{ salt['topology.machine']().name }}
+        machine: {{ salt['topology.machine']().name | json }}
         plugins: {{ plugins | json }}
         lines: {{ salt['metrics.lines']() | json }}
         logs: /var/log/central
@@ -45,9 +45,9 @@ collectd running:
     {% if secrets %}
     - uses:
         {% for secret in secrets %}
-        - {{ salt['secret.path'](secret) }}
+        - {{ salt['secret.path'](secret) | json }}
         {% endfor %}
     {% endif %}
-    - ready: curl -sf -o /dev/null -m 2 http://{{ collectd.address }}:{{ collectd.port }}/metrics
+    - ready: {{ ('curl -sf -o /dev/null -m 2 http://' ~ collectd.address ~ ':' ~ collectd.port ~ '/metrics') | json }}
     - require:
       - pkg: collectd packages

@@ -6,6 +6,16 @@
 {% set store = salt['topology.machines']('store')[0] %}
 {% set store_tls = salt['topology.elsewhere']('app', store.name) %}
 {% set files = counter.over_tls.files if store_tls else {} %}
+{% set values = {
+  'machine': salt['topology.machine']().name,
+  'store': salt['topology.address']('app', store.name),
+  'store_scheme': 'rediss' if store_tls else 'redis',
+  'store_port': redis.tls_port if store_tls else redis.port,
+  'drain_seconds': counter.drain_seconds,
+  'finish_seconds': counter.finish_seconds,
+} %}
+{% do salt['release.refuse_unusable']('pillar counter:environment', counter.environment, values) %}
+{% do salt['release.refuse_unusable']('pillar counter:over_tls:environment', counter.over_tls.environment, values) %}
 {% set unit = '/etc/systemd/system/' ~ counter.name ~ '@.service' %}
 
 {% if store_tls %}
@@ -13,34 +23,34 @@ include:
   - pki
 {% endif %}
 
-{{ counter.name }} runtime:
+{{ (counter.name ~ ' runtime') | json }}:
   pkg.installed:
     # The artifact brings all but the interpreter.
     - name: python3
 
 {% for secret in counter.credentials.values() | unique %}
-{{ counter.name }} credential {{ secret }}:
+{{ (counter.name ~ ' credential ' ~ secret) | json }}:
   secret.present:
-    - name: {{ secret }}
+    - name: {{ secret | json }}
     - require_in:
-      - release: {{ counter.name }} instances
+      - release: {{ (counter.name ~ ' instances') | json }}
 {% endfor %}
 
-{{ counter.name }} release:
+{{ (counter.name ~ ' release') | json }}:
   release.installed:
-    - name: {{ counter.name }}
-    - root: {{ counter.root }}
-    - version: {{ version }}
+    - name: {{ counter.name | json }}
+    - root: {{ counter.root | json }}
+    - version: {{ version | json }}
     - source: {{ counter.release.source | json }}
     - sha256: {{ counter.release.sha256 | json }}
     - signers: {{ counter.release.signers | json }}
     - require:
-      - pkg: {{ counter.name }} runtime
+      - pkg: {{ (counter.name ~ ' runtime') | json }}
 
-{{ counter.name }} unit:
+{{ (counter.name ~ ' unit') | json }}:
   checked.files:
     - files:
-        {{ unit }}: {source: salt://counter/files/unit.j2}
+        {{ unit | json }}: {source: salt://counter/files/unit.j2}
     - context:
         counter: {{ counter | json }}
         files: {{ files | json }}
@@ -48,48 +58,42 @@ include:
     # Not an instance that runs: the one that release.installed points to the new release.
     - instance: new
     - require:
-      - release: {{ counter.name }} release
+      - release: {{ (counter.name ~ ' release') | json }}
 
-{{ counter.name }} instances:
+{{ (counter.name ~ ' instances') | json }}:
   release.rolled:
-    - name: {{ counter.name }}
-    - root: {{ counter.root }}
-    - version: {{ version }}
-    - instances: {{ salt['topology.instances'](count=counter.instances) }}
+    - name: {{ counter.name | json }}
+    - root: {{ counter.root | json }}
+    - version: {{ version | json }}
+    - instances: {{ salt['topology.instances'](count=counter.instances) | json }}
     - address: 127.0.0.1
-    - port: {{ counter.port }}
+    - port: {{ counter.port | json }}
     - health: {{ counter.health.ready | json }}
     - smoke: {{ counter.health.smoke | json }}
-    - timeout: {{ counter.ready_seconds }}
+    - timeout: {{ counter.ready_seconds | json }}
     {% if 'edge' in salt['topology.machine']().roles %}
     # The edge is here: it is asked whether it uses the instance.
     - settled: >-
-        /usr/bin/python3 {{ salt['formula.file']('salt://haproxy/files/server_up.py') }}
-        {{ haproxy.admin.socket }} {{ salt['topology.machine']().name }}-{instance} {address}:{port}
+        /usr/bin/python3 {{ salt['formula.file']('salt://haproxy/files/server_up.py') | quote }}
+        {{ haproxy.admin.socket | quote }} {{ salt['topology.machine']().name | quote }}-{instance} {address}:{port}
     {% else %}
-    - settle: {{ counter.settle_seconds }}
+    - settle: {{ counter.settle_seconds | json }}
     {% endif %}
-    - values:
-        machine: {{ salt['topology.machine']().name }}
-        store: {{ salt['topology.address']('app', store.name) }}
-        store_scheme: {{ 'rediss' if store_tls else 'redis' }}
-        store_port: {{ redis.tls_port if store_tls else redis.port }}
-        drain_seconds: {{ counter.drain_seconds }}
-        finish_seconds: {{ counter.finish_seconds }}
+    - values: {{ values | json }}
     - environment: {{ dict(counter.environment, **(counter.over_tls.environment if store_tls else {})) | json }}
-    - probation: {{ counter.probation_seconds }}
+    - probation: {{ counter.probation_seconds | json }}
     - hooks: {{ counter.hooks | json }}
-    - keep: {{ counter.keep }}
+    - keep: {{ counter.keep | json }}
     - uses:
-        - {{ unit }}
+        - {{ unit | json }}
         {% for secret in counter.credentials.values() | unique %}
-        - {{ salt['secret.path'](secret) }}
+        - {{ salt['secret.path'](secret) | json }}
         {% endfor %}
         {% for path in files.values() %}
-        - {{ path }}
+        - {{ path | json }}
         {% endfor %}
     - require:
-      - checked: {{ counter.name }} unit
+      - checked: {{ (counter.name ~ ' unit') | json }}
       {% if store_tls %}
       - pki: machine certificate
       {% endif %}

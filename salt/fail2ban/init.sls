@@ -13,7 +13,7 @@ fail2ban running:
         /etc/fail2ban/fail2ban.local: {source: salt://fail2ban/files/fail2ban.local.j2}
         /etc/fail2ban/jail.local: {source: salt://fail2ban/files/jail.local.j2}
         {% for name, source in salt['jails.filters']().items() %}
-        /etc/fail2ban/filter.d/{{ name }}.conf: {source: '{{ source }}'}
+        {{ ('/etc/fail2ban/filter.d/' ~ name ~ '.conf') | json }}: {source: {{ source | json }}}
         {% endfor %}
         /etc/systemd/system/fail2ban.service: {source: salt://fail2ban/files/unit.service}
     - context:

@@ -6,15 +6,15 @@
 elastic signing key:
   keyring.pinned:
     - name: /etc/apt/keyrings/elastic.asc
-    - source: {{ install.key }}
-    - fingerprint: {{ install.fingerprint }}
+    - source: {{ install.key | json }}
+    - fingerprint: {{ install.fingerprint | json }}
 
 elastic repository:
   checked.files:
     - files:
         /etc/apt/sources.list.d/elastic.sources: {source: salt://filebeat/files/elastic.sources.j2}
     - context:
-        url: {{ install.repository }}
+        url: {{ install.repository | json }}
     - checks:
         - apt-get indextargets -o Dir::Etc::SourceList={staged}/etc/apt/sources.list.d/elastic.sources -o Dir::Etc::SourceParts=/dev/null
     - require:
@@ -23,7 +23,7 @@ elastic repository:
 filebeat program:
   pkg.installed:
     - name: filebeat
-    - version: {{ install.version }}
+    - version: {{ install.version | json }}
     - hold: true
     - update_holds: true
     - refresh: true
@@ -32,13 +32,13 @@ filebeat program:
 {% else %}
 filebeat program:
   archive.extracted:
-    - name: /opt/filebeat/{{ install.sha256[:12] }}
-    - source: {{ install.archive }}
-    - source_hash: sha256={{ install.sha256 }}
+    - name: {{ ('/opt/filebeat/' ~ install.sha256[:12]) | json }}
+    - source: {{ install.archive | json }}
+    - source_hash: {{ ('sha256=' ~ install.sha256) | json }}
     - archive_format: tar
     - options: --strip-components=1 --no-same-owner
     - enforce_toplevel: false
     - user: root
     - group: root
-    - if_missing: /opt/filebeat/{{ install.sha256[:12] }}/filebeat
+    - if_missing: {{ ('/opt/filebeat/' ~ install.sha256[:12] ~ '/filebeat') | json }}
 {% endif %}

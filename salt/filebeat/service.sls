@@ -9,15 +9,19 @@
 {% for name, secret in [('OUTPUT_PASSWORD', output.password), ('OUTPUT_API_KEY', output.api_key), ('TLS_KEY', output.tls.key)] if secret %}
 {% do credentials.update({name: secret}) %}
 {% endfor %}
+{% set check = ['salt://filebeat/files/check {staged}', binary, salt['secret.path']('x')[:-2]] %}
+{% for name, secret in credentials.items() %}
+{% do check.append(name ~ '=' ~ secret) %}
+{% endfor %}
 {% set services = salt['logs.collect'](true) %}
 {% for name in filebeat.services if name != 'system' and name not in services %}
-{{ salt['formula.refuse']('pillar filebeat:services: ' ~ name ~ ': no such service here; there are: system, ' ~ services | join(', ')) }}
+{% do salt['formula.refuse']('pillar filebeat:services: ' ~ name ~ ': no such service here; there are: system, ' ~ services | join(', ')) %}
 {% endfor %}
 
 {% for name, secret in credentials.items() %}
-filebeat credential {{ name }}:
+{{ ('filebeat credential ' ~ name) | json }}:
   secret.present:
-    - name: {{ secret }}
+    - name: {{ secret | json }}
     - kind: given
     - require_in:
       - checked: filebeat running
@@ -46,20 +50,19 @@ filebeat running:
     - context:
         filebeat: {{ filebeat | json }}
         services: {{ services | json }}
-        topology: {{ pillar['topology']['name'] }}
-        machine: {{ salt['topology.machine']().name }}
-        binary: {{ binary }}
-        home: {{ home }}
+        topology: {{ pillar['topology']['name'] | json }}
+        machine: {{ salt['topology.machine']().name | json }}
+        binary: {{ binary | json }}
+        home: {{ home | json }}
         credentials: {{ credentials | json }}
-        secrets: {{ salt['secret.path']('x')[:-2] }}
+        secrets: {{ salt['secret.path']('x')[:-2] | json }}
     - checks:
-        - salt://filebeat/files/check {staged} {{ binary }} {{ salt['secret.path']('x')[:-2] }}{% for name, secret in credentials.items() %} {{ name }}={{ secret }}{% endfor %}
-
+        - {{ check | join(' ') | json }}
     - clean: [/etc/filebeat/*.crt]
     - uses:
         - /usr/local/libexec/filebeat-keystore
         {% for secret in credentials.values() %}
-        - {{ salt['secret.path'](secret) }}
+        - {{ salt['secret.path'](secret) | json }}
         {% endfor %}
     - require:
       - checked: filebeat keystore program

@@ -23,7 +23,7 @@ haproxy running:
     - files:
         /etc/haproxy/haproxy.cfg: {source: salt://haproxy/files/haproxy.cfg.j2}
         {% for status in [400, 403, 408, 500, 502, 503, 504] %}
-        /etc/haproxy/errors/{{ status }}.http: {source: salt://haproxy/files/errors/{{ status }}.http}
+        /etc/haproxy/errors/{{ status | int }}.http: {source: salt://haproxy/files/errors/{{ status | int }}.http}
         {% endfor %}
         # Says when to come back, which is a setting.
         /etc/haproxy/errors/429.http: {source: salt://haproxy/files/errors/429.http.j2}
@@ -34,18 +34,18 @@ haproxy running:
     - context:
         haproxy: {{ haproxy | json }}
         # The application's own setting: 200 = take requests, 404 = draining, else down.
-        health: {{ counter.health.ready }}
+        health: {{ counter.health.ready | json }}
         servers: {{ servers | json }}
         trusted: {{ salt['topology.trusted']() | json }}
         machine:
-          name: {{ salt['topology.machine']().name }}
+          name: {{ salt['topology.machine']().name | json }}
           ipv6: {{ (grains.get('ipv6', []) | length > 0) | json }}
     # The pillar's, or made here and signed by a small CA of this machine's own, so that a client can
     # verify it; renewed by an apply before it ends.
     - made:
         site.files:
-          folder: {{ haproxy.tls.directory }}
-          domain: {{ pillar['topology']['domain'] }}
+          folder: {{ haproxy.tls.directory | json }}
+          domain: {{ pillar['topology']['domain'] | json }}
           names: {{ names.dns | json }}
           addresses: {{ names.ip | json }}
           certificate: {{ haproxy.tls.certificate | json }}
@@ -53,8 +53,8 @@ haproxy running:
     # Of a given certificate, which is given no longer.
     - clean: [/etc/stack/pki/site.pem]
     - checks:
-        - salt://haproxy/files/check {staged} {{ haproxy.tls.directory }}
-        - salt://haproxy/files/answers.py {staged}/etc/haproxy/haproxy.cfg {{ haproxy.admin.socket }}
+        - {{ ('salt://haproxy/files/check {staged} ' ~ haproxy.tls.directory) | json }}
+        - {{ ('salt://haproxy/files/answers.py {staged}/etc/haproxy/haproxy.cfg ' ~ haproxy.admin.socket) | json }}
     {%- if elsewhere %}
     - uses: {{ salt['pki.paths']().values() | list | json }}
     {%- endif %}

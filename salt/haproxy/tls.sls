@@ -11,7 +11,7 @@ ca folder:
 
 certificate folder:
   file.directory:
-    - name: {{ haproxy.tls.directory }}
+    - name: {{ haproxy.tls.directory | json }}
     - group: haproxy
     - mode: '0750'
     - makedirs: true
@@ -19,6 +19,6 @@ certificate folder:
 {% if haproxy.tls.key %}
 certificate key given:
   secret.present:
-    - name: {{ haproxy.tls.key }}
+    - name: {{ haproxy.tls.key | json }}
     - kind: given
 {% endif %}

@@ -15,11 +15,11 @@ folder of the machine's certificate:
 
 machine certificate:
   pki.present:
-    - machine: {{ machine.name }}
+    - machine: {{ machine.name | json }}
     - addresses: {{ ['127.0.0.1', machine.address] | unique | list | json }}
-    - days: {{ pki.days }}
-    - ca_days: {{ pki.ca_days }}
-    - renew_days: {{ pki.renew_days }}
+    - days: {{ pki.days | json }}
+    - ca_days: {{ pki.ca_days | json }}
+    - renew_days: {{ pki.renew_days | json }}
     - own: {{ (salt['topology.machines']() | length == 1) | json }}
     - require:
       - group: group that reads the machine's key

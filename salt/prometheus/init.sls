@@ -7,11 +7,11 @@
 
 # Debian starts both at once, on every address.
 {% for unit in ['prometheus', 'prometheus-alertmanager'] %}
-{{ unit }} does not start before it has its configuration:
+{{ (unit ~ ' does not start before it has its configuration') | json }}:
   service.masked:
-    - name: {{ unit }}
+    - name: {{ unit | json }}
     - runtime: true
-    - unless: test -e /usr/bin/{{ unit }}
+    - unless: {{ ('test -e /usr/bin/' ~ unit) | json }}
     - require_in:
       - pkg: monitor packages
 {% endfor %}
@@ -23,9 +23,9 @@ monitor packages:
     - install_recommends: false
 
 {% for unit in ['prometheus', 'prometheus-alertmanager'] %}
-{{ unit }} may start:
+{{ (unit ~ ' may start') | json }}:
   service.unmasked:
-    - name: {{ unit }}
+    - name: {{ unit | json }}
     - runtime: true
     - require:
       - pkg: monitor packages
@@ -35,9 +35,9 @@ monitor packages:
 {% endfor %}
 
 {% for secret in secrets %}
-alertmanager secret {{ secret }}:
+{{ ('alertmanager secret ' ~ secret) | json }}:
   secret.present:
-    - name: {{ secret }}
+    - name: {{ secret | json }}
     - require_in:
       - checked: alertmanager running
 {% endfor %}
@@ -57,11 +57,11 @@ alertmanager running:
     {% if secrets %}
     - uses:
         {% for secret in secrets %}
-        - {{ salt['secret.path'](secret) }}
+        - {{ salt['secret.path'](secret) | json }}
         {% endfor %}
     {% endif %}
     - reload: true
-    - ready: salt://prometheus/files/loaded.py {{ prometheus.alertmanager_port }} alertmanager /etc/prometheus/alertmanager.yml
+    - ready: {{ ('salt://prometheus/files/loaded.py ' ~ prometheus.alertmanager_port ~ ' alertmanager /etc/prometheus/alertmanager.yml') | json }}
     - require:
       - pkg: monitor packages
 
@@ -72,11 +72,11 @@ prometheus running:
         /etc/prometheus/prometheus.yml: {source: salt://prometheus/files/prometheus.yml.j2}
         # Each formula's own rules and page.
         {% for formula, source in salt['metrics.in_topology']('alerts.yaml').items() %}
-        /etc/prometheus/rules/{{ formula }}.yaml: {source: {{ source }}}
+        {{ ('/etc/prometheus/rules/' ~ formula ~ '.yaml') | json }}: {source: {{ source | json }}}
         {% endfor %}
         /etc/prometheus/console_libraries/stack.lib: {source: salt://prometheus/files/stack.lib}
         {% for page in salt['dashboards.pages']() %}
-        /etc/prometheus/consoles/{{ page }}.html: {contents: {{ salt['dashboards.console'](page) | json }}}
+        {{ ('/etc/prometheus/consoles/' ~ page ~ '.html') | json }}: {contents: {{ salt['dashboards.console'](page) | json }}}
         {% endfor %}
         /etc/systemd/system/prometheus.service.d/stack.conf: {source: salt://prometheus/files/prometheus.conf.j2}
     - clean: [/etc/prometheus/rules/*.yaml, /etc/prometheus/consoles/*.html]
@@ -87,7 +87,7 @@ prometheus running:
     - checks:
         - salt://prometheus/files/check {staged}
     - reload: true
-    - ready: salt://prometheus/files/loaded.py {{ prometheus.port }} prometheus /etc/prometheus/prometheus.yml
+    - ready: {{ ('salt://prometheus/files/loaded.py ' ~ prometheus.port ~ ' prometheus /etc/prometheus/prometheus.yml') | json }}
     - ready_timeout: 60
     - require:
       - checked: alertmanager running

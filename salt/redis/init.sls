@@ -26,9 +26,9 @@ redis administrator's password:
     - name: redis-admin
 
 {% for user, settings in redis.users | dictsort %}
-redis password of {{ user }}:
+{{ ('redis password of ' ~ user) | json }}:
   secret.present:
-    - name: {{ settings.secret }}
+    - name: {{ settings.secret | json }}
     - require_in:
       - checked: redis running
 {% endfor %}
@@ -57,7 +57,7 @@ redis running:
     - context:
         redis: {{ redis | json }}
         tls: {{ tls | json }}
-        address: {{ salt['topology.address']('app') }}
+        address: {{ salt['topology.address']('app') | json }}
     # redis-server has no check mode: the new configuration is started on a scratch folder.
     - checks:
         - salt://redis/files/check {staged}

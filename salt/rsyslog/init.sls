@@ -40,10 +40,10 @@ rsyslog running:
         /etc/systemd/system/rsyslog.service: {source: salt://rsyslog/files/unit.service}
     - context:
         folder: /var/log/central
-        port: {{ rsyslog.port }}
-        address: {{ address }}
+        port: {{ rsyslog.port | json }}
+        address: {{ address | json }}
         peers: {{ peers | json }}
-        files: {{ [100, machines | length * 20] | max }}
+        files: {{ ([100, machines | length * 20] | max) | json }}
         identity: {{ salt['pki.paths']() | json }}
     - checks:
         - rsyslogd -N1 -f {staged}/etc/rsyslog.conf

@@ -24,13 +24,13 @@ shipper running:
     - context:
         shipper: {{ shipper | json }}
         config:
-          host: {{ salt['topology.machine']().name }}
-          server: {{ salt['topology.address'](none, monitor.name) }}
-          server_name: {{ monitor.name }}
-          port: {{ rsyslog.port }}
-          ca: {{ identity.ca }}
-          certificate: {{ identity.certificate }}
-          key: {{ identity.key }}
+          host: {{ salt['topology.machine']().name | json }}
+          server: {{ salt['topology.address'](none, monitor.name) | json }}
+          server_name: {{ monitor.name | json }}
+          port: {{ rsyslog.port | json }}
+          ca: {{ identity.ca | json }}
+          certificate: {{ identity.certificate | json }}
+          key: {{ identity.key | json }}
           services: {{ salt['logs.collect']() | json }}
     - checks:
         - /usr/local/libexec/journal-shipper --check {staged}/etc/journal-shipper.json

@@ -23,46 +23,46 @@ stunnel package:
 stunnel unit:
   checked.files:
     - files:
-        {{ unit }}: {source: salt://stunnel/files/unit.j2}
+        {{ unit | json }}: {source: salt://stunnel/files/unit.j2}
     - context:
         stunnel: {{ stunnel | json }}
-    - instance: {{ tunnels[0].name }}
+    - instance: {{ tunnels[0].name | json }}
     - require:
       - pkg: stunnel package
       - pki: machine certificate
 {% endif %}
 
 {% for tunnel in tunnels %}
-stunnel {{ tunnel.name }} running:
+{{ ('stunnel ' ~ tunnel.name ~ ' running') | json }}:
   checked.service:
-    - name: tunnel@{{ tunnel.name }}
+    - name: {{ ('tunnel@' ~ tunnel.name) | json }}
     - files:
-        /etc/stunnel/{{ tunnel.name }}.conf: {source: salt://stunnel/files/tunnel.conf.j2}
+        {{ ('/etc/stunnel/' ~ tunnel.name ~ '.conf') | json }}: {source: salt://stunnel/files/tunnel.conf.j2}
     - context:
         stunnel: {{ stunnel | json }}
         tunnel: {{ tunnel | json }}
-        address: {{ address }}
+        address: {{ address | json }}
     - checks:
-        - salt://stunnel/files/check {staged}/etc/stunnel/{{ tunnel.name }}.conf
+        - {{ ('salt://stunnel/files/check {staged}/etc/stunnel/' ~ tunnel.name ~ '.conf') | json }}
     - uses: {{ ([unit] + salt['pki.paths']().values() | list) | json }}
     - reload: true
-    - ready: salt://stunnel/files/accepts.py {{ address }} {{ tunnel.accept }}
+    - ready: {{ ('salt://stunnel/files/accepts.py ' ~ address ~ ' ' ~ tunnel.accept) | json }}
     {%- if tunnel.follows %}
-    - follows: {{ tunnel.follows }}
+    - follows: {{ tunnel.follows | json }}
     {%- endif %}
     - require:
       - checked: stunnel unit
 {% endfor %}
 
 {% for name in salt['tunnel.left']() %}
-stunnel {{ name }} gone:
+{{ ('stunnel ' ~ name ~ ' gone') | json }}:
   service.dead:
-    - name: tunnel@{{ name }}
+    - name: {{ ('tunnel@' ~ name) | json }}
     - enable: false
 
-stunnel {{ name }} configuration gone:
+{{ ('stunnel ' ~ name ~ ' configuration gone') | json }}:
   file.absent:
-    - name: /etc/stunnel/{{ name }}.conf
+    - name: {{ ('/etc/stunnel/' ~ name ~ '.conf') | json }}
     - require:
-      - service: stunnel {{ name }} gone
+      - service: {{ ('stunnel ' ~ name ~ ' gone') | json }}
 {% endfor %}

@@ -88,6 +88,13 @@ def test_a_good_topology_is_read(load: Callable[..., topology.Topology]) -> None
         ({**GOOD, "trusted": ["10.0.0.1/8"]}, "trusted: 10.0.0.1/8 has host bits"),
         ({**GOOD, "trusted": ["0.0.0.0/0"]}, "is everybody"),
         ({**GOOD, "machines": {"one": None}}, "machines:one"),
+        # What YAML makes of `no:`, `123:`, `2.0` and `|`.
+        ({**GOOD, "machines": {**GOOD["machines"], False: {}}}, "machines:False: key False is not"),
+        ({**GOOD, "machines": {123: {}}}, "machines:123: key 123 is not text: quote it"),
+        ({**GOOD, None: 1, "x": 2}, "None: key None is not text"),
+        (changed(cpus=2.0), "machines:two:cpus: 2.0 is no whole number"),
+        ({**GOOD, "domain": "a.test\n"}, "domain: 'a.test\\n' has a control character"),
+        (changed(roles=[True]), "machines:two:roles: unknown role True"),
         ("[1, 2", "not a topology"),
         ("just words", "not a topology"),
     ],

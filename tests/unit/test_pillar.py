@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import salt.utils.yaml
 import yaml
 from salt.exceptions import CommandExecutionError
 
@@ -36,6 +37,18 @@ DEFAULTS = {
     "list": ["a", "b"],
     "inner": {"depth": 1, "name": "default"},
 }
+# What else a schema may say of a setting.
+MORE = {
+    "rate": {"type": "number"},
+    "certificate": {"type": "string", "format": "certificates"},
+    "script": {"type": "string", "format": "script"},
+    "key": {"type": "string", "format": "secret key"},
+    "user": {"type": "string", "format": "secret"},
+}
+CERTIFICATE = "-----BEGIN CERTIFICATE-----\nMIIBhidden\n-----END CERTIFICATE-----\n"
+KEY = CERTIFICATE.replace("CERTIFICATE", "PRIVATE KEY")
+IDENTITY = "# created: today\nAGE-SECRET-KEY-1X\n"
+QUOTE = "quote it: without quotes YAML makes a number or a boolean of 0027, 12:30, 1.10, yes and no"
 
 
 @pytest.fixture
@@ -55,9 +68,16 @@ def formula(load_source: Callable[..., ModuleType], tmp_path: Path) -> ModuleTyp
         path = tmp_path / source.removeprefix("salt://")
         return str(path) if path.exists() else ""
 
+    pki = load_source("salt/_modules/pki.py")
+    secret = load_source("salt/_modules/secret.py", salt={"pki.misshapen": pki.misshapen})
     module = load_source(
         "salt/_modules/formula.py",
-        salt={"cp.list_master": files, "cp.cache_file": cached},
+        salt={
+            "cp.list_master": files,
+            "cp.cache_file": cached,
+            "pki.unfit": pki.unfit,
+            "secret.problem": secret.problem,
+        },
         grains={"os_family": "Debian", "oscodename": "bookworm"},
     )
     module.tree = tmp_path  # type: ignore[attr-defined]
@@ -99,13 +119,155 @@ def test_a_pillar_that_is_right_has_no_problems(formula: ModuleType) -> None:
             {"web": {"size": "128"}},
             "pillar web:size: '128' does not look right; allowed: such as 128mb",
         ),
-        ({"web": {"list": ["a", 5]}}, "pillar web:list[1]: 5 is not of type string"),
+        ({"web": {"list": ["a", 5]}}, f"pillar web:list[1]: 5 is not of type string; {QUOTE}"),
     ],
 )
 def test_a_wrong_pillar_is_refused_with_its_path_and_what_is_right(
     formula: ModuleType, pillar: dict[str, Any], line: str
 ) -> None:
     assert formula.problems(pillar) == [line]
+
+
+@pytest.fixture
+def more(formula: ModuleType) -> ModuleType:
+    """The same tree, with every kind of setting and of secret in formula `web`."""
+    schema = {**SCHEMA, "properties": {**SCHEMA["properties"], **MORE}}  # type: ignore[dict-item]
+    defaults = {**DEFAULTS, "key": "web-key", "user": "web-user"}
+    (formula.tree / "web" / "schema.yaml").write_text(yaml.safe_dump(schema))
+    (formula.tree / "web" / "defaults.yaml").write_text(yaml.safe_dump(defaults))
+    secrets = {"web-identity": {"kind": "age"}, "pki": {"kind": "pki"}}
+    (formula.tree / "store" / "secrets.yaml").write_text(yaml.safe_dump(secrets))
+    return formula
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("web: {list: [0027]}", f"pillar web:list[0]: 27 is not of type string; {QUOTE}"),
+        (
+            "web: {inner: {name: 12:30}}",
+            f"pillar web:inner:name: 750 is not of type string; {QUOTE}",
+        ),
+        ("web: {mode: no}", f"pillar web:mode: False is not one of fast, exact; {QUOTE}"),
+        ("web: {inner: {no: x}}", f"pillar web:inner:False: key False is not text; {QUOTE}"),
+        ("web: {list: [{a: 1, 123: x}]}", f"pillar web:list[0]:123: key 123 is not text; {QUOTE}"),
+        ("web: {port: 1, ~: 2}", f"pillar web:None: key None is not text; {QUOTE}"),
+        ("123: x", f"pillar 123: key 123 is not text; {QUOTE}"),
+        ("web: {port: 2.0}", "pillar web:port: 2.0 is not of type integer"),
+        ("web: {port: 1e3}", "pillar web:port: '1e3' is not of type integer"),
+        (
+            "web: {inner: {depth: .inf}}",
+            "pillar web:inner:depth: inf is not of type integer or null",
+        ),
+        ("web: {rate: .nan}", "pillar web:rate: nan is not of type number"),
+        ("web: {size: !!binary aGk=}", "pillar web:size: b'hi' is not of type string"),
+        ("web: {list: !!set {a}}", "pillar web:list: {'a'} is not of type array"),
+        (
+            'web: {size: "1mb\\n"}',
+            "pillar web:size: '1mb\\n' does not look right; allowed: such as 128mb",
+        ),
+    ],
+)
+def test_whatever_yaml_makes_of_a_value_is_refused_in_one_line_with_its_path(
+    more: ModuleType, text: str, line: str
+) -> None:
+    """As Salt reads the pillar. A traceback, or a line for each character, says nothing."""
+    pillar = salt.utils.yaml.safe_load(text)
+    assert line in more.problems(pillar)
+    assert [said for said in more.problems(pillar) if "\n" in said] == []
+
+
+@pytest.mark.parametrize("value", ["a\nb", "a\n", "a\r", "a\x00b", "a\x85b", "a\u2028b", "\ud800"])
+def test_text_of_more_than_one_line_is_refused_where_nothing_takes_it(
+    more: ModuleType, value: str
+) -> None:
+    assert more.problems({"web": {"inner": {"name": value}}}) == [
+        f"pillar web:inner:name: {value!r} has a control character or more than one line;"
+        " allowed: one line of text"
+    ]
+    assert more.problems({"web": {"script": "a\nb\n"}}) == []
+
+
+def test_a_long_value_is_not_shown_in_full(formula: ModuleType) -> None:
+    (line,) = formula.problems({"web": {"port": "x" * 5000}})
+    assert line.startswith("pillar web:port: 'xxx")
+    assert len(line) < 200
+
+
+@pytest.mark.parametrize(
+    "pem",
+    [
+        CERTIFICATE + KEY,
+        CERTIFICATE + KEY.replace("PRIVATE", "EC PRIVATE"),
+        CERTIFICATE + KEY.partition("-----END")[0],
+        CERTIFICATE.replace("\n", "\r\n") + KEY,
+        CERTIFICATE + KEY + CERTIFICATE,
+    ],
+)
+def test_a_private_key_among_certificates_is_refused_and_not_shown(
+    more: ModuleType, pem: str
+) -> None:
+    """Certificates are readable by everybody."""
+    for pillar in (
+        {"web": {"certificate": pem}},
+        {"secrets": {"pki": {"ca": CERTIFICATE, "certificate": pem, "key": KEY}}},
+        {"secrets": {"pki": {"ca": pem, "certificate": CERTIFICATE, "key": KEY}}},
+        # In a place that takes no PEM at all.
+        {"web": {"port": pem}},
+        {"web": {"list": [[pem]]}},
+    ):
+        (line,) = more.problems(pillar)
+        assert "holds a private key" in line
+        assert "hidden" not in line
+    assert more.problems({"web": {"certificate": CERTIFICATE + CERTIFICATE}}) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("web-user", "line1\nhidden", "needs text of one line"),
+        ("web-user", "hidden\x00", "needs text of one line"),
+        ("web-user", " hidden", "needs text of one line"),
+        ("web-user", KEY, "needs text of one line"),
+        ("web-user", {"hidden": "b"}, "is a mapping, not text"),
+        ("web-user", ["hidden"], "is a list, not text"),
+        ("web-user", True, "quote it"),
+        ("web-user", 1234567, "quote it"),
+        ("web-user", 1.5, "quote it"),
+        ("web-user", None, "is empty, not text"),
+        ("web-key", "hidden", "needs one private key in PEM"),
+        ("web-key", CERTIFICATE, "needs one private key in PEM"),
+        ("web-key", KEY[:60], "needs one private key in PEM"),
+        ("web-key", KEY.replace("PRIVATE", "ENCRYPTED PRIVATE"), "needs one private key in PEM"),
+        ("web-identity", "hidden", "needs an identity of age(1)"),
+        ("pki", "hidden", "needs ca, certificate, key"),
+        (
+            "pki",
+            {"ca": CERTIFICATE, "certificate": ["hidden"], "key": KEY},
+            "certificate: is not text",
+        ),
+    ],
+)
+def test_a_secret_in_a_form_that_its_users_cannot_have_is_refused_unseen(
+    more: ModuleType, name: str, value: Any, said: str
+) -> None:
+    (line,) = more.problems({"secrets": {name: value}})
+    assert line.startswith(f"pillar secrets:{name}: ")
+    assert said in line
+    for hidden in ("hidden", "True", "1234567", "1.5", "MIIB"):
+        assert hidden not in line
+
+
+def test_a_secret_in_the_form_of_its_kind_is_taken(more: ModuleType) -> None:
+    pki = {"ca": CERTIFICATE, "certificate": CERTIFICATE, "key": KEY}
+    good = {"web-user": "pass word\n", "web-key": KEY, "web-identity": IDENTITY, "pki": pki}
+    assert more.problems({"secrets": good}) == []
+    # Its own service is stopped by it, and no other (secret.pending).
+    still = "-----BEGIN PGP MESSAGE-----\nx\n"
+    assert more.problems({"secrets": {name: still for name in good if name != "pki"}}) == []
+    assert more.problems({"secrets": ["web-user"]}) == [
+        "pillar secrets: needs names with their values (docs/secrets.md)"
+    ]
 
 
 def test_every_problem_is_told_at_once_one_line_each(formula: ModuleType) -> None:
@@ -193,9 +355,14 @@ def refusals(machine_copy: Callable[..., list[Any]]) -> dict[str, str]:
             "counter": {"health": {"redy": "/"}},
         },
         "certificate": {"haproxy": {"tls": {"certificate": "-----BEGIN CERTIFICATE-----"}}},
+        "braces": {"counter": {"environment": {"JSON": '{"a": 1}'}}},
+        "braces over tls": {"counter": {"over_tls": {"environment": {"JSON": "{prot}"}}}},
     }
     questions = [
-        *(["state.show_sls", ["base"], {"pillar": pillar}] for pillar in wrong.values()),
+        *(
+            ["state.show_sls", ["counter" if "braces" in name else "base"], {"pillar": pillar}]
+            for name, pillar in wrong.items()
+        ),
         ["state.show_highstate", [], {"pillar": wrong["key"]}],
         ["state.show_sls", ["base"], {"pillar": {"redis": {"port": 6380}}}],
     ]
@@ -217,6 +384,14 @@ def test_a_whole_apply_is_refused_with_the_path(refusals: dict[str, str]) -> Non
 def test_real_salt_tells_every_problem_at_once(refusals: dict[str, str]) -> None:
     for path in ("redis:port", "haproxy:backend:balance", "counter:health:redy"):
         assert f"pillar {path}: " in refusals["several"]
+
+
+def test_an_environment_with_braces_of_its_own_is_refused_before_the_roll(
+    refusals: dict[str, str],
+) -> None:
+    assert "pillar counter:environment:JSON: " in refusals["braces"]
+    assert "own are doubled: {{ and }}" in refusals["braces"]
+    assert "pillar counter:over_tls:environment:JSON: " in refusals["braces over tls"]
 
 
 def test_a_right_overlay_is_taken(refusals: dict[str, str]) -> None:

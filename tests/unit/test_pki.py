@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -205,3 +206,34 @@ def test_a_failed_swap_leaves_the_old_identity_whole(
     with pytest.raises(CommandExecutionError):
         world.pki.__pillar__ = {"secrets": {"pki": "text"}}
         world.pki.given()
+
+
+def test_a_key_among_the_certificates_is_never_put_where_everybody_may_read_it(
+    world: SimpleNamespace,
+) -> None:
+    """Nor shown: neither the pillar's, nor one that an older version has put there."""
+    good = made(world)
+    for part in ("ca", "certificate"):
+        wrong = {**good, part: good[part] + good["key"]}
+        for refused in (
+            world.pki.problems(wrong, "app1", ADDRESSES),
+            world.apply(wrong, own=False),
+        ):
+            assert f"{part}: holds a private key" in str(refused)
+            assert good["key"].splitlines()[1] not in str(refused)
+        assert now(world) == {}
+
+
+def test_the_controller_fetches_certificates_and_leaves_a_key_where_it_is(
+    world: SimpleNamespace, tmp_path: Path
+) -> None:
+    """An older version wrote the pillar's combined PEM there as it was."""
+    from control.certificates import WITHOUT_KEYS
+
+    parts = made(world)
+    path = tmp_path / "site.pem"
+    path.write_text(parts["certificate"] + parts["key"] + parts["ca"] + parts["key"][:99])
+    done = subprocess.run(
+        f"{WITHOUT_KEYS} {path}", shell=True, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == parts["certificate"] + parts["ca"]

@@ -169,3 +169,87 @@ def test_a_key_with_a_form_of_its_own_is_never_rotated_into_random_text(
     with pytest.raises(CommandExecutionError, match="not random text"):
         secret.rotate("one")
     assert Path(secret.path("one")).read_text() == identity
+
+
+BROKEN = ["line1\nline2", "a\x00b", "", " ", "-----BEGIN PRIVATE KEY-----\ncut", b"\xff\xfe"]
+
+
+def broken(secret: ModuleType, value: str | bytes, name: str = "one") -> None:
+    """As a version that looked at no value has left it."""
+    Path(secret.FOLDER).mkdir(exist_ok=True)
+    data = value.encode() if isinstance(value, str) else value
+    Path(secret.path(name)).write_bytes(data)
+
+
+@pytest.mark.parametrize("value", BROKEN)
+def test_a_broken_secret_is_repaired_by_an_apply_by_the_pillar_and_by_a_rotation(
+    secret: ModuleType, state: ModuleType, value: str | bytes
+) -> None:
+    """Taken out of the pillar, it would stay, and who restarts with it is down."""
+    broken(secret, value)
+    ret = state.present("one")
+    assert ret["changes"] == {"one": "made anew: it was broken"}
+    assert len(Path(secret.path("one")).read_text()) == 43
+
+    broken(secret, value)
+    secret.rotate("one")
+    assert len(Path(secret.path("one")).read_text()) == 43
+
+    broken(secret, value)
+    given(secret, one="good")
+    assert state.present("one")["changes"] == {"one": "replaced by the pillar's"}
+    assert Path(secret.path("one")).read_text() == "good"
+    assert len(secret.hashes("one")) == 1, "nobody could use the broken one"
+
+
+def test_who_still_uses_the_value_before_a_broken_one_goes_on_with_it(secret: ModuleType) -> None:
+    secret.ensure("one")
+    used = secret.sha256("one")
+    given(secret, one="line1\nline2")
+    secret.ensure("one")
+    assert secret.hashes("one")[1] == used
+    secret.__pillar__.clear()
+    assert secret.ensure("one") == "repair"
+    assert secret.hashes("one")[1] == used
+    assert secret.ensure("one") is None
+
+
+@pytest.mark.parametrize("kind", ["age", "given"])
+def test_a_broken_secret_that_nobody_can_make_up_is_named_and_left(
+    secret: ModuleType, state: ModuleType, kind: str
+) -> None:
+    broken(secret, "hid\nden")
+    ret = state.present("one", kind=kind)
+    assert ret["result"] is False
+    assert secret.path("one") in ret["comment"]
+    assert "hid" not in ret["comment"]
+    assert Path(secret.path("one")).read_text() == "hid\nden"
+
+
+@pytest.mark.parametrize("value", ["OrderedDict([('a', 'b')])", "True", "1234567", "pass word"])
+def test_what_the_pillar_gave_once_is_rotated_like_any_other(
+    secret: ModuleType, value: str
+) -> None:
+    """Also while the value before it is still accepted: that is no rotation under way."""
+    secret.ensure("one")
+    given(secret, one=value)
+    secret.ensure("one")
+    secret.__pillar__.clear()
+    secret.rotate("one")
+    new, old = secret.hashes("one")
+    assert old == hashlib.sha256(value.encode()).hexdigest()
+    secret.rotate("one")
+    assert secret.hashes("one") == [new, old], "an interrupted rotation goes on with the same value"
+
+
+@pytest.mark.parametrize("value", [{"hidden": "b"}, ["hidden"], True, 1234567, 1.5])
+def test_what_is_no_text_never_becomes_a_secret(
+    secret: ModuleType, state: ModuleType, value: object
+) -> None:
+    """A formula that is applied by itself has its pillar checked too (test_pillar.py); and here."""
+    secret.__pillar__["secrets"] = {"one": value}
+    ret = state.present("one")
+    assert ret["result"] is False
+    assert "pillar secrets:one: is " in ret["comment"]
+    assert "hidden" not in ret["comment"]
+    assert not secret.exists("one")
