@@ -14,7 +14,21 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import backup, cloud, dashboard, deploy, fleet, lab, logs, machines, remote, status, topology
+from . import (
+    backup,
+    cloud,
+    dashboard,
+    deploy,
+    fleet,
+    given,
+    lab,
+    logs,
+    machines,
+    pillar,
+    remote,
+    status,
+    topology,
+)
 from .errors import Refused
 from .topology import ROOT, Topology
 
@@ -127,6 +141,7 @@ def command_up(where: Topology) -> int:
     cloud.refuse_here(where)
     steps = Steps(6)
     gone = machines.refuse_swap(where)
+    pillar.notice(where)
     which = lab.provider(where)
     steps.begin("packages", f"host packages (provider {which})")
     if which == "lxc":
@@ -223,6 +238,7 @@ def command_apply(where: Topology, gone: Sequence[str] = ()) -> int:
     if own and len(own) < len(where.machines):
         print(f"{formulas}: on {', '.join(own)}", flush=True)
     cloud.notice(where)
+    pillar.notice(where)
     release = build_artifact()
     left_over = machines.refuse_swap(where, booted=True)
     new, failed = machines.prepare(where, hosts, release, quiet=True)
@@ -344,6 +360,7 @@ COMMANDS = {
     "url": command_url,
     "dashboard": dashboard.command,
     "rotate": command_rotate,
+    "secret": given.command,
     "ssh": command_ssh,
     "backup": backup.take,
     "restore": backup.restore,

@@ -22,7 +22,7 @@ from .topology import ROOT, Topology
 
 # Where the tree lives on a machine: a link to a folder named by its content.
 PLACE = "/srv/stack"
-# There: what a machine shares with others, where it shares anything.
+# There: what a machine shares with others or was given, where there is any.
 SECRETS = f"{PLACE}/{pillar.SECRETS}"
 # What a machine needs to converge itself.
 CARRIED = ("Saltfile", "salt", "pillar", "bootstrap")
@@ -94,7 +94,7 @@ def pack(
 ) -> tuple[str, bytes]:
     """
     The tree for one machine as ``(name, tar)``: states, pillar, bootstrap, the artifact, who the
-    machine is and the secrets that it shares with others. The name is a hash of the content, so an
+    machine is and the secrets that are its own. The name is a hash of the content, so an
     unchanged tree is not carried again. ``folder``: where the artifact is; by default where it is
     built.
     """
@@ -108,6 +108,7 @@ def pack(
             0o755 if os.access(path, os.X_OK) else 0o644,
         )
         for path in _files()
+        if pillar.is_carried(topology, str(path.relative_to(ROOT)))
     ]
     members += pillar.files(topology, host, release)
     for suffix in (".tar.gz", ".tar.gz.sha256", ".tar.gz.sig"):

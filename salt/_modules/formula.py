@@ -63,13 +63,15 @@ def _unknown(where, key, known):
 
 class _Names:
     """
-    What ``format:`` means in a schema. ``secret``: the name of a secret, kept in ``secrets``;
-    ``key of FILE``: a top-level key of FILE in any formula, on this machine or not; ``network``: an
+    What ``format:`` means in a schema. ``secret``: the name of a secret, kept in ``secrets``, which
+    somebody must give; ``made secret``: one that this machine makes where nobody does, kept in ``made``
+    too; ``key of FILE``: a top-level key of FILE in any formula, on this machine or not; ``network``: an
     address or a network, as ``ipaddress`` reads it.
     """
 
     def __init__(self):
         self.secrets = set()
+        self.made = set()
 
     def known(self, file):
         return {key for name in names() for key in _keys(f"{name}/{file}")}
@@ -77,8 +79,10 @@ class _Names:
     def check(self, instance, form):
         from jsonschema.exceptions import FormatError
 
-        if form == "secret" and isinstance(instance, str):
+        if form in ("secret", "made secret") and isinstance(instance, str):
             self.secrets.add(instance)
+            if form == "made secret":
+                self.made.add(instance)
         elif form.startswith("key of ") and instance not in self.known(form[len("key of ") :]):
             raise FormatError("no such name")
         elif form == "network" and isinstance(instance, str):
@@ -174,26 +178,54 @@ def problems(pillar=None):
         for error in sorted(validator.iter_errors(_plain(pillar[name])), key=str):
             lines.extend(_explain(name, error))
     if pillar.get("secrets") and not lines:
-        used = _secrets(pillar)
+        used = sorted({*_declared(), *_named(pillar).secrets})
+        # The controller's were checked there (control/given.py): settings may be taken back before them.
+        known = {*used, *((pillar.get("machine") or {}).get("secrets") or ())}
         # Names only: what stands below them is nobody's to read.
         lines += [
             _unknown(f"secrets:{name}", name, used)
             for name in pillar["secrets"]
-            if name not in used
+            if name not in known
         ]
     return lines
 
 
-def _secrets(pillar):
-    """Names of all secrets that any formula uses, on this machine or not, sorted."""
+def _declared():
+    """``{name: {roles, kind}}`` of the secrets in every formula's ``secrets.yaml``."""
+    return {
+        secret: said or {}
+        for name in names()
+        for secret, said in (_read(f"{_TREE}{name}/secrets.yaml") or {}).items()
+    }
+
+
+def _named(pillar):
+    """Names of the secrets that any formula's settings name, on this machine or not."""
     import jsonschema
 
     found = _Names()
     for name in names():
-        found.secrets.update(_read(f"{_TREE}{name}/secrets.yaml") or {})
         validator = jsonschema.Draft202012Validator(_schema(name), format_checker=found)
         list(validator.iter_errors(_merged(name, pillar)))
-    return sorted(found.secrets)
+    return found
+
+
+def secret_kind(name):
+    """
+    What becomes of secret ``name`` where nobody gives it: ``random`` or ``age``, for one that a formula
+    declares as its own to make (``secrets.yaml``, or ``format: made secret`` of the setting that names
+    it). Any other is another system's, ``given``: no machine can make it up (``secret.ensure``).
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call formula.secret_kind redis-counter
+    """
+    declared = _declared()
+    if name in declared:
+        return declared[name].get("kind", "random")
+    return "random" if name in _named(__pillar__).made else "given"
 
 
 def _schema(name):

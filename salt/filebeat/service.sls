@@ -27,7 +27,6 @@
 filebeat credential {{ name }}:
   secret.present:
     - name: {{ secret }}
-    - kind: given
     - require_in:
       - checked: filebeat running
 {% endfor %}
