@@ -231,10 +231,7 @@ def command_apply(where: Topology, gone: Sequence[str] = ()) -> int:
         own = machines.having(where, hosts, formulas)
         hosts = list(own)
     if not lab.is_up(where):
-        raise Refused(
-            f"no machines of topology {where.name} are up: 'make up' first, or HOST=local to"
-            " converge this very machine"
-        )
+        raise lab.not_up(where, ", or HOST=local to converge this very machine")
     if own and len(own) < len(where.machines):
         print(f"{formulas}: on {', '.join(own)}", flush=True)
     cloud.notice(where)
@@ -296,7 +293,7 @@ def apply_here(where: Topology, words: list[str]) -> int:
 
 def command_status(where: Topology) -> int:
     if not lab.is_up(where):
-        raise Refused(f"no machines of topology {where.name} are up: 'make up' first")
+        raise lab.not_up(where)
     return status.command(where)
 
 
@@ -331,7 +328,7 @@ def command_rotate(where: Topology) -> int:
 
 
 def command_down(where: Topology) -> int:
-    cloud.refuse_here(where)
+    cloud.refuse_here(where, down=True)
     lab.take_down(where)
     print(f"no machine of topology {where.name} is left")
     return 0

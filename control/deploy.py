@@ -68,7 +68,7 @@ def request(action: str, version: str, why: str) -> dict[str, str]:
 def hosts(where: Topology) -> list[str]:
     """Application machines, in the order in which they are deployed to."""
     if not lab.is_up(where):
-        raise Refused(f"no machines of topology {where.name} are up: 'make up' first")
+        raise lab.not_up(where)
     return where.with_role("app")
 
 

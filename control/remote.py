@@ -42,7 +42,7 @@ def ssh(
     """Command line of ssh that runs ``command`` (a shell's, or none for a shell) as root;
     ``fresh``: over a connection of its own, not the one that is kept open."""
     if not lab.is_up(topology):
-        raise Refused(f"no machines of topology {topology.name} are up: 'make up' first")
+        raise lab.not_up(topology)
     line = ["ssh", "-F", str(lab.ssh_config(topology))]
     if terminal:
         line.append("-tt")
@@ -151,7 +151,8 @@ def carry(topology: Topology, host: str, release: str, folder: Path | None = Non
     if kind and not given.exists():
         raise Refused(
             f"{host} is in a cloud, and its addresses are not here: bring {given} from where the"
-            " machines were made (for a pipeline, DEPLOY_STATE), nothing was changed"
+            f" machines were made: {lab.access_hint(topology)}; for a pipeline DEPLOY_STATE, nothing was"
+            " changed"
         )
     name, archive = pack(topology, host, release, folder)
     target = f"{PLACE}.d/{name}"

@@ -145,8 +145,7 @@ def _refuse_anew(topology: Topology, place: Path) -> None:
         if remote.run(topology, host, command).strip():
             raise Refused(
                 f"{host} has secrets that it shares with others, and {place}, where they are kept, is"
-                " empty here: bring the folder from where the machines were made (docs/secrets.md; for a"
-                " pipeline DEPLOY_STATE), nothing was changed"
+                f" empty here: {lab.access_hint(topology)}; for a pipeline DEPLOY_STATE, nothing was changed"
             )
 
 
