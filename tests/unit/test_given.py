@@ -279,7 +279,7 @@ def pillars(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     for name, files in {
         "both": {"settings.sls": common, "settings/dev.sls": own},
         "another's": {"settings.sls": common, "settings/prod.sls": own},
-        "wrong": {"settings/dev.sls": {"counter": {"instnaces": 3}}},
+        "wrong": {"settings/dev.sls": {"counter": {"instancse": 3}}},
     }.items():
         tree = tmp_path_factory.mktemp("pillar") / "dev"
         copy_tree(tree, {"topology": "dev", "name": "dev", "release": RELEASE})
@@ -308,7 +308,7 @@ def test_another_topology_s_settings_are_nothing_here(pillars: dict[str, Any]) -
 def test_a_topology_s_settings_are_checked_like_all_others(pillars: dict[str, Any]) -> None:
     _, problems = pillars["wrong"]
     (line,) = problems
-    assert line.startswith("pillar counter:instnaces: unknown key; did you mean 'instances'?")
+    assert line.startswith("pillar counter:instancse: unknown key; did you mean 'instances'?")
 
 
 def test_a_machine_is_carried_the_settings_of_its_topology_alone() -> None:
