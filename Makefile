@@ -10,7 +10,7 @@ MAKEFLAGS += --no-print-directory
 unexport PYTHONDONTWRITEBYTECODE
 
 PYTHON ?= python3
-SETTINGS := TOPOLOGY HOST SUITE PROVIDER TEST PILLAR SLS CMD SERVICE REQUEST SINCE FOLLOW VERSION YES SECRET WHY FORCE IDENTITY
+SETTINGS := TOPOLOGY HOST SUITE PROVIDER TEST PILLAR SLS CMD SERVICE REQUEST SINCE FOLLOW VERSION YES SECRET WHY FORCE IDENTITY FORGET
 # Taken as they were typed: a `$` in CMD or PILLAR is the machine's, not make's.
 $(foreach name,$(SETTINGS),$(eval override $(name) := $$(value $(name))))
 export $(SETTINGS)
@@ -50,6 +50,11 @@ apply: $(VENV)/.control ## Converge again [HOST=h|local] [TEST=1] [SLS=haproxy] 
 .PHONY: rotate
 rotate: $(VENV)/.control ## A new value for a secret, without a moment lost [SECRET=redis-counter]
 	@$(CONTROL) rotate
+
+# A secret that somebody gives: its value comes by standard input, never in an argument (docs/secrets.md).
+.PHONY: secret
+secret: $(VENV)/.control
+	@$(CONTROL) secret
 
 .PHONY: backup
 backup: $(VENV)/.control ## A backup of the store, now [HOST=h]

@@ -14,7 +14,21 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import backup, cloud, dashboard, deploy, fleet, lab, logs, machines, remote, status, topology
+from . import (
+    backup,
+    cloud,
+    dashboard,
+    deploy,
+    fleet,
+    given,
+    lab,
+    logs,
+    machines,
+    pillar,
+    remote,
+    status,
+    topology,
+)
 from .certificates import WITHOUT_KEYS
 from .errors import Refused
 from .topology import ROOT, Topology
@@ -129,6 +143,7 @@ def command_up(where: Topology) -> int:
     cloud.refuse_here(where)
     steps = Steps(6)
     gone = machines.refuse_swap(where)
+    pillar.notice(where)
     which = lab.provider(where)
     steps.begin("packages", f"host packages (provider {which})")
     if which == "lxc":
@@ -218,13 +233,11 @@ def command_apply(where: Topology, gone: Sequence[str] = ()) -> int:
         own = machines.having(where, hosts, formulas)
         hosts = list(own)
     if not lab.is_up(where):
-        raise Refused(
-            f"no machines of topology {where.name} are up: 'make up' first, or HOST=local to"
-            " converge this very machine"
-        )
+        raise lab.not_up(where, ", or HOST=local to converge this very machine")
     if own and len(own) < len(where.machines):
         print(f"{formulas}: on {', '.join(own)}", flush=True)
     cloud.notice(where)
+    pillar.notice(where)
     release = build_artifact()
     left_over = machines.refuse_swap(where, booted=True)
     new, failed = machines.prepare(where, hosts, release, quiet=True)
@@ -282,7 +295,7 @@ def apply_here(where: Topology, words: list[str]) -> int:
 
 def command_status(where: Topology) -> int:
     if not lab.is_up(where):
-        raise Refused(f"no machines of topology {where.name} are up: 'make up' first")
+        raise lab.not_up(where)
     return status.command(where)
 
 
@@ -317,7 +330,7 @@ def command_rotate(where: Topology) -> int:
 
 
 def command_down(where: Topology) -> int:
-    cloud.refuse_here(where)
+    cloud.refuse_here(where, down=True)
     lab.take_down(where)
     print(f"no machine of topology {where.name} is left")
     return 0
@@ -346,6 +359,7 @@ COMMANDS = {
     "url": command_url,
     "dashboard": dashboard.command,
     "rotate": command_rotate,
+    "secret": given.command,
     "ssh": command_ssh,
     "backup": backup.take,
     "restore": backup.restore,

@@ -3,7 +3,9 @@ What a second controller needs to reach the machines of a topology and to stay o
 that ``.lab/TOPOLOGY`` holds of them but Vagrant's own. For a pipeline, whose checkout is new each time:
 
     python -m control.access pack live >live.state       on the controller
-    python -m control.access unpack live live.state      in the job
+    python -m control.access unpack live live.state      in the job; `-` instead: from standard input
+
+Sealed, it is what is kept against the loss of the controller (docs/many-machines.md).
 
 The output is text (base64 of tar and xz), for GitLab's variables take nothing else. It holds the key
 of the topology's authority: it is as secret as the machines are.
@@ -111,7 +113,8 @@ def main(words: list[str]) -> int:
                 )
             print(text, end="")
         elif words[:1] == ["unpack"] and len(words) == 3:
-            unpack(topology.load(words[1]), Path(words[2]).read_text(encoding="utf-8"))
+            packed = sys.stdin.read() if words[2] == "-" else Path(words[2]).read_text("utf-8")
+            unpack(topology.load(words[1]), packed)
         else:
             print(__doc__, file=sys.stderr)
             return 2

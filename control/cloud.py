@@ -243,6 +243,7 @@ class Plan:
     create: list[Wanted] = field(default_factory=list)
     keep: list[tuple[Wanted, dict[str, Any]]] = field(default_factory=list)
     differ: list[tuple[Wanted, list[str]]] = field(default_factory=list)
+    off: list[dict[str, Any]] = field(default_factory=list)
     gone: list[dict[str, Any]] = field(default_factory=list)
     retag: list[tuple[dict[str, Any], list[str], list[str]]] = field(default_factory=list)
     firewalls_new: list[dict[str, Any]] = field(default_factory=list)
@@ -256,6 +257,7 @@ class Plan:
     def nothing(self) -> bool:
         return not (
             self.create
+            or self.off
             or self.gone
             or self.retag
             or self.firewalls_new
@@ -317,6 +319,8 @@ def make_plan(api: Any, where: Topology) -> Plan:
         plan.now += price
         plan.after += price
         plan.keep.append((one, droplet))
+        if droplet["status"] == "off":
+            plan.off.append(droplet)
         image = droplet["image"].get("slug")
         pairs = (
             ("size", droplet["size_slug"], one.size),
@@ -370,6 +374,7 @@ def describe(where: Topology, plan: Plan) -> str:
             lines.append(
                 f"= keep     droplet {one.name} at {address_of(droplet) or 'no address yet'}"
             )
+    lines += [f"~ start    droplet {droplet['name']}: it is off" for droplet in plan.off]
     lines += [
         f"~ change   tags of droplet {droplet['name']}:"
         f" {' '.join([*(f'+{tag}' for tag in add), *(f'-{tag}' for tag in drop)])}"
@@ -446,11 +451,21 @@ def _up(where: Topology, apply: Apply) -> int:
             f" {', '.join(one.machine for one in todo.create)}: first add (leave {', '.join(gone)} in"
             " it), 'make cloud-up', then take away and 'make cloud-up' again"
         )
+    if todo.keep and not _here(where):
+        names = ", ".join(droplet["name"] for _, droplet in todo.keep)
+        raise Refused(
+            f"{names}: made from another checkout, and nothing here opens them: {lab.access_hint(where)};"
+            " nothing was changed"
+        )
     if todo.gone:
         names = ", ".join(one["name"] for one in todo.gone)
         ask(f"destroy {names}, and all that is on them?")
     make_key()
+    # From here on it is this checkout's, also when this is interrupted.
+    lab.state(where).mkdir(parents=True, exist_ok=True)
+    (lab.state(where) / "provider").write_text(f"{PROVIDER}\n", encoding="utf-8")
     _surroundings(api, where, todo)
+    _start(api, where, todo.off)
     if todo.create:
         if not todo.keep:
             vault.begin(where)
@@ -465,7 +480,7 @@ def _up(where: Topology, apply: Apply) -> int:
     if code:
         raise Refused(
             f"the droplets are there, and paid, but not converged: mend the above, then 'make apply"
-            f" TOPOLOGY={where.name}', or 'make cloud-down TOPOLOGY={where.name}'",
+            f" TOPOLOGY={where.name}'",
             code,
         )
     for one in todo.gone:
@@ -496,7 +511,7 @@ def wait_for_login(where: Topology) -> None:
     if all(codes.values()):
         raise Refused(
             f"no machine of topology {where.name} could be used (see above): the droplets are there,"
-            f" and paid: 'make cloud-up' again, or 'make cloud-down TOPOLOGY={where.name}'"
+            f" and paid: mend the above, then 'make cloud-up TOPOLOGY={where.name}' again"
         )
 
 
@@ -555,13 +570,36 @@ def _not_the_lab(where: Topology) -> None:
         )
 
 
-def refuse_here(where: Topology) -> None:
-    """Refused when the topology is up in the cloud: the lab's commands would only forget it."""
-    if _here(where):
-        raise Refused(
-            f"topology {where.name} is up on DigitalOcean, and paid: 'make cloud-down"
-            f" TOPOLOGY={where.name}' removes it"
-        )
+def refuse_here(where: Topology, down: bool = False) -> None:
+    """Refused when the topology is in the cloud: the lab's commands would only forget it. What to do
+    instead never destroys, unless that is what was asked for (``down``)."""
+    if not _here(where):
+        return
+    command = f"'make cloud-{'down' if down else 'up'} TOPOLOGY={where.name}'"
+    does = "lists what it would destroy there, and asks"
+    if not down:
+        does = "makes what is missing there, starts what is off, and converges it"
+    raise Refused(f"topology {where.name} is on DigitalOcean, and paid: {command} {does}")
+
+
+def _start(api: Any, where: Topology, off: Sequence[dict[str, Any]]) -> None:
+    """Switch droplets on, and return once all of them are."""
+    names = {one["name"] for one in off}
+    for one in off:
+        print(f"starting {one['name']}", flush=True)
+        api.call("droplet_actions", "post", one["id"], {"type": "power_on"}, repeat=True)
+    deadline = time.monotonic() + PATIENCE
+    while left := sorted(
+        one["name"]
+        for one in (_droplets(api, where) if names else ())
+        if one["name"] in names and one["status"] != "active"
+    ):
+        if time.monotonic() > deadline:
+            raise Refused(
+                f"{', '.join(left)}: still off after {PATIENCE} s: see the control panel, then 'make"
+                f" cloud-up TOPOLOGY={where.name}' again"
+            )
+        time.sleep(LOOK)
 
 
 def _surroundings(api: Any, where: Topology, todo: Plan) -> None:
@@ -867,7 +905,10 @@ def write_access(
     (folder / "provider").write_text(f"{PROVIDER}\n", encoding="utf-8")
     control = lab.CACHE / "ssh"
     control.mkdir(parents=True, exist_ok=True, mode=0o700)
+    # Those that came from another controller (control/access.py) open what it made.
+    brought = sorted((folder / "keys").glob("*"))
     options = [
+        *(f"IdentityFile {key}" for key in brought),
         *_ssh_options(),
         f"UserKnownHostsFile {folder / 'known_hosts'}",
         "ControlMaster auto",

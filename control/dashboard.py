@@ -29,7 +29,7 @@ def free_port(wanted: int) -> int:
 
 def command(where: Topology) -> int:
     if not lab.is_up(where):
-        raise Refused(f"no machines of topology {where.name} are up: 'make up' first")
+        raise lab.not_up(where)
     monitors = where.with_role("monitor")
     if not monitors:
         raise Refused(f"topology {where.name} has no machine with role monitor")

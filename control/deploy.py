@@ -68,7 +68,7 @@ def request(action: str, version: str, why: str) -> dict[str, str]:
 def hosts(where: Topology) -> list[str]:
     """Application machines, in the order in which they are deployed to."""
     if not lab.is_up(where):
-        raise Refused(f"no machines of topology {where.name} are up: 'make up' first")
+        raise lab.not_up(where)
     return where.with_role("app")
 
 
@@ -406,7 +406,10 @@ def command_deploy(where: Topology) -> int:
     version = os.environ.get("VERSION") or ""
     place = store.store()
     if not version:
-        newest = [one.version for one in place.releases()][-3:]
+        try:
+            newest = [one.version for one in place.releases()][-3:]
+        except store.NoListing as error:
+            raise Refused(f"VERSION=… is needed; {error}", 2) from error
         known = ", ".join(reversed(newest)) or "none yet: 'make publish' stores this checkout's"
         raise Refused(f"VERSION=… is needed; newest in {place.where}: {known}", 2)
     store.checked(version)
@@ -490,13 +493,15 @@ def command_publish(_: Topology) -> int:
 
 def command_releases(where: Topology) -> int:
     """What is stored, and what runs where: the latter also when the store cannot be asked."""
-    place, trouble = store.store(), ""
+    place, trouble, unlisted = store.store(), "", ""
     stored: list[store.Stored] = []
     hashes: dict[str, str | None] = {}
     try:
         stored = place.releases()
         # Newest ones only: each hash is a question to the store.
         hashes = {one.version: store.hash_of(place, one.version) for one in stored[-20:]}
+    except store.NoListing as error:
+        unlisted = str(error)
     except Refused as error:
         trouble = str(error)
     running: dict[str, list[str]] = {}
@@ -520,12 +525,18 @@ def command_releases(where: Topology) -> int:
                 lines.append(f"  {'':{len(host)}}  also installed: {', '.join(here)}")
         except (Refused, ValueError, KeyError, TypeError, AttributeError) as error:
             lines.append(f"  {host}: cannot be asked: {str(error).splitlines()[0]}")
-    print(f"stored in {place.where}:")
+    if unlisted:
+        # It can be asked for what runs, by name.
+        hashes = {one: store.hash_of(place, one) for one in sorted(running)}
+        stored = [store.Stored(one) for one, digest in hashes.items() if digest]
+        print(f"{unlisted}; of what runs:")
+    else:
+        print(f"stored in {place.where}:")
     for one in stored:
         digest = hashes.get(one.version)
         runs = f"  <- {', '.join(running[one.version])}" if one.version in running else ""
         print(f"  {one.version:<40} {(digest or '')[:16]:<16}  {one.at}{runs}".rstrip())
-    if not stored and not trouble:
+    if not stored and not trouble and not unlisted:
         print("  nothing yet: 'make publish' stores this checkout's release")
     print(f"machines of topology {where.name}:")
     print("\n".join(lines) or "  none is up")

@@ -360,6 +360,22 @@ def is_up(topology: Topology) -> bool:
     return ssh_config(topology).exists()
 
 
+def access_hint(topology: Topology) -> str:
+    """How this checkout comes to know machines that another one made."""
+    return (
+        "bring what the checkout that made them knows: '.venv/bin/python -m control.access unpack"
+        f" {topology.name} FILE' (docs/many-machines.md)"
+    )
+
+
+def not_up(topology: Topology, instead: str = "") -> Refused:
+    """No machine is known here: one of the lab is to be made, one of elsewhere must not be."""
+    return Refused(
+        f"no machines of topology {topology.name} are up: 'make up' first, for a lab on this computer"
+        f"{instead}; where they are in a cloud, or another checkout made them, {access_hint(topology)}"
+    )
+
+
 def box(suite_name: str) -> None:
     """Build the base box unless it is cached, and make it known to Vagrant unless it is."""
     CACHE.mkdir(parents=True, exist_ok=True)

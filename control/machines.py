@@ -8,11 +8,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-import yaml
-
 from . import deploy, fleet, lab, remote, vault
 from .errors import Refused
-from .topology import ROOT, Topology
+from .topology import Topology, formula_roles
 
 Converge = Callable[[Topology, str, list[str]], int]
 
@@ -109,14 +107,7 @@ def having(where: Topology, hosts: Sequence[str], formulas: str) -> dict[str, li
     Those of ``hosts`` whose roles bring one of ``formulas`` (with commas, as ``state.apply`` takes
     them), each with its own ones as argument. Refused when none has any, or nobody knows one.
     """
-    top = yaml.safe_load((ROOT / "salt" / "top.sls").read_text(encoding="utf-8"))["base"]
-    # A formula of a role, or of every machine.
-    bringing = {
-        formula: target.rpartition(":")[2] if target.startswith("machine:roles:") else None
-        for target, listed in top.items()
-        for formula in listed
-        if isinstance(formula, str)
-    }
+    bringing = formula_roles()
     wanted = [one.strip() for one in formulas.split(",") if one.strip()]
     for one in wanted:
         if one.split(".")[0] not in bringing:

@@ -24,8 +24,8 @@ import yaml
 from .errors import Refused
 from .topology import ROOT
 
-# Files of the pillar that are one machine's own.
-_OWN = ("machine.yaml", "machine-secrets.yaml")
+# Files of the pillar that are one machine's own; the last, only its key opens.
+_OWN = ("machine.yaml", "machine-secrets.yaml", "secrets.sls")
 
 
 def of(topology_file: Path, name: str, machines: Sequence[str]) -> dict[str, list[dict[str, Any]]]:

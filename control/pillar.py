@@ -1,21 +1,26 @@
 """
-What the controller lays into one machine's pillar, and no other machine gets: who it is, and the
-secrets that it shares with others (control/vault.py).
+What the controller lays into one machine's pillar, and no other machine gets: who it is, the secrets
+that it shares with others (control/vault.py), and those that it was given (control/given.py).
 
 Two files beside ``pillar/topology.sls``, which reads them: ``machine.yaml`` (who it is) and
 ``machine-secrets.yaml`` (0600; only where there are any). The rest of the pillar is the tree's and
-the same for all.
+the same for all machines of a topology (:func:`is_carried`).
 """
 
 from __future__ import annotations
 
+import sys
+from pathlib import PurePath
+
 import yaml
 
-from . import vault
-from .topology import Topology
+from . import given, vault
+from .topology import ROOT, Topology
 
 IDENTITY = "pillar/machine.yaml"
 SECRETS = "pillar/machine-secrets.yaml"
+# Encrypted to the key of one machine: another one's Salt would refuse its whole pillar.
+ENCRYPTED = "pillar/secrets.sls"
 
 
 def identity(topology: Topology, host: str, release: str | None, **more: str) -> dict[str, object]:
@@ -28,7 +33,27 @@ def files(
 ) -> list[tuple[str, bytes, int]]:
     """``(path in the tree, content, mode)`` of all that is this machine's own."""
     found = [(IDENTITY, yaml.safe_dump(identity(topology, host, release, **more)).encode(), 0o644)]
-    secrets = vault.of(topology, topology.machine(host))
+    machine = topology.machine(host)
+    secrets = {**vault.of(topology, machine), **given.of(topology, machine)}
     if secrets:
         found.append((SECRETS, yaml.safe_dump(secrets).encode(), 0o600))
     return found
+
+
+def is_carried(topology: Topology, path: str) -> bool:
+    """Whether a file of the checkout, by its path there, is for machines of this topology: settings of
+    another one are not, nor is an encrypted file where there are several machines."""
+    if PurePath(path).parent == PurePath("pillar/settings"):
+        return PurePath(path).stem == topology.name
+    return path != ENCRYPTED or len(topology.machines) == 1
+
+
+def notice(topology: Topology) -> None:
+    """Say on stderr when there is an encrypted file that these machines do not get."""
+    if (ROOT / ENCRYPTED).exists() and not is_carried(topology, ENCRYPTED):
+        print(
+            f"{ENCRYPTED}: is for one machine, whose key opens it, and not carried to the"
+            f" {len(topology.machines)} of topology {topology.name}: 'make secret' gives each its own"
+            " (docs/secrets.md)",
+            file=sys.stderr,
+        )

@@ -22,7 +22,7 @@ from .topology import ROOT, Topology
 
 # Where the tree lives on a machine: a link to a folder named by its content.
 PLACE = "/srv/stack"
-# There: what a machine shares with others, where it shares anything.
+# There: what a machine shares with others or was given, where there is any.
 SECRETS = f"{PLACE}/{pillar.SECRETS}"
 # What a machine needs to converge itself.
 CARRIED = ("Saltfile", "salt", "pillar", "bootstrap")
@@ -42,7 +42,7 @@ def ssh(
     """Command line of ssh that runs ``command`` (a shell's, or none for a shell) as root;
     ``fresh``: over a connection of its own, not the one that is kept open."""
     if not lab.is_up(topology):
-        raise Refused(f"no machines of topology {topology.name} are up: 'make up' first")
+        raise lab.not_up(topology)
     line = ["ssh", "-F", str(lab.ssh_config(topology))]
     if terminal:
         line.append("-tt")
@@ -94,7 +94,7 @@ def pack(
 ) -> tuple[str, bytes]:
     """
     The tree for one machine as ``(name, tar)``: states, pillar, bootstrap, the artifact, who the
-    machine is and the secrets that it shares with others. The name is a hash of the content, so an
+    machine is and the secrets that are its own. The name is a hash of the content, so an
     unchanged tree is not carried again. ``folder``: where the artifact is; by default where it is
     built.
     """
@@ -108,6 +108,7 @@ def pack(
             0o755 if os.access(path, os.X_OK) else 0o644,
         )
         for path in _files()
+        if pillar.is_carried(topology, str(path.relative_to(ROOT)))
     ]
     members += pillar.files(topology, host, release)
     for suffix in (".tar.gz", ".tar.gz.sha256", ".tar.gz.sig"):
@@ -150,7 +151,8 @@ def carry(topology: Topology, host: str, release: str, folder: Path | None = Non
     if kind and not given.exists():
         raise Refused(
             f"{host} is in a cloud, and its addresses are not here: bring {given} from where the"
-            " machines were made (for a pipeline, DEPLOY_STATE), nothing was changed"
+            f" machines were made: {lab.access_hint(topology)}; for a pipeline DEPLOY_STATE, nothing was"
+            " changed"
         )
     name, archive = pack(topology, host, release, folder)
     target = f"{PLACE}.d/{name}"

@@ -8,12 +8,14 @@ and makes the release exist; nothing that exists is ever replaced.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import datetime
 import hashlib
 import hmac
 import http.client
 import json
+import netrc
 import os
 import re
 import subprocess
@@ -34,19 +36,29 @@ from .topology import ROOT
 NAME = "counter"
 FORMS = """\
 /a/folder                                           a directory; the default is .store of this checkout
-https://host/path                                   GET and PUT; ARTIFACT_STORE_TOKEN is sent as a bearer
+https://host/path                                   GET and PUT, such as nginx with dav_methods; ARTIFACT_STORE_TOKEN is
+                                                    sent as a bearer; or Basic: ARTIFACT_STORE_USER and
+                                                    ARTIFACT_STORE_PASSWORD, or the host's entry in ~/.netrc
 s3://bucket/prefix                                  AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL
-gitlab+https://host/api/v4/projects/ID              GitLab's generic packages; CI_JOB_TOKEN or GITLAB_TOKEN"""
+gitlab+https://host/api/v4/projects/ID              GitLab's generic packages, where its pipeline publishes; ID: the
+                                                    project's number; GITLAB_TOKEN (read_api), in a job CI_JOB_TOKEN"""
 # Seconds that a server may be silent.
 PATIENCE = 60
 # Bytes; an artifact has a few million.
 LARGEST = 500_000_000
-_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-_LISTED = re.compile(rf"\b{NAME}-([A-Za-z0-9][A-Za-z0-9._-]{{0,127}}?)\.tar\.gz\.sha256\b")
+# What a version may be. The same wherever one is made or taken: webapp/build.py,
+# salt/_modules/release.py, salt/counter/schema.yaml (a test compares them).
+VERSION = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
+_VERSION = re.compile(VERSION)
+_LISTED = re.compile(rf"\b{NAME}-({VERSION}?)\.tar\.gz\.sha256\b")
 
 
 class Exists(Exception):
     """There is a file of that name, and it stays."""
+
+
+class NoListing(Refused):
+    """A store that gives what one asks for by name, and does not say what there is."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +76,7 @@ class Store(Protocol):
     shared: bool
 
     def releases(self) -> list[Stored]:
-        """All of them, oldest first where the store tells the time."""
+        """All of them, oldest first where the store tells the time; NoListing where it does not say."""
 
     def read(self, version: str, name: str) -> bytes | None:
         """Content of a file of a release; None without one."""
@@ -89,7 +101,9 @@ class Folder:
         for path in self.path.glob(f"{NAME}-*.tar.gz.sha256"):
             when = datetime.datetime.fromtimestamp(path.stat().st_mtime, datetime.UTC)
             version = path.name.removeprefix(f"{NAME}-").removesuffix(".tar.gz.sha256")
-            found.append(Stored(version, when.strftime("%Y-%m-%dT%H:%M:%SZ")))
+            # Whatever else lies there: what no deploy takes is not offered.
+            if _VERSION.fullmatch(version):
+                found.append(Stored(version, when.strftime("%Y-%m-%dT%H:%M:%SZ")))
         return sorted(found, key=lambda one: one.at)
 
     def read(self, version: str, name: str) -> bytes | None:
@@ -112,6 +126,28 @@ class Folder:
                 raise Exists(str(self.path / name)) from None
 
 
+def _user_and_password(host: str) -> tuple[str, str] | None:
+    """For Basic authentication, of the environment or the caller's netrc file; None without any."""
+    user, password = (os.environ.get(f"ARTIFACT_STORE_{one}") for one in ("USER", "PASSWORD"))
+    if bool(user) != bool(password):
+        raise Refused("ARTIFACT_STORE_USER and ARTIFACT_STORE_PASSWORD: need each other", 2)
+    if user and password:
+        return user, password
+    path = Path(os.environ.get("NETRC") or "~/.netrc").expanduser()
+    try:
+        known = netrc.netrc(str(path)).hosts
+    except FileNotFoundError:
+        return None
+    except netrc.NetrcParseError as error:
+        # Not its words, which quote what it could not read.
+        raise Refused(f"{path}: line {error.lineno}: not a netrc file", 2) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise Refused(f"{path}: cannot be read: {type(error).__name__}", 2) from None
+    # Its `default` is for any host at all, and so for none that is to be trusted with a password.
+    login = known.get(host)
+    return (login[0], login[2] or "") if login else None
+
+
 # --- over HTTP ------------------------------------------------------------------------------------
 
 
@@ -130,15 +166,20 @@ class Http:
     """A web server that answers GET and takes PUT: nginx with dav_methods, a WebDAV share, …"""
 
     shared = True
+    # Where who may read and write is said.
+    login = "ARTIFACT_STORE_TOKEN, or ARTIFACT_STORE_USER and ARTIFACT_STORE_PASSWORD, or ~/.netrc"
 
     def __init__(self, url: str) -> None:
         if "@" in urllib.parse.urlsplit(url).netloc:
-            raise Refused("ARTIFACT_STORE: no password in the URL; use ARTIFACT_STORE_TOKEN", 2)
+            raise Refused(f"ARTIFACT_STORE: no password in the URL; use {self.login}", 2)
         self.base, self.where = url.rstrip("/"), url
 
     def headers(self, method: str, url: str, content: bytes) -> dict[str, str]:
-        token = os.environ.get("ARTIFACT_STORE_TOKEN")
-        return {"Authorization": f"Bearer {token}"} if token else {}
+        if token := os.environ.get("ARTIFACT_STORE_TOKEN"):
+            return {"Authorization": f"Bearer {token}"}
+        if both := _user_and_password(urllib.parse.urlsplit(self.base).hostname or ""):
+            return {"Authorization": f"Basic {base64.b64encode(':'.join(both).encode()).decode()}"}
+        return {}
 
     def url(self, version: str, name: str) -> str:
         return f"{self.base}/{urllib.parse.quote(name)}"
@@ -170,15 +211,18 @@ class Http:
 
     def refuse(self, method: str, url: str, status: int, body: bytes) -> Refused:
         said = " ".join(body.decode(errors="replace").split())[:300]
-        hint = "; is its token or key set, and may it write?" if status in (401, 403) else ""
+        hint = f"; is its token or key set ({self.login}), and may it write?"
+        hint = hint if status in (401, 403) else ""
         return Refused(f"the store answers {status} to {method} {url}{hint} {said}".rstrip())
 
     def releases(self) -> list[Stored]:
         # Whatever the server's listing looks like (HTML, XML, JSON), the names are in it.
         url = f"{self.base}/"
         status, body, _ = self.ask("GET", url)
-        if status == 404:
-            return []
+        if status in (403, 404, 405):
+            raise NoListing(
+                f"{self.where} does not list what is stored there ({status} to GET {url})"
+            )
         if status != 200:
             raise self.refuse("GET", url, status, body)
         return [Stored(one) for one in dict.fromkeys(_LISTED.findall(body.decode()))]
@@ -200,7 +244,8 @@ class Http:
         url = self.url(version, name)
         extra = {"If-None-Match": "*", "Content-Type": "application/octet-stream"}
         status, body, _ = self.ask("PUT", url, content, extra)
-        if status in (409, 412):
+        # 409 is also what WebDAV says where the folder is missing (RFC 4918 section 9.7.1).
+        if status == 412 or (status == 409 and self.read(version, name) is not None):
             raise Exists(name)
         if status not in (200, 201, 204):
             raise self.refuse("PUT", url, status, body)
@@ -208,6 +253,8 @@ class Http:
 
 class S3(Http):
     """Any store that speaks S3, by path (ENDPOINT/bucket/key) and signature version 4."""
+
+    login = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 
     def __init__(self, url: str) -> None:
         parts = urllib.parse.urlsplit(url)
@@ -312,6 +359,8 @@ def sign(
 class GitLab(Http):
     """GitLab's generic package registry of one project."""
 
+    login = "GITLAB_TOKEN, in a job CI_JOB_TOKEN"
+
     def headers(self, method: str, url: str, content: bytes) -> dict[str, str]:
         if token := os.environ.get("GITLAB_TOKEN"):
             return {"PRIVATE-TOKEN": token}
@@ -368,8 +417,22 @@ def store() -> Store:
 
 def checked(version: str) -> str:
     if not _VERSION.fullmatch(version):
-        raise Refused(f"VERSION={version}: use letters, digits, '.', '_' and '-'", 2)
+        raise Refused(f"VERSION={version}: use letters, digits, '.', '_' and '-', at most 128", 2)
     return version
+
+
+def _newest(where: Store) -> str:
+    """What is there, for whoever named what is not; also where the store does not say."""
+    try:
+        found = [one.version for one in where.releases()][-5:]
+    except NoListing as error:
+        return str(error)
+    known = f"the newest there: {', '.join(reversed(found))}" if found else "it is empty"
+    elsewhere = (
+        "; releases of a pipeline are in its registry: ARTIFACT_STORE=gitlab+https://HOST/api/v4/projects/ID"
+        " and GITLAB_TOKEN (docs/operate.md)"
+    )
+    return known + ("" if where.shared or os.environ.get("ARTIFACT_STORE") else elsewhere)
 
 
 def archive(version: str) -> str:
@@ -397,10 +460,8 @@ def fetch(where: Store, version: str, folder: Path) -> tuple[Path, str]:
     """
     stated = hash_of(where, version)
     if stated is None:
-        newest = [one.version for one in where.releases()][-5:]
-        known = f"the newest there: {', '.join(reversed(newest))}" if newest else "it is empty"
         raise Refused(
-            f"VERSION={version} is not stored in {where.where}; {known} ('make releases')"
+            f"VERSION={version} is not stored in {where.where}; {_newest(where)} ('make releases')"
         )
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / archive(version)
@@ -433,6 +494,8 @@ def publish(where: Store, path: Path) -> tuple[bool, str]:
     commit can be named for, where the store is shared; for a signature that cannot be made.
     """
     version = path.name.removeprefix(f"{NAME}-").removesuffix(".tar.gz")
+    # What no deploy would take.
+    checked(version)
     content = path.read_bytes()
     digest = hashlib.sha256(content).hexdigest()
     if where.shared and (".dirty." in version or "-src." in version):

@@ -79,7 +79,8 @@ def load(name: str, folder: Path = FOLDER) -> Topology:
     Read and check topology ``name``.
 
     Raises Refused, naming file and key, for an unknown topology, an unknown role, an address
-    that is given twice or not in the network, or a role that nobody has.
+    that is given twice or not in the network, a role that nobody has; for settings of a topology that
+    there is not.
     """
     path = folder / f"{name}.yaml"
     known = sorted(file.stem for file in folder.glob("*.yaml"))
@@ -87,7 +88,24 @@ def load(name: str, folder: Path = FOLDER) -> Topology:
         near = difflib.get_close_matches(name, known, 1)
         hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}"
         raise Refused(f"TOPOLOGY={name}: no such topology; {hint}", 2)
+    for settings in sorted((folder.parent / "settings").glob("*.sls")):
+        # Nothing would ever read it, and what it sets would be missing in silence.
+        if settings.stem not in known:
+            near = difflib.get_close_matches(settings.stem, known, 1)
+            hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}"
+            raise Refused(f"pillar/settings/{settings.name}: no such topology; {hint}", 2)
     return read(path)
+
+
+def formula_roles() -> dict[str, str | None]:
+    """``{formula: the role that brings it}``, as ``salt/top.sls`` says; None: every machine has it."""
+    top = yaml.safe_load((ROOT / "salt" / "top.sls").read_text(encoding="utf-8"))["base"]
+    return {
+        formula: target.rpartition(":")[2] if target.startswith("machine:roles:") else None
+        for target, listed in top.items()
+        for formula in listed
+        if isinstance(formula, str)
+    }
 
 
 def read(path: Path, name: str | None = None) -> Topology:

@@ -4,7 +4,8 @@ Secrets that several machines of a topology share: made here once, kept in
 
 Which there are is said by the formulas: ``salt/SERVICE/secrets.yaml``, ``{name: {roles: […]}}``, with
 ``kind: age`` for an identity of age(1) instead of random text.
-Beside them stands the CA of the topology's machines; its key never leaves this folder.
+Beside them stands the CA of the topology's machines; its key never leaves this folder. And what
+somebody gives: control/given.py.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def folder(topology: Topology) -> Path:
 
 
 @contextlib.contextmanager
-def _locked(topology: Topology) -> Iterator[Path]:
+def locked(topology: Topology) -> Iterator[Path]:
     """The folder, for one thread of one command at a time: each secret is made once."""
     place = folder(topology)
     with open(place / ".lock", "a", encoding="utf-8") as lock:
@@ -47,7 +48,7 @@ def _locked(topology: Topology) -> Iterator[Path]:
         yield place
 
 
-def _write(path: Path, text: str) -> None:
+def write(path: Path, text: str) -> None:
     """Whole or not at all, and never readable by anybody else (mkstemp makes it 0600)."""
     handle, staged = tempfile.mkstemp(dir=path.parent)
     try:
@@ -84,8 +85,8 @@ def shared() -> dict[str, Secret]:
         for name, given in (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).items():
             if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", name):
                 raise Refused(f"{where}: {name}: use a-z, 0-9 and -")
-            if not given or set(given) == {"kind"}:
-                # One machine's own; named for whoever gives it by pillar (salt/_modules/formula.py).
+            if not set(given or ()) - {"kind", "form"}:
+                # One machine's own, made there or given (control/given.py).
                 continue
             roles = tuple(given.get("roles", ()))
             if not roles or name == "pki" or set(roles) - set(ROLES):
@@ -102,12 +103,12 @@ def shared() -> dict[str, Secret]:
 def of(topology: Topology, machine: Machine) -> dict[str, object]:
     """
     The secrets of one machine and no others', as its pillar has them below ``secrets``: what it
-    shares with others, and ``pki``, its certificate. Made at first need. Empty for a topology of
+    shares with others, and ``pki``, its certificate (not those given: control/given.py). Made at first need. Empty for a topology of
     one machine, which makes its own and shares nothing.
     """
     if len(topology.machines) == 1:
         return {}
-    with _locked(topology) as place:
+    with locked(topology) as place:
         _refuse_anew(topology, place)
         found: dict[str, object] = {
             name: _value(place, name, one.kind)
@@ -125,7 +126,7 @@ def begin(topology: Topology) -> None:
     """
     if len(topology.machines) == 1:
         return
-    with _locked(topology) as place:
+    with locked(topology) as place:
         _authority(place, topology)
 
 
@@ -144,8 +145,7 @@ def _refuse_anew(topology: Topology, place: Path) -> None:
         if remote.run(topology, host, command).strip():
             raise Refused(
                 f"{host} has secrets that it shares with others, and {place}, where they are kept, is"
-                " empty here: bring the folder from where the machines were made (docs/secrets.md; for a"
-                " pipeline DEPLOY_STATE), nothing was changed"
+                f" empty here: {lab.access_hint(topology)}; for a pipeline DEPLOY_STATE, nothing was changed"
             )
 
 
@@ -154,7 +154,7 @@ def _value(place: Path, name: str, kind: str = "random") -> str:
     value = _read(path)
     if not value:
         value = MAKERS[kind]()
-        _write(path, value)
+        write(path, value)
     return value
 
 
@@ -163,8 +163,8 @@ def _authority(place: Path, topology: Topology) -> tuple[str, str]:
     ca, ca_key = _read(place / "ca.crt"), _read(place / "ca.key")
     if not ca or not ca_key or not certificates.belongs(ca, ca_key):
         ca, ca_key = certificates.make_ca(f"machines of {topology.name}", CA_DAYS)
-        _write(place / "ca.key", ca_key)
-        _write(place / "ca.crt", ca)
+        write(place / "ca.key", ca_key)
+        write(place / "ca.crt", ca)
     return ca, ca_key
 
 
@@ -180,8 +180,8 @@ def _pki(place: Path, topology: Topology, machine: Machine) -> dict[str, str]:
         or not certificates.fits(certificate, key, ca, machine.name, addresses, RENEW_DAYS)
     ):
         certificate, key = certificates.issue(ca, ca_key, machine.name, addresses, DAYS)
-        _write(place / f"machine-{machine.name}.key", key)
-        _write(place / f"machine-{machine.name}.crt", certificate)
+        write(place / f"machine-{machine.name}.key", key)
+        write(place / f"machine-{machine.name}.crt", certificate)
     return {"ca": ca, "certificate": certificate, "key": key}
 
 
@@ -192,13 +192,22 @@ def rotate(topology: Topology, name: str) -> None:
     """
     if (one := shared().get(name)) and one.kind != "random":
         raise Refused(f"{name}: is never rotated: see its formula's README.md in salt/", 2)
-    with _locked(topology) as place:
+    with locked(topology) as place:
         _refuse_anew(topology, place)
         value, before = _value(place, name), place / f"{name}.previous"
         if not before.exists():
-            _write(before, value)
+            write(before, value)
         if before.read_text(encoding="utf-8") == value:
-            _write(place / name, secrets.token_urlsafe(32))
+            write(place / name, secrets.token_urlsafe(32))
+
+
+def replace(topology: Topology, name: str, value: str) -> None:
+    """Another value for a shared secret, which somebody gives (control/given.py)."""
+    with locked(topology) as place:
+        _refuse_anew(topology, place)
+        if shared()[name].kind == "age" and "AGE-SECRET-KEY-1" not in value:
+            raise Refused(f"{name}: needs an age identity, AGE-SECRET-KEY-1…", 2)
+        write(place / name, value)
 
 
 def forget(topology: Topology, name: str) -> None:
@@ -207,6 +216,6 @@ def forget(topology: Topology, name: str) -> None:
 
 
 def drop(topology: Topology, machine: str) -> None:
-    """A machine is gone: so is its key."""
+    """A machine is gone: so is its key. What somebody gave it stays, for one of that name made anew."""
     for suffix in ("crt", "key"):
         (folder(topology) / f"machine-{machine}.{suffix}").unlink(missing_ok=True)

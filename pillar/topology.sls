@@ -1,6 +1,7 @@
 #!py
 """`topology`: the whole topology of topologies/NAME.yaml. `machine`: this machine's part of it.
-`secrets`: those that it shares with other machines.
+`secrets`: those that it shares with other machines or was given on the controller. And the topology's
+own settings, settings/NAME.sls, where there are any, over those of settings.sls.
 
 Which machine this is stands in machine.yaml, beside this file: the controller writes it when it
 carries the tree (git ignores it): topology, name, release, and `address: auto` where the machine
@@ -80,4 +81,10 @@ def run():
         "topology": topology,
         "machine": {"name": name, "release": given.get("release"), **machine},
     }
-    return {**found, "secrets": secrets} if secrets else found
+    if secrets:
+        found["secrets"] = secrets
+        # The controller has checked these names; what none of the settings uses any more harms nobody.
+        found["machine"]["secrets"] = sorted(secrets)
+    if os.path.exists(os.path.join(root, "settings", topology["name"] + ".sls")):
+        found["include"] = ["settings." + topology["name"]]
+    return found

@@ -33,6 +33,8 @@ from pathlib import Path, PurePosixPath
 
 WEBAPP = Path(__file__).resolve().parent
 NAME = "counter"
+# What a version may be, as whatever stores or deploys one takes it (control/store.py).
+VERSION = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 
 # The Pythons of Debian 12 and 13. Their extension modules have different names, so that one
 # folder serves both.
@@ -98,6 +100,13 @@ class Source:
     time: int
     built_from: str
 
+    def __post_init__(self) -> None:
+        if not re.fullmatch(VERSION, self.version):
+            raise BuildError(
+                f"webapp/pyproject.toml: version: {self.version} could be stored and deployed"
+                " nowhere: use letters, digits, '.', '_' and '-', at most 128"
+            )
+
 
 # --- the sources ---------------------------------------------------------------------------
 
@@ -148,7 +157,7 @@ def read_source() -> Source:
     """Find the version: BASE-gCOMMIT, BASE-gCOMMIT.dirty.HASH, or BASE-src.HASH without git.
 
     The commit is the last one that touched webapp/, so that other commits make no new version.
-    Letters, digits, dots and dashes alone: safe in file names, URLs and unit names.
+    Letters, digits, dots, _ and dashes alone: safe in file names, URLs and unit names.
     """
     with (WEBAPP / "pyproject.toml").open("rb") as file:
         base = tomllib.load(file)["project"]["version"]

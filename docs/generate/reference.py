@@ -56,7 +56,8 @@ def _walk(
 
 # What a schema's `format` stands for (salt/_modules/formula.py).
 FORMATS = {
-    "secret": "the name of a secret",
+    "secret": "the name of a secret, to be given",
+    "made secret": "the name of a secret, made where nobody gives it",
     "network": "an address or a network",
     "key of jail.yaml.j2": "the name of a jail",
 }

@@ -77,13 +77,16 @@ def _unknown(where, key, known):
 class _Names:
     """
     What ``format:`` means in a schema. ``secret``: the name of a secret, kept in ``secrets`` with its
-    kind (``secret key`` for one that is a private key, see secret.problem); ``key of FILE``: a
-    top-level key of FILE in any formula, on this machine or not; ``network``: an address or a network,
-    as ``ipaddress`` reads it; ``certificates``: PEM that everybody may read; ``script``: lines of a shell.
+    form (see secret.problem), which somebody must give; ``secret key``: one that is a private key;
+    ``made secret``: one that this machine makes where nobody gives it, kept in ``made`` too; ``key of
+    FILE``: a top-level key of FILE in any formula, on this machine or not; ``network``: an address or a
+    network, as ``ipaddress`` reads it; ``certificates``: PEM that everybody may read; ``script``: lines
+    of a shell.
     """
 
     def __init__(self):
         self.secrets = {}
+        self.made = set()
 
     def known(self, file):
         return {key for name in names() for key in _keys(f"{name}/{file}")}
@@ -91,8 +94,10 @@ class _Names:
     def check(self, instance, form):
         from jsonschema.exceptions import FormatError
 
-        if form.startswith("secret") and isinstance(instance, str):
-            self.secrets[instance] = form.removeprefix("secret").strip() or "text"
+        if form in ("secret", "secret key", "made secret") and isinstance(instance, str):
+            self.secrets[instance] = "key" if form == "secret key" else "text"
+            if form == "made secret":
+                self.made.add(instance)
         elif form == "certificates" and isinstance(instance, str):
             if wrong := __salt__["pki.unfit"](instance):
                 raise FormatError("no certificates", cause=ValueError(wrong))
@@ -271,7 +276,9 @@ def problems(pillar=None):
             lines.extend(_explain(name, error))
     lines += [] if lines else _broken_rules(pillar, known)
     if pillar.get("secrets") is not None and not lines:
-        lines += _secret_problems(_plain(pillar["secrets"]), _secrets(pillar))
+        # The controller's were checked there (control/given.py): settings may be taken back before them.
+        others = set((pillar.get("machine") or {}).get("secrets") or ())
+        lines += _secret_problems(_plain(pillar["secrets"]), _secrets(pillar), others)
     return lines
 
 
@@ -335,27 +342,62 @@ def rule_problem(rule, merged):
     return f"pillar {rule['setting']}: {shown}{says}"
 
 
-def _secret_problems(given, kinds):
+def _secret_problems(given, forms, others):
     """A line for each secret of a name that nobody uses, or in a form that its users cannot have.
     None shows any of it: what stands below a name is nobody's to read."""
     if not isinstance(given, dict):
         yield "pillar secrets: needs names with their values (docs/secrets.md)"
         return
     for name, value in given.items():
-        if name not in kinds:
-            yield _unknown(f"secrets:{name}", name, sorted(kinds))
-        elif wrong := __salt__["secret.problem"](value, kinds[name]):
+        if name not in forms:
+            if name not in others:
+                yield _unknown(f"secrets:{name}", name, sorted(forms))
+        elif wrong := __salt__["secret.problem"](value, forms[name]):
             yield f"pillar secrets:{name}: {wrong}"
 
 
+def _declared():
+    """``{name: {roles, kind, form}}`` of the secrets in every formula's ``secrets.yaml``."""
+    return {
+        secret: said or {}
+        for name in names()
+        for secret, said in (_read(f"{_TREE}{name}/secrets.yaml") or {}).items()
+    }
+
+
 def _secrets(pillar):
-    """All secrets that any formula uses, on this machine or not: ``{name: kind}``."""
+    """All secrets that any formula uses, on this machine or not: ``{name: form}``."""
+    declared = {
+        name: said.get("form") or ("age" if said.get("kind") == "age" else "text")
+        for name, said in _declared().items()
+    }
+    return {**declared, **_named(pillar).secrets}
+
+
+def _named(pillar):
+    """The secrets that any formula's settings name, on this machine or not."""
     found = _Names()
     for name in names():
-        for secret, given in (_read(f"{_TREE}{name}/secrets.yaml") or {}).items():
-            found.secrets[secret] = given.get("kind", "text")
         list(_validator(_schema(name), found).iter_errors(_merged(name, pillar)))
-    return found.secrets
+    return found
+
+
+def secret_kind(name):
+    """
+    What becomes of secret ``name`` where nobody gives it: ``random`` or ``age``, for one that a formula
+    declares as its own to make (``secrets.yaml``, or ``format: made secret`` of the setting that names
+    it). Any other is another system's, ``given``: no machine can make it up (``secret.ensure``).
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call formula.secret_kind redis-counter
+    """
+    declared = _declared()
+    if name in declared:
+        return declared[name].get("kind", "random")
+    return "random" if name in _named(__pillar__).made else "given"
 
 
 def _schema(name):

@@ -45,7 +45,9 @@ def __virtual__():
 
 def _name(version):
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", str(version)):
-        raise CommandExecutionError(f"version {version!r}: use letters, digits, '.', '_' and '-'")
+        raise CommandExecutionError(
+            f"version {version!r}: use letters, digits, '.', '_' and '-', at most 128"
+        )
     return str(version)
 
 

@@ -1,5 +1,5 @@
 """
-Secrets of this machine: given by encrypted pillar (``secrets``), or made here at first need; kept
+Secrets of this machine: given by the pillar (``secrets``), or made here at first need; kept
 in files that only root reads.
 
 Nothing here returns a secret to a state's output, a log or a diff; templates ask for a hash or
@@ -149,8 +149,8 @@ def pending(name, kind="random"):
     now, given = _read(path(name)), _given(name)
     if now is None and given is None and kind == "given":
         raise CommandExecutionError(
-            f"pillar secrets:{name}: is missing, and no machine can make it up: give it in encrypted"
-            f" pillar (docs/secrets.md), or put it into {path(name)}"
+            f"pillar secrets:{name}: is missing, and no machine can make it up: 'make secret"
+            f" SECRET={name}' gives it (docs/secrets.md), or put it into {path(name)}"
         )
     if now is None:
         return "make"
@@ -231,7 +231,8 @@ def rotate(name, size=32):
         raise CommandExecutionError(f"there is no secret {name} in {FOLDER}")
     if _given(name) is not None:
         raise CommandExecutionError(
-            f"secret {name} is given by the pillar: change it there and apply"
+            f"secret {name} is given by the pillar: change it there ('make secret SECRET={name}', or its"
+            " encrypted file) and apply"
         )
     now, before = _read(path(name)), _read(path(name) + ".previous")
     if not _broken(now) and problem(now):

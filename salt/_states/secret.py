@@ -11,10 +11,11 @@ def __virtual__():
     return __virtualname__
 
 
-def present(name, kind="random"):
+def present(name, kind=None):
     """
-    Secret ``name`` exists: the pillar's (``secrets:NAME``, encrypted) where it gives one, else made
-    once: at random, or as ``kind`` says (``secret.ensure``). Never shown.
+    Secret ``name`` exists: the pillar's (``secrets:NAME``) where it gives one, else made once where a
+    formula declares that it can be (``formula.secret_kind``, or ``kind``, as ``secret.ensure`` takes it).
+    Never shown.
 
     .. code-block:: yaml
 
@@ -29,6 +30,7 @@ def present(name, kind="random"):
         "repair": "made anew: it was broken",
     }
     try:
+        kind = kind or __salt__["formula.secret_kind"](name)
         todo = __salt__["secret.pending"](name, kind)
         if todo is None:
             return ret

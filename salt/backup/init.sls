@@ -20,7 +20,6 @@ backup user:
 backup identity:
   secret.present:
     - name: backup-identity
-    - kind: age
     - require:
       - pkg: backup packages
 
@@ -32,7 +31,6 @@ redis password of the backup:
 {{ ('backup credential ' ~ name) | json }}:
   secret.present:
     - name: {{ name | json }}
-    - kind: given
     - require_in:
       - checked: backup command
 {% endfor %}

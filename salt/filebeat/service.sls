@@ -22,7 +22,6 @@
 {{ ('filebeat credential ' ~ name) | json }}:
   secret.present:
     - name: {{ secret | json }}
-    - kind: given
     - require_in:
       - checked: filebeat running
 {% endfor %}

@@ -20,5 +20,4 @@ certificate folder:
 certificate key given:
   secret.present:
     - name: {{ haproxy.tls.key | json }}
-    - kind: given
 {% endif %}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -132,3 +135,61 @@ def test_the_last_good_one_is_remembered_through_failures(program: Any, tmp_path
     with pytest.raises(program.Failed, match="last backup 27 h ago"):
         program.health(given)
     assert (tmp_path / "last.json").stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a restore is root's")
+@pytest.mark.parametrize(
+    ("made_by", "said"), [("99.0.1", "Redis 99.0.1"), ("9; rm", "an unknown Redis")]
+)
+def test_a_backup_of_a_newer_redis_is_refused_with_its_reason_and_both_versions(
+    program: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made_by: str, said: str
+) -> None:
+    """As Redis 7 has it with a snapshot of Redis 8: before Redis is stopped, or asked anything."""
+    # Redis' own user must get there.
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.owner() == "root" and str(folder).startswith("/tmp/"):
+            folder.chmod(folder.stat().st_mode | 0o011)
+    key = subprocess.run(["age-keygen"], capture_output=True, text=True, check=True).stdout
+    public = subprocess.run(
+        ["age-keygen", "-y"], input=key, capture_output=True, text=True, check=True
+    )
+    plain, kept = tmp_path / "plain", tmp_path / "kept"
+    kept.mkdir()
+    # The header of a format that no Redis knows yet, then its end.
+    plain.write_bytes(b"REDIS9999\xff" + bytes(8))
+    file = kept / f"{stem(1)}.rdb.age"
+    subprocess.run(["age", "-r", public.stdout.strip(), "-o", file, plain], check=True)
+    hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (file, plain)]
+    text = {"name": stem(1), "time": int(time.time()), "count": 7, "size": file.stat().st_size}
+    text |= {"sha256": hashes[0], "plain_sha256": hashes[1], "redis": made_by}
+    (kept / f"{stem(1)}.json").write_text(json.dumps(text))
+    scratch = tmp_path / "scratch"
+    scratch.mkdir(mode=0o755)
+    monkeypatch.setattr(program, "SCRATCH", scratch)
+    monkeypatch.setattr(program, "own_identity", lambda: key)
+    monkeypatch.setattr(program, "admin", lambda *words: pytest.fail("the real Redis was asked"))
+    options = SimpleNamespace(identity=False, name=None, drill=False, force=True, yes=True)
+    own = subprocess.run(["redis-server", "--version"], capture_output=True, text=True, check=True)
+    version = own.stdout.split("v=")[1].split()[0]
+    with pytest.raises(program.Refused) as no:
+        program.restore({**settings(kept), "count_key": "counter:seen"}, options)
+    line = str(no.value)
+    assert f"was made by {said}, this machine has Redis {version}: " in line
+    assert "Can't handle RDB format version 9999" in line
+    assert "\n" not in line
+    assert list(scratch.iterdir()) == []
+
+
+def test_the_reason_is_redis_own_and_no_advice_about_its_host(program: Any) -> None:
+    log = (
+        "7:C 28 Nov 2026 00:16:23.840 # Configuration loaded\n"
+        "7:M 28 Nov 2026 00:16:23.841 # WARNING Memory overcommit must be enabled! See # this.\n"
+        "7:M 28 Nov 2026 00:16:23.841 * Running mode=standalone, port=0.\n"
+        "7:M 28 Nov 2026 00:16:23.847 # Can't handle RDB format version 12\n"
+        "7:M 28 Nov 2026 00:16:23.847 # Fatal error loading the DB: Invalid argument. Exiting.\n"
+    )
+    assert program.reason(log) == (
+        "Can't handle RDB format version 12; Fatal error loading the DB: Invalid argument. Exiting."
+    )
+    assert program.reason("killed\n") == "killed"
+    assert program.reason("") == ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import pytest
 import yaml
 from standin_digitalocean import SIZES, TOKEN, Standin
 
-from control import cloud, lab, openings, remote, topology
+from control import access, cloud, deploy, lab, openings, remote, topology, vault
 from control.errors import Refused
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -417,6 +418,8 @@ def test_a_machine_that_left_the_topology_is_destroyed_after_a_yes(
 ) -> None:
     where, applied = topology.load("prod"), Applied()
     made(api, where)
+    (here / "prod").mkdir()
+    (here / "prod" / "provider").write_text("digitalocean\n")
     monkeypatch.setattr(cloud, "_salt_cloud", by_salt_cloud(api))
     machines = {name: one for name, one in where.machines.items() if name != "app2"}
     fewer = topology.Topology("prod", where.domain, where.network, machines)
@@ -440,6 +443,109 @@ def test_the_cloud_and_the_lab_do_not_forget_each_others_machines(
     (here / "dev" / "provider").write_text("digitalocean\n")
     with pytest.raises(Refused, match="and paid"):
         cloud.refuse_here(where)
+
+
+def test_nothing_leads_from_making_a_topology_to_destroying_it(
+    api: Standin, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever is sent to `make up` by a runbook at night does what it answers."""
+    where = topology.load("dev")
+    (here / "dev").mkdir()
+    (here / "dev" / "provider").write_text("digitalocean\n")
+    monkeypatch.setattr(cloud, "_salt_cloud", by_salt_cloud(api))
+    monkeypatch.setattr(cloud, "REACH", 0.1)
+    refusals = []
+    with pytest.raises(Refused, match="'make cloud-up TOPOLOGY=dev' makes what is missing") as no:
+        cloud.refuse_here(where)
+    refusals.append(str(no.value))
+    with pytest.raises(Refused, match="not converged: mend the above, then 'make apply") as no:
+        cloud.up(where, Applied(1))
+    refusals.append(str(no.value))
+    monkeypatch.setattr(remote, "ssh", lambda *_, **__: ["false"])
+    with pytest.raises(Refused, match="then 'make cloud-up TOPOLOGY=dev' again") as no:
+        cloud.up(where, Applied())
+    refusals.append(str(no.value))
+    assert not [one for one in refusals if "cloud-down" in one]
+    with pytest.raises(Refused, match="'make cloud-down TOPOLOGY=dev' lists what it would destroy"):
+        cloud.refuse_here(where, down=True)
+
+
+def test_a_droplet_that_is_off_is_started(
+    api: Standin, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where, applied = topology.load("prod"), Applied()
+    monkeypatch.setattr(cloud, "_salt_cloud", by_salt_cloud(api))
+    assert cloud.up(where, applied) == 0
+    off = [one for one in api.droplets.values() if one["name"] in ("prod-app1", "prod-edge1")]
+    for one in off:
+        one["status"] = "off"
+    capsys.readouterr()
+    assert cloud.plan(where) == 0
+    assert "~ start    droplet prod-app1: it is off" in capsys.readouterr().out
+    assert [one["status"] for one in off] == ["off", "off"], "a plan changes nothing"
+    assert cloud.up(where, applied) == 0
+    assert [one["status"] for one in off] == ["active", "active"]
+    assert "starting prod-edge1" in capsys.readouterr().out
+    assert cloud.up(where, applied) == 0
+    assert "nothing to do" in capsys.readouterr().out
+    assert len(api.names()) == 5
+
+
+def test_a_droplet_that_does_not_start_is_named(
+    api: Standin, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = topology.load("dev")
+    monkeypatch.setattr(cloud, "_salt_cloud", by_salt_cloud(api))
+    assert cloud.up(where, Applied()) == 0
+    (droplet,) = api.droplets.values()
+    droplet["status"] = "off"
+    monkeypatch.setattr(cloud, "PATIENCE", 0)
+    api.pace = 600
+    with pytest.raises(Refused, match="dev: still off after 0 s: see the control panel"):
+        cloud.up(where, Applied())
+
+
+def test_another_checkout_is_told_how_to_take_over_and_can(
+    api: Standin,
+    here: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The controller's disk is lost; what was sealed opens every machine, old and new."""
+    where = topology.load("prod")
+    monkeypatch.setattr(cloud, "_salt_cloud", by_salt_cloud(api))
+    assert cloud.up(where, Applied()) == 0
+    old = cloud.KEY.read_text()
+    (here / "prod" / "known_hosts").write_text("203.0.113.2 ssh-ed25519 AAAA\n")
+    for machine in where.machines.values():
+        vault.of(where, machine)
+    packed = access.pack(where)
+    other = tmp_path_factory.mktemp("other")
+    monkeypatch.setattr(lab, "state", lambda where: other / where.name)
+    monkeypatch.setattr(cloud, "STATE", other / "cloud")
+    monkeypatch.setattr(cloud, "KEY", other / "cloud" / "id_ed25519")
+    del api.requests[:]
+    with pytest.raises(
+        Refused, match="made from another checkout.*control.access unpack prod FILE"
+    ):
+        cloud.up(where, Applied())
+    assert not [one for one in api.requests if one[0] != "GET"], "nothing was changed"
+    with pytest.raises(Refused, match="control.access unpack prod FILE"):
+        deploy.hosts(where)
+    access.unpack(where, packed)
+    api._delete_droplet([next(one for one in api.droplets)], None, None)
+    time.sleep(api.pace + api.lag)
+    assert cloud.up(where, Applied()) == 0, "a lost machine is made anew from here"
+    config = (other / "prod" / "ssh_config").read_text()
+    keys = re.findall(r"IdentityFile (.+)", config)
+    assert [Path(key).read_text() for key in keys] == [old, cloud.KEY.read_text()]
+    assert (other / "prod" / "known_hosts").read_text().startswith("203.0.113.2")
+    third = access.pack(where)
+    monkeypatch.setattr(lab, "state", lambda where: other / "third" / where.name)
+    access.unpack(where, third)
+    kept = {path.read_text() for path in (other / "third" / "prod" / "keys").iterdir()}
+    assert kept == {old, cloud.KEY.read_text()}
 
 
 def test_machines_are_reached_at_the_clouds_addresses_and_told_them(

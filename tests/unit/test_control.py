@@ -303,6 +303,9 @@ def test_machines_that_are_not_up_are_a_refusal_that_says_what_to_do(
     assert main.main() == 1
     said = capsys.readouterr().err
     assert said.startswith(f"{command}: no machines of topology dev12 are up: 'make up' first")
+    # Of a topology in a cloud it would make a second one, here.
+    assert "made them, bring what the checkout that made them knows:" in said
+    assert "-m control.access unpack dev12 FILE'" in said
     assert len(said.splitlines()) == 1
 
 

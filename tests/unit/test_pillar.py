@@ -461,6 +461,9 @@ def test_a_secret_or_a_jail_that_nobody_has_is_refused_by_its_name(formula: Modu
     ]
     own = {"web": {"password": "mine"}, "secrets": {"mine": "x"}}
     assert formula.problems(own) == []
+    # The controller has checked it when it was given: to take a setting back refuses nothing.
+    kept = {"secrets": {"unused": "x"}, "machine": {"secrets": ["unused"]}}
+    assert formula.problems(kept) == []
     assert formula.problems({**own, "secrets": {"web-user": "x"}}) == [
         "pillar secrets:web-user: unknown key; known: mine, store-admin"
     ]

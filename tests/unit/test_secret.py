@@ -26,7 +26,11 @@ def secret(load_source: Callable[..., ModuleType], tmp_path: Path) -> ModuleType
 def state(secret: ModuleType, load_source: Callable[..., ModuleType]) -> ModuleType:
     names = ("pending", "ensure", "path")
     return load_source(
-        "salt/_states/secret.py", salt={f"secret.{name}": getattr(secret, name) for name in names}
+        "salt/_states/secret.py",
+        salt={
+            **{f"secret.{name}": getattr(secret, name) for name in names},
+            "formula.secret_kind": lambda name: "random",
+        },
     )
 
 

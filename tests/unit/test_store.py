@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import datetime
 import hashlib
 import http.server
@@ -16,8 +17,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 
-from control import store
+from control import deploy, lab, remote, store, topology
 from control.errors import Refused
 
 VERSION = "0.1.0-g0123456789ab"
@@ -27,11 +29,17 @@ VERSION = "0.1.0-g0123456789ab"
 def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (
         *("ARTIFACT_STORE", "ARTIFACT_STORE_TOKEN", "RELEASE_KEY", "GITLAB_TOKEN"),
+        *("ARTIFACT_STORE_USER", "ARTIFACT_STORE_PASSWORD"),
         *("CI_JOB_TOKEN", "CI_API_V4_URL", "CI_PROJECT_ID", "AWS_SESSION_TOKEN", "AWS_REGION"),
         *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL_S3"),
         *("AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "http_proxy", "HTTP_PROXY"),
     ):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", "/nonexistent/netrc")
+
+
+# ada, and a password with what URLs and headers take apart.
+BASIC = f"Basic {base64.b64encode('ada:s3cret: @/ä'.encode()).decode()}"
 
 
 class Server(http.server.BaseHTTPRequestHandler):
@@ -57,7 +65,11 @@ class Server(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         url = self.note()
         query = dict(urllib.parse.parse_qsl(url.query))
-        if url.path.startswith("/moved/"):
+        if "/basic/" in url.path and self.headers.get("Authorization") != BASIC:
+            self.answer(401, b"who are you?")
+        elif url.path.endswith(("/unlisted/", "/basic/")):
+            self.answer(403, b"no autoindex here")
+        elif url.path.startswith("/moved/"):
             host = f"http://localhost:{self.server.server_address[1]}"
             self.answer(302, Location=f"{host}/web/{url.path.removeprefix('/moved/')}")
         elif url.path == "/bucket" and "list-type" in query:
@@ -98,6 +110,10 @@ class Server(http.server.BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         if "/secret/" in self.path:
             self.answer(403, b"who are you?")
+        elif "/basic/" in self.path and self.headers.get("Authorization") != BASIC:
+            self.answer(401, b"who are you?")
+        elif "/no-folder/" in self.path:
+            self.answer(409, b"Conflict")
         elif self.headers.get("If-None-Match") == "*" and self.path in self.files:
             self.answer(412)
         else:
@@ -266,6 +282,123 @@ def test_gitlab_gets_its_token(
     put = [headers for method, _, headers in server.seen if method == "PUT"]
     assert put[0][header] == "hush"
     assert "/api/v4/projects/7/packages/generic/counter/1/counter-1.tar.gz" in server.files
+
+
+def test_a_store_that_knows_basic_gets_user_and_password_of_environment_or_netrc(
+    server: SimpleNamespace,
+    build: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As nginx' WebDAV knows it."""
+    place = store.Http(f"{server.url}/basic")
+    with pytest.raises(
+        Refused, match="answers 401 .*ARTIFACT_STORE_USER and ARTIFACT_STORE_PASSWORD, or ~/.netrc"
+    ):
+        store.publish(place, build())
+    monkeypatch.setenv("ARTIFACT_STORE_USER", "ada")
+    with pytest.raises(Refused, match="ARTIFACT_STORE_USER and ARTIFACT_STORE_PASSWORD: need each"):
+        store.publish(place, build())
+    monkeypatch.setenv("ARTIFACT_STORE_PASSWORD", "s3cret: @/ä")
+    assert store.publish(place, build())[0] is True
+    monkeypatch.delenv("ARTIFACT_STORE_USER")
+    monkeypatch.delenv("ARTIFACT_STORE_PASSWORD")
+    file = tmp_path / "netrc"
+    monkeypatch.setenv("NETRC", str(file))
+    file.write_text("default login anonymous password x\n")
+    with pytest.raises(Refused, match="answers 401"):
+        store.fetch(place, VERSION, tmp_path / "fetched")
+    assert [headers.get("authorization") for *_, headers in server.seen][-1] is None
+    file.write_text('machine 127.0.0.1 login ada password "s3cret: @/ä"\n')
+    assert store.fetch(place, VERSION, tmp_path / "fetched")[0].read_bytes() == b"an artifact"
+    file.write_text("machine 127.0.0.1 login ada passwort s3cret\n")
+    with pytest.raises(Refused, match=r"netrc: line 1: not a netrc file") as no:
+        store.fetch(place, VERSION, tmp_path / "fetched")
+    assert "s3cret" not in str(no.value)
+
+
+def test_a_password_goes_to_no_other_host(
+    server: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ARTIFACT_STORE_USER", "ada")
+    monkeypatch.setenv("ARTIFACT_STORE_PASSWORD", "s3cret")
+    server.files["/web/counter-1.tar.gz"] = b"x"
+    assert store.Http(f"{server.url}/moved").read("1", "counter-1.tar.gz") == b"x"
+    sent = [headers.get("authorization") for _, _, headers in server.seen]
+    assert sent[0] is not None and sent[1:] == [None]
+
+
+def test_a_typing_error_at_a_store_without_a_listing_is_answered_by_what_is_true(
+    server: SimpleNamespace,
+    build: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    place = store.Http(f"{server.url}/unlisted")
+    store.publish(place, build())
+    with pytest.raises(
+        Refused,
+        match=r"VERSION=0\.1 is not stored in .*/unlisted; .*does not list what is stored there \(403",
+    ) as no:
+        store.fetch(place, "0.1", tmp_path)
+    assert "token" not in str(no.value)
+    assert store.fetch(place, VERSION, tmp_path / "fetched")[0].exists()
+    monkeypatch.setenv("ARTIFACT_STORE", f"{server.url}/unlisted")
+    monkeypatch.delenv("VERSION", raising=False)
+    monkeypatch.setattr(lab, "is_up", lambda where: True)
+    with pytest.raises(Refused, match=r"VERSION=… is needed; .*does not list"):
+        deploy.command_deploy(topology.load("dev"))
+    told = {"local": {"running": {"1": VERSION}, "history": [], "installed": []}}
+    monkeypatch.setattr(remote, "run", lambda *_: json.dumps(told))
+    assert deploy.command_releases(topology.load("dev")) == 0
+    said = capsys.readouterr()
+    assert (
+        f"does not list what is stored there (403 to GET {server.url}/unlisted/); of what runs:"
+        in (said.out)
+    )
+    assert f"  {VERSION} " in said.out and said.err == ""
+
+
+def test_a_folder_that_is_missing_at_the_store_is_no_release_that_is_there(
+    server: SimpleNamespace, build: Callable[..., Path]
+) -> None:
+    """WebDAV answers 409 to it."""
+    with pytest.raises(Refused, match="the store answers 409 to PUT"):
+        store.publish(store.Http(f"{server.url}/no-folder"), build())
+
+
+@pytest.mark.parametrize("version", ["1.0+local", "1!2", "-1", "a b", "x" * 129])
+def test_a_version_that_no_deploy_takes_is_neither_published_nor_offered(
+    place: store.Store, build: Callable[..., Path], tmp_path: Path, version: str
+) -> None:
+    with pytest.raises(Refused, match="use letters, digits, '.', '_' and '-', at most 128"):
+        store.publish(place, build(version))
+    if isinstance(place, store.Folder):
+        # Put there by hand.
+        place.add(version, f"counter-{version}.tar.gz.sha256", b"0" * 64)
+    assert place.releases() == []
+
+
+def test_every_place_takes_the_same_versions(root: Path) -> None:
+    """Built, published, listed, deployed, pinned, installed: by one rule."""
+    build = (root / "webapp/build.py").read_text(encoding="utf-8")
+    schema = yaml.safe_load((root / "salt/counter/schema.yaml").read_text(encoding="utf-8"))
+    release = (root / "salt/_modules/release.py").read_text(encoding="utf-8")
+    assert f'\nVERSION = r"{store.VERSION}"\n' in build
+    assert schema["properties"]["version"]["pattern"] == f"^{store.VERSION}$"
+    assert f're.fullmatch(r"{store.VERSION}", str(version))' in release
+
+
+def test_who_has_no_store_set_is_told_where_a_pipelines_releases_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "ROOT", tmp_path)
+    with pytest.raises(
+        Refused,
+        match=r"it is empty; .*ARTIFACT_STORE=gitlab\+https://HOST/api/v4/projects/ID and GITLAB_TOKEN",
+    ):
+        store.fetch(store.store(), "1.0", tmp_path)
 
 
 def test_a_refusal_by_the_store_says_what_to_look_at(server: SimpleNamespace) -> None:

@@ -273,6 +273,20 @@ def test_the_version_names_the_last_commit_of_webapp_and_marks_changes(tmp_path:
     assert re.fullmatch(r"[0-9A-Za-z.-]+", second), "safe in file names, URLs and unit names"
 
 
+@pytest.mark.parametrize("base", ["1.0+local", "1!2", "1.0 rc", "1.0/2", "x" * 120])
+def test_a_version_that_no_deploy_takes_is_not_built(tmp_path: Path, base: str) -> None:
+    """Else it would be stored, and offered as the newest, and never run."""
+    webapp = copy_tree(tmp_path)
+    project = webapp / "pyproject.toml"
+    project.write_text(project.read_text().replace('version = "0.1.0"', f'version = "{base}"'))
+    commit(webapp)
+    done = run(webapp, "--print-version")
+    assert done.returncode != 0
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert f"webapp/pyproject.toml: version: {base}-g" in done.stderr
+
+
 def test_a_shallow_clone_is_refused_where_it_would_lie(tmp_path: Path) -> None:
     (tmp_path / "origin").mkdir()
     webapp = copy_tree(tmp_path / "origin")
