@@ -14,7 +14,20 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import backup, cloud, dashboard, deploy, fleet, lab, logs, machines, remote, status, topology
+from . import (
+    backup,
+    cloud,
+    dashboard,
+    deploy,
+    environment,
+    fleet,
+    lab,
+    logs,
+    machines,
+    remote,
+    status,
+    topology,
+)
 from .errors import Refused
 from .topology import ROOT, Topology
 
@@ -369,6 +382,7 @@ def main() -> int:
     chosen = parser.parse_args().command
     try:
         where = topology.load(os.environ.get("TOPOLOGY") or "dev")
+        environment.settle(machine.address for machine in where.machines.values())
         # The cloud-* commands start from the topology as it is written.
         return COMMANDS[chosen](where if chosen.startswith("cloud-") else cloud.resolved(where))
     except Refused as refusal:

@@ -48,6 +48,6 @@ collectd running:
         - {{ salt['secret.path'](secret) }}
         {% endfor %}
     {% endif %}
-    - ready: curl -sf -o /dev/null -m 2 http://{{ collectd.address }}:{{ collectd.port }}/metrics
+    - ready: curl -qsf -o /dev/null -m 2 http://{{ collectd.address }}:{{ collectd.port }}/metrics
     - require:
       - pkg: collectd packages
