@@ -3,11 +3,13 @@
 # Settings: TOPOLOGY (dev), SUITE (trixie), HOST, PROVIDER; see README.md.
 
 SHELL := /bin/bash
-.SHELLFLAGS := -euo pipefail -c
+.SHELLFLAGS := -euo pipefail -c 'umask 022; eval "$$0"'
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-# Without its cache of compiled modules every start of Salt takes a second more.
-unexport PYTHONDONTWRITEBYTECODE
+# What the caller happens to have set for a program that is used here changes nothing; the rest is in
+# salt/_executors/environment.py.
+unexport $(filter PYTHON% GIT_%,$(.VARIABLES)) BASH_ENV BASHOPTS SHELLOPTS CDPATH LANGUAGE POSIXLY_CORRECT
+export LC_ALL := C.UTF-8
 
 PYTHON ?= python3
 SETTINGS := TOPOLOGY HOST SUITE PROVIDER TEST PILLAR SLS CMD SERVICE REQUEST SINCE FOLLOW VERSION YES SECRET WHY FORCE IDENTITY FORGET

@@ -8,6 +8,11 @@
 # hashes in salt.lock. With --wheels the packages come from DIR and no index is asked.
 # A second run does nothing; an interrupted one is started over. No compiler is installed.
 set -eu
+# Whatever the login has set (salt/_executors/environment.py).
+umask 022
+export LC_ALL=C.UTF-8
+unset LANGUAGE POSIXLY_CORRECT
+for name in $(env | sed -n 's/^\(PYTHON[A-Z0-9_]*\)=.*/\1/p'); do unset "$name"; done
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 lock=$here/salt.lock
@@ -32,8 +37,10 @@ if ! "$python" -c 'import venv, ensurepip' 2>/dev/null; then
     command -v apt-get >/dev/null || die "no python3-venv and no apt-get: not a Debian or Ubuntu machine"
     say "installing python3-venv (Salt lives in its own virtual environment)"
     export DEBIAN_FRONTEND=noninteractive
+    # apt does nothing after an interrupted run; what waits for other packages is apt's to bring.
+    [ -z "$(find /var/lib/dpkg/updates -name '[0-9]*')" ] || dpkg --configure --pending >/dev/null 2>&1 || true
     apt-get update -q >/dev/null
-    apt-get -o DPkg::Lock::Timeout=300 install -q -y --no-install-recommends python3 python3-venv ca-certificates >/dev/null
+    apt-get -o DPkg::Lock::Timeout=300 install -q -y --fix-broken --no-install-recommends python3 python3-venv ca-certificates >/dev/null
 fi
 
 # The environment is named by all that makes it: lock, interpreter, this script.
@@ -63,8 +70,11 @@ if [ ! -e "$env/.complete" ]; then
 fi
 
 ln -sfn "$env" "$root.new" && mv -T "$root.new" "$root"
+# Python's own switches in somebody's environment must not change Salt, nor keep it from starting.
 for tool in salt-call salt-cloud salt-ssh; do
-    ln -sfn "$root/bin/$tool" "/usr/local/bin/$tool"
+    printf '#!/bin/sh\nexec %s/bin/python -EX utf8 %s/bin/%s "$@"\n' "$root" "$root" "$tool" > "/usr/local/bin/.$tool.new"
+    chmod 0755 "/usr/local/bin/.$tool.new"
+    mv -T "/usr/local/bin/.$tool.new" "/usr/local/bin/$tool"
 done
 # Environments of earlier locks, unless an apply is just running from one.
 exec 9>>/run/stack-apply.lock

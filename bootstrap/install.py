@@ -21,8 +21,8 @@ def main():
     with open(lock, encoding="utf-8") as file:
         blocks = re.split(r"(?m)^(?=[a-z0-9])", file.read())
     # Byte-compiling is the caller's business, all at once.
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
-    pip += ["--require-hashes", "--no-deps", "--no-compile", *source]
+    pip = [sys.executable, "-Im", "pip", "--disable-pip-version-check", "install", "--quiet"]
+    pip += ["--no-user", "--require-hashes", "--no-deps", "--no-compile", *source]
     salt = [block for block in blocks if block.startswith("salt==")]
     for chosen, extra in (
         ([b for b in blocks if b not in salt], []),

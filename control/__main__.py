@@ -19,6 +19,7 @@ from . import (
     cloud,
     dashboard,
     deploy,
+    environment,
     fleet,
     given,
     lab,
@@ -385,6 +386,7 @@ def main() -> int:
     chosen = parser.parse_args().command
     try:
         where = topology.load(os.environ.get("TOPOLOGY") or "dev")
+        environment.settle(machine.address for machine in where.machines.values())
         # The cloud-* commands start from the topology as it is written.
         return COMMANDS[chosen](where if chosen.startswith("cloud-") else cloud.resolved(where))
     except Refused as refusal:

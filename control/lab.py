@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,8 @@ _RUN = Path("/run/counter-lab")
 LOCK_WAIT = ("-o", "DPkg::Lock::Timeout=300")
 PLUGIN = "vagrant-lxc"
 PLUGIN_VERSION = "1.4.3"
+# Seconds that a machine which was stopped may take until its sshd answers.
+SSH_WAIT = 180
 # Debian package -> why it is needed.
 PACKAGES = {
     "vagrant": "makes the machines",
@@ -291,8 +294,6 @@ def environment(topology: Topology, as_made: bool = False) -> dict[str, str]:
         "SUITE": suite(topology),
         "VAGRANT_DOTFILE_PATH": str(state(topology) / "vagrant"),
         "VAGRANT_CHECKPOINT_DISABLE": "1",
-        # vagrant is the distribution's; a Python environment must not leak into it.
-        "PYTHONDONTWRITEBYTECODE": "",
     }
 
 
@@ -490,8 +491,67 @@ def claim(topology: Topology) -> None:
         _note(container).write_text(f"{ROOT}\n{machine.address}\n", encoding="utf-8")
 
 
+def _made_machines(topology: Topology) -> dict[str, str]:
+    """``{name: Vagrant's word for its state}`` of machines that have been up: they have their own keys
+    and, as a rule, our sshd."""
+    if not is_up(topology):
+        return {}
+    config = ssh_config(topology).read_text(encoding="utf-8")
+    asked = subprocess.run(
+        vagrant("status", "--machine-readable", provider_name=provider(topology)),
+        cwd=ROOT,
+        env=environment(topology),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if asked.returncode:
+        raise Refused(f"vagrant status failed:\n{(asked.stderr or asked.stdout).strip()}")
+    fields = [line.split(",") for line in asked.stdout.splitlines()]
+    return {
+        name: state
+        for _, name, kind, state, *_ in (field for field in fields if len(field) > 3)
+        if kind == "state" and state != "not_created" and f"Host {name}\n" in config
+    }
+
+
+def _vagrant_up(
+    topology: Topology, which: str, names: Sequence[str], boot_timeout: int | None = None
+) -> tuple[int, list[str]]:
+    """Exit code and output of ``vagrant up`` without provisioning; it says itself what it does,
+    indented as part of a step. ``boot_timeout``: seconds that it waits for its own ssh."""
+    given = {} if boot_timeout is None else {"BOOT_TIMEOUT": str(boot_timeout)}
+    lines = []
+    with subprocess.Popen(
+        vagrant("up", f"--provider={which}", "--no-provision", *names, provider_name=which),
+        cwd=ROOT,
+        env={**environment(topology), **given},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            lines.append(line)
+            if line.startswith("==>"):
+                say("  " + line.rstrip().removeprefix("==> "))
+    return process.returncode, lines
+
+
+def answers(topology: Topology, name: str) -> bool:
+    """Whether a machine that was just started lets us in, within SSH_WAIT seconds."""
+    line = ["ssh", "-F", str(ssh_config(topology)), "-o", "ControlPath=none", name, "true"]
+    deadline = time.monotonic() + SSH_WAIT
+    while subprocess.run(line, capture_output=True, check=False).returncode:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.5)
+    return True
+
+
 def bring_up(topology: Topology) -> None:
-    """``vagrant up`` without provisioning, its output passed on; then the ssh configuration."""
+    """Machines that are not there made, those that are stopped started, by Vagrant without
+    provisioning; then the ssh configuration."""
     which = provider(topology)
     folder = state(topology)
     folder.mkdir(parents=True, exist_ok=True)
@@ -502,23 +562,27 @@ def bring_up(topology: Topology) -> None:
         )
     (folder / "suite").write_text(f"{suite(topology)}\n", encoding="utf-8")
     (folder / "provider").write_text(f"{which}\n", encoding="utf-8")
-    # vagrant itself says what it does; indented, it reads as part of this step.
-    with subprocess.Popen(
-        vagrant("up", f"--provider={which}", "--no-provision", provider_name=which),
-        cwd=ROOT,
-        env=environment(topology),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        lines = []
-        for line in process.stdout:
-            lines.append(line)
-            if line.startswith("==>"):
-                say("  " + line.rstrip().removeprefix("==> "))
-    if process.returncode:
-        raise Refused("vagrant up failed:\n" + "".join(lines[-15:]).rstrip())
+    known = _made_machines(topology)
+    stopped = [name for name, state in known.items() if state != "running"]
+    new = [name for name in topology.machines if name not in known]
+    if stopped:
+        # Its own ssh may not know what a hardened sshd speaks: whether ours does is asked below.
+        _, lines = _vagrant_up(topology, which, stopped, boot_timeout=1)
+    if new:
+        code, lines = _vagrant_up(topology, which, new)
+        if code:
+            raise Refused("vagrant up failed:\n" + "".join(lines[-15:]).rstrip())
+    if stopped or new:
+        _write_ssh_config(topology, which)
+    away = [name for name in stopped if not answers(topology, name)]
+    if away:
+        raise Refused(
+            f"{', '.join(away)}: started, and no answer over ssh within {SSH_WAIT} s:\n"
+            + "".join(lines[-15:]).rstrip()
+        )
+
+
+def _write_ssh_config(topology: Topology, which: str) -> None:
     written = subprocess.run(
         vagrant("ssh-config", provider_name=which),
         cwd=ROOT,

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import yaml
 
-from . import lab, pillar
+from . import environment, lab, pillar
 from .errors import Refused
 from .topology import ROOT, Topology
 
@@ -67,19 +67,9 @@ def run(topology: Topology, host: str, command: str, data: bytes = b"", fresh: b
 
 def _files() -> Iterable[Path]:
     """Files of the carried parts, in a fixed order; what git ignores stays at home."""
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z", "--", *CARRIED],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if listed.returncode == 0:
-        yield from (
-            path
-            for name in sorted(listed.stdout.split("\0"))
-            if name and (path := ROOT / name).is_file()
-        )
+    names = environment.git_files(ROOT, *CARRIED)
+    if names is not None:
+        yield from (path for name in names if (path := ROOT / name).is_file())
         return
     # Not a git checkout: everything that is not made here.
     for part in CARRIED:

@@ -96,8 +96,8 @@ def question(metrics: list[str]) -> str:
     """Shell command for the monitor: alerts, ages, logs and its clock, with NUL between."""
     query = shlex.quote(f"query={age_query(metrics)}")
     return (
-        f"curl -sf -m 4 {PROMETHEUS}/alerts && printf '\\0'"
-        f" && curl -sf -m 4 -G {PROMETHEUS}/query --data-urlencode {query} && printf '\\0'"
+        f"curl -qsf --noproxy '*' -m 4 {PROMETHEUS}/alerts && printf '\\0'"
+        f" && curl -qsf --noproxy '*' -m 4 -G {PROMETHEUS}/query --data-urlencode {query} && printf '\\0'"
         f" && {{ find {LOGS} -mindepth 2 -maxdepth 2 -name '*.log' -printf '%T@ %P\\n' 2>/dev/null || true; }}"
         " && printf '\\0' && date +%s"
     )

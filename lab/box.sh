@@ -8,6 +8,8 @@
 # with Vagrant's well-known key (which `vagrant up` replaces at once), and the project's
 # pinned Salt put there by the same bootstrap that every other machine runs.
 set -euo pipefail
+# The modes of the machine's files follow from it.
+umask 022
 
 suite=${1:?usage: lab/box.sh SUITE (trixie or bookworm)}
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

@@ -29,7 +29,7 @@ import tomllib
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 
 WEBAPP = Path(__file__).resolve().parent
 NAME = "counter"
@@ -112,10 +112,22 @@ class Source:
 
 
 def _git(*arguments: str) -> str | None:
-    """Standard output of git in webapp/; None if git fails. BuildError if there is no git."""
+    """Standard output of git in webapp/; None if git fails. BuildError if there is no git.
+
+    Whatever the caller's own settings of git say: no variable of git's gets through, what is
+    ignored is said by the repository alone, and only commands for programs are used, which no
+    setting of `log` or `status` changes.
+    """
+    settings = ["-c", "core.excludesFile=/dev/null", "-c", "core.fsmonitor=false"]
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
         done = subprocess.run(
-            ["git", *arguments], cwd=WEBAPP, capture_output=True, text=True, check=False
+            ["git", *settings, *arguments],
+            cwd=WEBAPP,
+            env={**kept, "LC_ALL": "C.UTF-8", "LANGUAGE": ""},
+            capture_output=True,
+            text=True,
+            check=False,
         )
     except FileNotFoundError:
         raise BuildError("the sources are in a git repository: install git") from None
@@ -128,6 +140,12 @@ def _in_git() -> bool:
     return any((folder / ".git").exists() for folder in (WEBAPP, *WEBAPP.parents))
 
 
+def _is_source(path: PurePath) -> bool:
+    return not NOT_SOURCES & set(path.parts) and not any(
+        part.endswith(".egg-info") for part in path.parts
+    )
+
+
 def source_files() -> list[str]:
     """Paths of all source files, relative to webapp/, sorted: tracked and new, not ignored."""
     listed = _git("ls-files", "-z", "-co", "--exclude-standard", "--", ".") if _in_git() else None
@@ -136,12 +154,30 @@ def source_files() -> list[str]:
     else:
         names = {name for name in listed.split("\0") if name}
         paths = [Path(name) for name in names if (WEBAPP / name).is_file()]
-    return sorted(
-        path.as_posix()
-        for path in paths
-        if not NOT_SOURCES & set(path.parts)
-        and not any(part.endswith(".egg-info") for part in path.parts)
+    return sorted(path.as_posix() for path in paths if _is_source(path))
+
+
+def _is_changed() -> bool:
+    """Whether a source differs from the commit by one byte, by not being there, or by being new.
+
+    Compared here: `git status` leaves out what somebody's settings or marks in the index hide, and
+    what a filter, such as one of line ends, made of a file.
+    """
+    committed = {}
+    for entry in (_git("ls-tree", "-r", "-z", "HEAD", "--", ".") or "").split("\0")[:-1]:
+        (_, kind, identity), name = entry.partition("\t")[0].split(), entry.partition("\t")[2]
+        if kind == "blob" and _is_source(PurePosixPath(name)):
+            committed[name] = identity
+    names = source_files()
+    return set(names) != set(committed) or any(
+        _blob((WEBAPP / name).read_bytes(), committed[name]) != committed[name] for name in names
     )
+
+
+def _blob(content: bytes, like: str) -> str:
+    """git's name of a file's content, by the hash that made `like`."""
+    hashing = hashlib.sha1 if len(like) == 40 else hashlib.sha256
+    return hashing(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 def content_hash() -> str:
@@ -161,13 +197,13 @@ def read_source() -> Source:
     """
     with (WEBAPP / "pyproject.toml").open("rb") as file:
         base = tomllib.load(file)["project"]["version"]
-    last = (_git("log", "-1", "--format=%H %ct", "--", ".") or "") if _in_git() else ""
+    last = (_git("rev-list", "-1", "--timestamp", "HEAD", "--", ".") or "") if _in_git() else ""
     if not last.strip():
         return Source(f"{base}-src.{content_hash()}", None, NO_TIME, "files without a commit")
-    commit, time = last.split()
+    time, commit = last.split()
     _refuse_shallow(commit)
     version = f"{base}-g{commit[:12]}"
-    if _git("status", "--porcelain", "--", "."):
+    if _is_changed():
         version = f"{version}.dirty.{content_hash()}"
         return Source(version, commit, int(time), "a commit with uncommitted changes")
     return Source(version, commit, int(time), "a commit")
@@ -295,7 +331,7 @@ def _download(requirements: list[Requirement], python: str, cache: Path) -> None
     with tempfile.TemporaryDirectory() as folder:
         wanted = Path(folder, "requirements.txt")
         wanted.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+        command = [sys.executable, "-Im", "pip", "download", "--quiet", "--no-deps"]
         command += ["--require-hashes", "--only-binary=:all:", "--implementation=cp"]
         command += [f"--python-version={python}", f"--abi=cp{python.replace('.', '')}"]
         command += ["--abi=none", *(f"--platform={name}" for name in WHEEL_PLATFORMS)]
@@ -494,6 +530,8 @@ def main() -> int:
     )
     parser.add_argument("--print-version", action="store_true", help="print the version alone")
     options = parser.parse_args()
+    # An artifact is for every account, whoever builds it.
+    os.umask(0o022)
     try:
         if options.print_version:
             print(read_source().version)

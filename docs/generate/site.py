@@ -18,6 +18,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from control import environment
+
 from . import facts, tickets
 
 STAGE = facts.ROOT / ".cache" / "docs"
@@ -27,15 +29,8 @@ _FENCE = re.compile(r"(?ms)^( *)(`{3,}|~{3,}).*?^\1\2`*~* *$")
 
 def pages() -> dict[Path, Path]:
     """Every Markdown file of the repository to its place in the stage."""
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"],
-        cwd=facts.ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.split()
     found = {}
-    for name in sorted(set(listed)):
+    for name in environment.git_files(facts.ROOT, "*.md") or ():
         path = Path(name)
         if not (facts.ROOT / path).exists() or name == "README.md":
             continue

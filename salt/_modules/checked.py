@@ -222,6 +222,8 @@ def _bounded(words, seconds, shell=False):
         text=True,
         errors="replace",
         start_new_session=True,
+        # What is asked is on this machine: a proxy would answer for itself.
+        env={**os.environ, "no_proxy": "*", "NO_PROXY": "*"},
     ) as process:
         try:
             said, _ = process.communicate(timeout=seconds)

@@ -7,6 +7,8 @@ run before its first state. The format of an opening is described in salt/firewa
 
 import difflib
 import ipaddress
+import json
+import re
 import subprocess
 
 from salt.exceptions import CommandExecutionError
@@ -17,6 +19,15 @@ _KEYS = {"port", "protocol", "from", "keep"}
 _PROTOCOLS = ("tcp", "udp")
 # As control/topology.py has them: a role that no machine of this topology has is still a role.
 _ROLES = ("edge", "app", "store", "monitor")
+# Whether ufw filters (ufw(8)); units of the others that load rules of their own at boot.
+_UFW = "/etc/ufw/ufw.conf"
+_OTHERS = tuple(
+    f"{name}.service"
+    for name in (
+        *("nftables", "netfilter-persistent", "iptables", "ip6tables", "ferm", "shorewall"),
+        *("shorewall6", "arno-iptables-firewall", "apf-firewall", "firehol"),
+    )
+)
 
 
 def __virtual__():
@@ -148,6 +159,82 @@ def _never_lock_out(found, kept):
     if listening and not any(("tcp", port) in opened for port in listening):
         ports = ", ".join(map(str, sorted(listening)))
         _refuse(f"sshd listens on tcp {ports}, which would be closed to everybody")
+
+
+def others():
+    """
+    What decides beside firewalld what comes in, now or from the next boot on: ``{name: how to end
+    it}``; as a rule nothing.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call firewall.others
+    """
+    # Debian's ufw.service is enabled and active also where ufw filters nothing.
+    found = {"ufw": "ufw disable"} if _enabled_ufw() else {}
+    said = _output("systemctl", "show", "-p", "Id,ActiveState,UnitFileState", *_OTHERS)
+    for block in said.split("\n\n"):
+        unit = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+        if unit.get("ActiveState") == "active" or unit.get("UnitFileState") == "enabled":
+            name = unit["Id"].removesuffix(".service")
+            found[name] = f"systemctl disable --now {name}"
+    # Rules that nobody's unit has loaded, but a script of the network's, say.
+    return found or dict.fromkeys(_closed_chains(), "take them out of what loads them, and reboot")
+
+
+def _enabled_ufw():
+    try:
+        with open(_UFW, encoding="utf-8") as file:
+            return bool(re.search(r"(?mi)^\s*ENABLED\s*=\s*[\"']?yes", file.read()))
+    except OSError:
+        return False
+
+
+def _closed_chains():
+    """Chains of others that drop what comes in unless they let it in themselves."""
+    listed = _output("nft", "-j", "list", "chains")
+    if listed:
+        chains = [one["chain"] for one in json.loads(listed)["nftables"] if "chain" in one]
+        return [
+            f"nft's table {one['family']} {one['table']}"
+            for one in chains
+            if one.get("hook") == "input"
+            and one.get("policy") == "drop"
+            and not one["table"].startswith(("firewalld", "stack_"))
+        ]
+    programs = ("iptables", "ip6tables")
+    return [
+        f"{one} -P INPUT DROP"
+        for one in programs
+        if _output(one, "-S", "INPUT").startswith("-P INPUT DROP")
+    ]
+
+
+def _output(*words):
+    """What a program says on stdout; nothing when it is not here or fails."""
+    try:
+        done = subprocess.run(
+            words, capture_output=True, text=True, timeout=10, stdin=subprocess.DEVNULL, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout if done.returncode == 0 else ""
+
+
+def refuse_others():
+    """
+    Raises CommandExecutionError while another firewall is active: what ours opens, the other would
+    keep closed, and nobody would reach the site.
+    """
+    found = others()
+    if found:
+        _refuse(
+            f"{', '.join(found)} would close on this machine what firewalld opens: note which of its"
+            " openings you need (pillar firewalld:openings; ssh and the site are there already), end"
+            f" it ({' && '.join(dict.fromkeys(found.values()))}), then apply again"
+        )
 
 
 def zone():

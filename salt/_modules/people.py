@@ -6,13 +6,14 @@ pillar any more is removed: processes ended, home archived, account deleted. Sys
 the one that provisions the machine are never touched.
 """
 
+import contextlib
+import glob
 import grp
 import os
 import pwd
 import re
 import signal
 import subprocess
-import tarfile
 import time
 
 from salt.exceptions import CommandExecutionError
@@ -23,6 +24,8 @@ GROUP = "people"
 ARCHIVE = "/var/backups/people"
 # Debian policy, 9.2.2: below are accounts of the system, above are nobody's.
 _FIRST, _LAST = 1000, 59999
+# Percent of a disk that no archive takes: the services on it need room too.
+_SPARE = 5
 
 
 def __virtual__():
@@ -92,7 +95,8 @@ def plan(users, protected=()):
         names that are never touched
 
     Raises CommandExecutionError, with the reason, when it would touch an account of the system,
-    a protected one, or the one that this very run was started from.
+    a protected one, or the one that this very run was started from, and when a home that is to be
+    archived is larger than the free room.
     """
     present, ours = wanted(users), _members()
     gone = {name for name in users if name not in present and _account(name)}
@@ -112,6 +116,8 @@ def plan(users, protected=()):
             )
     if _applying() in remove:
         raise CommandExecutionError(f"user {_applying()}: this run came in by this very account")
+    if remove:
+        _refuse_without_room(remove)
     add, change = {}, {}
     for name, one in present.items():
         account = _account(name)
@@ -202,16 +208,64 @@ def _end(uid, grace=3, seconds=10):
         time.sleep(0.2)
 
 
+def _allocated(folder):
+    """Bytes on the disk of all below ``folder``; a hole in a file takes none, nor a second name."""
+    seen, total = set(), 0
+    for parent, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            with contextlib.suppress(FileNotFoundError):
+                found = os.lstat(os.path.join(parent, name))
+                if (found.st_dev, found.st_ino) not in seen:
+                    seen.add((found.st_dev, found.st_ino))
+                    total += found.st_blocks * 512
+    return total
+
+
+def _refuse_without_room(names):
+    """An archive that does not fit would fill the disk under everything else on it."""
+    homes = [one.pw_dir for one in map(_account, names) if one and os.path.isdir(one.pw_dir)]
+    needed = sum(map(_allocated, homes))
+    place = ARCHIVE
+    while not os.path.isdir(place):
+        place = os.path.dirname(place)
+    disk = os.statvfs(place)
+    free = disk.f_bavail * disk.f_frsize - disk.f_blocks * disk.f_frsize * _SPARE // 100
+    if needed > max(free, 0):
+        raise CommandExecutionError(
+            f"user {', '.join(names)}: the archive of {', '.join(homes)} may need"
+            f" {needed >> 20} MiB and {ARCHIVE} has room for {max(free, 0) >> 20} (with {_SPARE} % of"
+            " the disk left free): move what is large out of the home, or give the disk more room,"
+            " then apply again; nothing was changed"
+        )
+
+
 def _archive(name, home):
-    """The home in ARCHIVE, for root alone; the archive's path."""
+    """The home in ARCHIVE, for root alone; the archive's path. All of it, or nothing is left there."""
     os.makedirs(ARCHIVE, mode=0o700, exist_ok=True)
+    # Of a run that was killed.
+    for left in glob.glob(f"{glob.escape(ARCHIVE)}/{name}-*.part"):
+        os.unlink(left)
     path = f"{ARCHIVE}/{name}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.tar.gz"
-    with (
-        open(f"{path}.part", "wb", opener=lambda p, f: os.open(p, f, 0o600)) as raw,
-        tarfile.open(fileobj=raw, mode="w:gz") as archive,
-    ):
-        archive.add(home, arcname=name)
-    os.rename(f"{path}.part", path)
+    parent, base = os.path.split(os.path.normpath(home))
+    # Holes stay holes: a file of 3 GB that holds nothing is a few bytes, at once.
+    words = ["tar", "--create", "--sparse", "--gzip", "--directory", parent, "--", base]
+    try:
+        with open(f"{path}.part", "wb", opener=lambda p, f: os.open(p, f, 0o600)) as raw:
+            done = subprocess.run(
+                words, stdin=subprocess.DEVNULL, stdout=raw, stderr=subprocess.PIPE, check=False
+            )
+            os.fsync(raw.fileno())
+        if done.returncode:
+            said = done.stderr.decode(errors="replace").strip().splitlines()
+            raise CommandExecutionError(
+                f"user {name}: {home} could not be archived in {ARCHIVE}, so it stays:"
+                f" {said[0] if said else f'tar: exit code {done.returncode}'}"
+            )
+        os.rename(f"{path}.part", path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{path}.part")
+        raise
     return path
 
 

@@ -5,6 +5,7 @@ Each formula says in its own ``status.yaml.j2`` what there is to ask; this modul
 """
 
 import concurrent.futures
+import os
 import re
 import subprocess
 
@@ -24,6 +25,8 @@ def _run(command):
         timeout=10,
         stdin=subprocess.DEVNULL,
         check=False,
+        # As the checks before a state (checked.py): never through a proxy.
+        env={**os.environ, "no_proxy": "*", "NO_PROXY": "*"},
     )
     return done.returncode, (done.stdout + done.stderr).strip()
 

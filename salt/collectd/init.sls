@@ -48,6 +48,6 @@ collectd running:
         - {{ salt['secret.path'](secret) | json }}
         {% endfor %}
     {% endif %}
-    - ready: {{ ('curl -sf -o /dev/null -m 2 http://' ~ collectd.address ~ ':' ~ collectd.port ~ '/metrics') | json }}
+    - ready: {{ ('curl -qsf -o /dev/null -m 2 http://' ~ collectd.address ~ ':' ~ collectd.port ~ '/metrics') | json }}
     - require:
       - pkg: collectd packages

@@ -1,5 +1,7 @@
 # The firewall: package, the way back, then firewalld on its checked rules.
 {% from 'firewalld/map.jinja' import firewalld with context %}
+{# Before the first state, of a test run too. -#}
+{%- do salt['firewall.refuse_others']() %}
 
 # Debian starts it at once, with rules of its own that close the service.
 firewalld does not start before it has its rules:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -160,6 +162,70 @@ def test_nobody_removes_the_account_that_he_came_in_by(
     monkeypatch.setattr(people, "_applying", lambda: "bob")
     with pytest.raises(CommandExecutionError, match="came in by this very account"):
         people.plan({"alice": {}})
+
+
+@pytest.fixture
+def leaving(people: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The home of bob, who is to be removed; archives go beside it."""
+    home = tmp_path / "bob"
+    home.mkdir()
+    bob = SimpleNamespace(**{**vars(people._account("bob")), "pw_dir": str(home)})
+    alice = people._account("alice")
+    monkeypatch.setattr(people, "_account", {"alice": alice, "bob": bob}.get)
+    monkeypatch.setattr(people, "ARCHIVE", str(tmp_path / "archive"))
+    return home
+
+
+def test_a_home_larger_than_the_free_room_is_refused_before_anything_changes(
+    people: Any, leaving: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (leaving / "large").write_bytes(b"x" * (3 << 20))
+    os.link(leaving / "large", leaving / "the-same")
+    disk = SimpleNamespace(f_bavail=1100, f_frsize=4096, f_blocks=20000)
+    monkeypatch.setattr(people.os, "statvfs", lambda path: disk)
+    with pytest.raises(CommandExecutionError) as caught:
+        people.plan({"alice": {}})
+    line = str(caught.value)
+    assert f"user bob: the archive of {leaving} may need 3 MiB" in line
+    assert "move what is large out of the home" in line
+    assert len(line.splitlines()) == 1
+    disk.f_bavail = 2000
+    assert people.plan({"alice": {}})["remove"] == ["bob"]
+
+
+def test_holes_of_a_file_are_neither_counted_nor_written(people: Any, leaving: Path) -> None:
+    with open(leaving / "sparse", "wb") as file:
+        file.truncate(3 << 30)
+    (leaving / "real").write_text("words")
+    assert people._allocated(str(leaving)) < 1 << 20
+    path = people._archive("bob", str(leaving))
+    assert os.stat(path).st_size < 100_000, "3 GB of zeros were read and compressed"
+    assert os.stat(path).st_mode & 0o777 == 0o600
+    listed = subprocess.run(
+        ["tar", "-tvzf", path], capture_output=True, text=True, check=True
+    ).stdout
+    assert re.search(rf" {3 << 30} .* bob/sparse\n", listed)
+    assert " bob/real\n" in listed
+
+
+def test_an_archive_that_fails_leaves_nothing_and_takes_nothing(
+    people: Any, leaving: Path, tmp_path: Path
+) -> None:
+    """On a disk of 1 MiB, which fills while it is written."""
+    if os.geteuid() != 0:
+        pytest.skip("a small disk is mounted as root")
+    archive = tmp_path / "archive"
+    archive.mkdir()
+    (leaving / "random").write_bytes(os.urandom(3 << 20))
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(archive)], check=True)
+    try:
+        (archive / "bob-20260101T000000Z.tar.gz.part").write_text("of a killed run")
+        with pytest.raises(CommandExecutionError, match=f"{leaving} could not be archived in"):
+            people._archive("bob", str(leaving))
+        assert list(archive.iterdir()) == []
+        assert (leaving / "random").exists()
+    finally:
+        subprocess.run(["umount", str(archive)], check=True)
 
 
 def test_keys_and_sudo_are_of_those_present_alone(people: Any) -> None:

@@ -112,6 +112,17 @@ def test_a_refused_pillar_is_told_once_and_short(
     )
 
 
+def test_a_formula_that_refuses_is_one_line(
+    converge: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer = [
+        "Rendering SLS 'base:firewalld' failed: refused: the firewall: ufw; nothing was changed;"
+        " line 4\n\n---\n# The firewall\n{%- do x() %}    <====\n[...]\n---"
+    ]
+    assert converge.explain(answer) == "0 changed, 1 failed"
+    assert capsys.readouterr().out == "refused: the firewall: ufw; nothing was changed\n"
+
+
 def test_a_run_that_never_came_to_a_state_is_a_failure(
     converge: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -218,3 +220,75 @@ def test_the_guard_has_the_same_openings(rendered: Any) -> None:
     wanted = len(zone.findall("port")) + len(zone.findall("rule/port"))
     assert len(re.findall(r"dport \d+ accept", guard)) == wanted
     assert "policy drop" in guard
+
+
+# --- another firewall beside ours -----------------------------------------------------------------
+
+QUIET = "Id=nftables.service\nActiveState=inactive\nUnitFileState=disabled\n\nId=ferm.service\n"
+OURS = [
+    {"metainfo": {}},
+    {"chain": {"family": "inet", "table": "stack_guard", "hook": "input", "policy": "drop"}},
+    {"chain": {"family": "inet", "table": "firewalld", "hook": "input", "policy": "accept"}},
+    {"chain": {"family": "ip", "table": "nat", "name": "plain"}},
+]
+
+
+@pytest.fixture
+def beside(
+    firewall: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[..., Any]:
+    """`beside(ufw, units, chains)`: the module on a machine where those are."""
+
+    def load(ufw: str = "", units: str = QUIET, chains: Iterable[Any] = ()) -> Any:
+        module = firewall({"base": [SSH]})
+        (tmp_path / "ufw.conf").write_text(ufw)
+        monkeypatch.setattr(module, "_UFW", str(tmp_path / "ufw.conf"))
+        said = {"systemctl": units, "nft": json.dumps({"nftables": [*OURS, *chains]})}
+        monkeypatch.setattr(module, "_output", lambda program, *words: said[program])
+        return module
+
+    return load
+
+
+def test_a_machine_without_another_firewall_is_not_refused(beside: Callable[..., Any]) -> None:
+    beside().refuse_others()
+    # Debian's unit is enabled and active all the same.
+    beside(ufw="ENABLED=no\n").refuse_others()
+
+
+CLOSED = {"chain": {"family": "ip", "table": "filter", "hook": "input", "policy": "drop"}}
+
+
+@pytest.mark.parametrize(
+    ("given", "end"),
+    [
+        ({"ufw": "# ufw\nENABLED=yes\n"}, "ufw disable"),
+        ({"units": QUIET.replace("inactive", "active")}, "systemctl disable --now nftables"),
+        # From the next boot on.
+        ({"units": QUIET + "UnitFileState=enabled\n"}, "systemctl disable --now ferm"),
+        ({"chains": [CLOSED]}, "take them out of what loads them, and reboot"),
+    ],
+)
+def test_another_firewall_is_found_before_anything_changes(
+    beside: Callable[..., Any], given: dict[str, Any], end: str
+) -> None:
+    with pytest.raises(CommandExecutionError) as caught:
+        beside(**given).refuse_others()
+    line = str(caught.value)
+    assert f"({end})" in line
+    assert line.endswith("; nothing was changed")
+    assert len(line.splitlines()) == 1
+
+
+def test_without_nft_a_closed_chain_of_iptables_is_found(
+    firewall: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As on a server that firewalld has not been on."""
+    module = firewall({"base": [SSH]})
+    monkeypatch.setattr(module, "_UFW", str(tmp_path / "none"))
+    said = {
+        "iptables": "-P INPUT DROP\n-A INPUT -i lo -j ACCEPT\n",
+        "ip6tables": "-P INPUT ACCEPT\n",
+    }
+    monkeypatch.setattr(module, "_output", lambda program, *words: said.get(program, ""))
+    assert list(module.others()) == ["iptables -P INPUT DROP"]

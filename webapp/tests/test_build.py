@@ -10,6 +10,7 @@ import hashlib
 import importlib.util
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -119,12 +120,12 @@ def test_a_complete_cache_needs_no_network(tmp_path: Path, built: Path) -> None:
     wheels = build.collect_wheels(build.read_lock(_lock()), CACHE)
     webapp = copy_tree(tmp_path)
     shutil.copytree(CACHE, tmp_path / "cache")
-    # A pip that fails at once stands for a network that is not there.
-    (tmp_path / "pip.py").write_text("raise SystemExit('no network')")
+    # pip without any index stands for a network that is not there.
+    no_network = {"PATH": "/usr/bin:/bin", "PIP_CONFIG_FILE": "/dev/null", "PIP_NO_INDEX": "1"}
     done = subprocess.run(
         [sys.executable, str(webapp / "build.py"), "--out", "out", "--cache", "cache"],
         cwd=tmp_path,
-        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(tmp_path)},
+        env=no_network,
         capture_output=True,
         text=True,
         check=False,
@@ -135,13 +136,13 @@ def test_a_complete_cache_needs_no_network(tmp_path: Path, built: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(webapp / "build.py"), "--out", "out", "--cache", "cache"],
         cwd=tmp_path,
-        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(tmp_path)},
+        env=no_network,
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 1
-    assert "no network" in done.stderr
+    assert "pip can't get the wheels for Python 3.11:\nERROR: " in done.stderr
     assert not (tmp_path / "out").exists()
     assert set(wheels) == {"3.11", "3.13"}
 
@@ -285,6 +286,87 @@ def test_a_version_that_no_deploy_takes_is_not_built(tmp_path: Path, base: str) 
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
     assert f"webapp/pyproject.toml: version: {base}-g" in done.stderr
+
+
+SETTINGS = {
+    "untracked files hidden": "[status]\n  showUntrackedFiles = no\n",
+    "signatures shown": "[log]\n  showSignature = true\n",
+    "python ignored": "[core]\n  excludesFile = {folder}/ignored\n",
+    "line ends": "[core]\n  autocrlf = true\n  safecrlf = false\n",
+    "colours": "[color]\n  ui = always\n[log]\n  decorate = full\n  date = relative\n",
+}
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("place", ["global", "of the repository"])
+def test_no_setting_of_gits_changes_the_version_or_hides_a_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str, place: str
+) -> None:
+    webapp = copy_tree(tmp_path)
+    sha = commit(webapp)
+    (tmp_path / "ignored").write_text("*.py\n")
+    text = SETTINGS[setting].format(folder=tmp_path)
+    if place == "global":
+        (tmp_path / "gitconfig").write_text(text)
+        monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
+        # Where git looks without that variable, which the build does not pass on.
+        monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+        (tmp_path / "config/git").mkdir(parents=True)
+        (tmp_path / "config/git/config").write_text(text)
+        monkeypatch.setenv("HOME", str(tmp_path))
+    else:
+        with (tmp_path / ".git/config").open("a") as file:
+            file.write(text)
+    monkeypatch.setenv("GIT_DIR", "/nonexistent")
+    monkeypatch.setenv("GIT_INDEX_FILE", "/nonexistent")
+    clean = version(webapp)
+    assert clean == f"0.1.0-g{sha[:12]}"
+    (webapp / "src/counter/new.py").write_text("new = True\n")
+    with_new = version(webapp)
+    assert with_new.startswith(f"{clean}.dirty."), "a new file went out under a clean version"
+
+
+def test_a_signed_commit_is_a_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `log.showSignature`, git says who signed it, in the middle of what was asked."""
+    webapp = copy_tree(tmp_path)
+    commit(webapp)
+    key = tmp_path / "key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
+    (webapp / "README.md").write_text("signed\n")
+    signing = ("-c", "gpg.format=ssh", "-c", f"user.signingKey={key}")
+    git(tmp_path, *signing, "commit", "-q", "-S", "-a", "-m", "signed")
+    with (tmp_path / ".git/config").open("a") as file:
+        file.write("[log]\n  showSignature = true\n[gpg]\n  format = ssh\n")
+    assert version(webapp) == f"0.1.0-g{git(tmp_path, 'rev-parse', 'HEAD')[:12]}"
+
+
+def test_a_mark_in_the_index_or_a_filter_hides_no_change(tmp_path: Path) -> None:
+    webapp = copy_tree(tmp_path)
+    commit(webapp)
+    source = webapp / "src/counter/__init__.py"
+    text = source.read_bytes()
+    clean = version(webapp)
+    for mark in ("assume-unchanged", "skip-worktree"):
+        git(tmp_path, "update-index", f"--{mark}", "webapp/src/counter/__init__.py")
+        source.write_bytes(text + b"# changed\n")
+        assert ".dirty." in version(webapp), mark
+        source.write_bytes(text)
+        assert version(webapp) == clean
+        git(tmp_path, "update-index", f"--no-{mark}", "webapp/src/counter/__init__.py")
+    # As git itself writes it where core.autocrlf is set; to `git status` it is unchanged.
+    (tmp_path / ".git/config").open("a").write("[core]\n  autocrlf = true\n")
+    source.write_bytes(text.replace(b"\n", b"\r\n"))
+    assert ".dirty." in version(webapp)
+
+
+def test_an_artifact_is_readable_whatever_the_umask(tmp_path: Path, built: Path) -> None:
+    webapp = copy_tree(tmp_path)
+    command = shlex.join([sys.executable, str(webapp / "build.py"), "--out", "new/out"])
+    command += f" --cache {shlex.quote(str(CACHE))}"
+    subprocess.run(["/bin/sh", "-c", f"umask 077; {command}"], cwd=tmp_path, check=True)
+    out = tmp_path / "new/out"
+    assert out.stat().st_mode & 0o777 == 0o755
+    assert {path.stat().st_mode & 0o777 for path in out.iterdir()} == {0o644}
 
 
 def test_a_shallow_clone_is_refused_where_it_would_lie(tmp_path: Path) -> None:

@@ -1,0 +1,174 @@
+"""Machines of the lab: whose they are, and what Vagrant is asked to do with them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from ipaddress import IPv4Network
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from control import lab
+from control.errors import Refused
+from control.topology import Machine, Topology
+
+# Stands for Vagrant under a hypervisor that this computer has not: notes how it was called.
+VAGRANT = """#!/bin/sh
+echo "$* ${BOOT_TIMEOUT:-default}" >>"$CALLS"
+case $1 in
+    status) printf '1,one,state,%s\\n1,one,state-human-short,x\\n1,two,state,%s\\n' "$ONE" "$TWO" ;;
+    ssh-config) printf 'Host one\\n  HostName 127.0.0.1\\nHost two\\n  HostName 127.0.0.1\\n' ;;
+    up) case $* in *one*) exit "$UP_ONE" ;; esac ;;
+esac
+"""
+
+
+def topology(name: str, **addresses: str) -> Topology:
+    machines = {
+        one: Machine(one, address, ("edge", "app", "store")) for one, address in addresses.items()
+    }
+    return Topology(name, "counter.test", IPv4Network("10.1.0.0/24"), machines)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkout and a cache of their own; containers are those in the list."""
+    monkeypatch.setattr(lab, "ROOT", tmp_path / "checkout")
+    monkeypatch.setattr(lab, "CACHE", tmp_path / "cache")
+    for name in ("SUITE", "PROVIDER"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+# --- whose they are -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def host(home: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Topology], None]:
+    """`host(topology)`: what `make up` of it leaves on this computer."""
+    running: list[str] = []
+    monkeypatch.setattr(lab, "containers", lambda: running)
+    monkeypatch.setattr(lab, "_destroy", running.remove)
+
+    def up(where: Topology) -> None:
+        lab.claim(where)
+        for name in where.machines:
+            running.append(lab.container_name(where, name))
+            made = lab.state(where) / "vagrant" / "machines" / name / "lxc" / "id"
+            made.parent.mkdir(parents=True, exist_ok=True)
+            made.touch()
+
+    return up
+
+
+def test_two_topologies_whose_names_run_together_have_machines_of_their_own(
+    host: Callable[[Topology], None],
+) -> None:
+    """`bz` with `eu-web1`, `bz-eu` with `web1`: one name would destroy the other's machine."""
+    first, second = topology("bz", **{"eu-web1": "10.1.0.2"}), topology("bz-eu", web1="10.1.0.3")
+    host(first)
+    host(second)
+    assert (
+        set(lab.claims()) == set(lab.containers()) == {"counter_bz_eu-web1", "counter_bz-eu_web1"}
+    )
+    # And again: nobody's is taken for a half-made one.
+    lab.claim(first)
+    assert len(lab.containers()) == 2
+
+
+def test_an_address_that_another_topologys_machine_has_is_refused(
+    host: Callable[[Topology], None],
+) -> None:
+    host(topology("bz", web="10.1.0.2"))
+    with pytest.raises(Refused) as caught:
+        lab.claim(topology("other", app="10.1.0.9", web="10.1.0.2"))
+    line = str(caught.value)
+    assert line.startswith(
+        "other: machine web has address 10.1.0.2, which machine web of topology bz"
+    )
+    assert "'make down TOPOLOGY=bz'" in line
+    assert set(lab.claims()) == {"counter_bz_web"}, "nothing was claimed"
+
+
+def test_a_machine_that_another_checkout_made_is_left_to_it(
+    host: Callable[[Topology], None], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = topology("bz", web="10.1.0.2")
+    host(where)
+    monkeypatch.setattr(lab, "ROOT", home / "second")
+    with pytest.raises(Refused, match="runs already, for the checkout in"):
+        lab.claim(where)
+    assert lab.containers() == ["counter_bz_web"]
+
+
+# --- up -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def up(home: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """`up(one="poweroff", two="running")`: how Vagrant was called by `make up`, where machine `one`
+    has been up before; its own ssh fails there."""
+    programs = home / "bin"
+    programs.mkdir()
+    for name, text in (("vagrant", VAGRANT), ("ssh", '#!/bin/sh\nexit "$SSH"\n')):
+        (programs / name).write_text(text)
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    monkeypatch.setenv("CALLS", str(home / "calls"))
+    monkeypatch.setenv("PROVIDER", "virtualbox")
+    (home / "checkout").mkdir()
+    where = topology("bz", one="10.1.0.2", two="10.1.0.3")
+
+    def bring(
+        one: str, two: str, up_one: int = 1, ssh: int = 0, known: str = "one two"
+    ) -> list[str]:
+        folder = lab.state(where)
+        folder.mkdir(parents=True)
+        if known:
+            text = "".join(f"Host {name}\n  HostName x\n" for name in known.split())
+            (folder / "ssh_config").write_text(text)
+        settings: dict[str, Any] = {"ONE": one, "TWO": two, "UP_ONE": up_one, "SSH": ssh}
+        for name, value in settings.items():
+            monkeypatch.setenv(name, str(value))
+        lab.bring_up(where)
+        return (home / "calls").read_text().splitlines()
+
+    return bring
+
+
+def test_a_stopped_machine_is_started_without_waiting_for_vagrants_own_ssh(
+    up: Callable[..., list[str]],
+) -> None:
+    calls = up("poweroff", "running")
+    assert "up --provider=virtualbox --no-provision one 1" in calls
+    assert not any("up" in call.split() and "two" in call.split() for call in calls)
+    assert calls[-1].startswith("ssh-config"), "a hypervisor may give it another port"
+
+
+def test_machines_that_run_are_left_alone(up: Callable[..., list[str]]) -> None:
+    assert up("running", "running") == ["status --machine-readable default"]
+
+
+@pytest.mark.parametrize("two", ["not_created", "running"])
+def test_a_machine_that_has_never_been_up_gets_its_whole_time(
+    up: Callable[..., list[str]], two: str
+) -> None:
+    """Also one that a killed run has started: its keys are still Vagrant's to change."""
+    calls = up("saved", two, known="one")
+    assert "up --provider=virtualbox --no-provision one 1" in calls
+    assert "up --provider=virtualbox --no-provision two default" in calls
+
+
+def test_the_first_up_asks_for_no_state(up: Callable[..., list[str]]) -> None:
+    calls = up("not_created", "not_created", up_one=0, known="")
+    assert calls[0] == "up --provider=virtualbox --no-provision one two default"
+
+
+def test_a_started_machine_that_does_not_answer_is_named(
+    up: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lab, "SSH_WAIT", 0)
+    with pytest.raises(Refused, match=r"^one: started, and no answer over ssh within 0 s"):
+        up("poweroff", "running", ssh=255)
