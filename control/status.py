@@ -11,6 +11,7 @@ import concurrent.futures
 import json
 import shlex
 import time
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,6 +38,26 @@ COLUMNS = (
 )
 # Alerts that call for somebody; `info` is for the record.
 CALLING = ("page", "ticket")
+# Most characters of a cell, but of the last one: a health check or a log line may say a lot.
+CELL = 72
+
+
+@dataclass(frozen=True)
+class Alert:
+    """One that fires. ``machine`` and ``unit`` are '' where it is about none in particular;
+    ``summary`` names what it is about."""
+
+    name: str
+    severity: str
+    service: str
+    machine: str
+    unit: str
+    summary: str
+    runbook: str
+
+    @property
+    def text(self) -> str:
+        return f"{self.summary}: {self.name}" if self.summary else self.name
 
 
 @dataclass
@@ -48,8 +69,8 @@ class Known:
     metrics: dict[tuple[str, str], float] = field(default_factory=dict)
     # {(machine, service): time of its last line}
     logs: dict[tuple[str, str], float] = field(default_factory=dict)
-    # [{alertname, severity, service, machine?, …}] that fire.
-    alerts: list[dict[str, str]] = field(default_factory=list)
+    # Those that fire.
+    alerts: list[Alert] = field(default_factory=list)
     # Why there is nothing above.
     trouble: str = ""
 
@@ -80,8 +101,20 @@ def parse(said: str) -> Known:
     alerts, ages, logs, now = said.split("\0")[:4]
     known = Known(now=float(now))
     for one in json.loads(alerts)["data"]["alerts"]:
-        if one["state"] == "firing" and one["labels"]["alertname"] != "Watchdog":
-            known.alerts.append(one["labels"])
+        labels, annotations = one["labels"], one.get("annotations", {})
+        name = labels["alertname"]
+        if one["state"] == "firing" and name != "Watchdog":
+            known.alerts.append(
+                Alert(
+                    name,
+                    labels.get("severity", ""),
+                    labels.get("service", ""),
+                    labels.get("machine", ""),
+                    labels.get("unit", ""),
+                    annotations.get("summary", ""),
+                    annotations.get("runbook", f"docs/runbooks/{name}.md"),
+                )
+            )
     for one in json.loads(ages)["data"]["result"]:
         labels = one["metric"]
         known.metrics[labels.get("machine", ""), labels["metric"]] = float(one["value"][1])
@@ -130,15 +163,35 @@ def last_line(known: Known, host: str, names: list[str]) -> float | None:
     )
 
 
-def open_alerts(known: Known, machine: str, service: str) -> list[str]:
-    """Names of the alerts about a service; one about no machine in particular is everybody's."""
-    return sorted(
-        {
-            one["alertname"]
-            for one in known.alerts
-            if one.get("service") == service and one.get("machine", machine) == machine
-        }
+def row_of(alert: Alert, listed: list[dict[str, Any]]) -> int | None:
+    """
+    Which of a machine's services an alert stands beside: the one whose unit it names; of an alert that
+    names none, its service, when that is one unit or instances of one. None: a row of its own.
+    """
+    if alert.unit:
+        rows = [n for n, one in enumerate(listed) if one["unit"] == alert.unit]
+    else:
+        rows = [n for n, one in enumerate(listed) if one["service"] == alert.service]
+        if len({listed[n]["unit"].partition("@")[0] for n in rows}) > 1:
+            return None
+    return rows[0] if rows else None
+
+
+def printable(text: str) -> str:
+    """On one line, and nothing that a terminal obeys: it may come from a log or a label."""
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
     )
+
+
+def clip(text: str) -> str:
+    return text if len(text) <= CELL else f"{text[: CELL - 1]}…"
+
+
+def about(alert: Alert, host: str, listed: list[dict[str, Any]] | str) -> bool:
+    """Whether an alert is about a service of this machine: then it stands in the machine's rows."""
+    here = not isinstance(listed, str) and alert.service in {one["service"] for one in listed}
+    return here and alert.machine in ("", host)
 
 
 def render(
@@ -153,17 +206,20 @@ def render(
             rows.append((host, "-", "-", "unreachable", "", "", listed, "", "", "-", "-", ""))
             well = False
             continue
-        told: set[str] = set()
-        for one in listed:
+        beside: dict[int, set[str]] = defaultdict(set)
+        alone: dict[tuple[str, str], set[str]] = defaultdict(set)
+        for alert in (one for one in known.alerts if about(one, host, listed)):
+            row = row_of(alert, listed)
+            if row is None:
+                alone[alert.service, alert.unit or "-"].add(alert.text)
+            else:
+                beside[row].add(alert.text)
+        for number, one in enumerate(listed):
             well = well and one["well"]
-            service = one["service"]
-            # Once a service, not once an instance.
-            alerts = [] if service in told else open_alerts(known, host, service)
-            told.add(service)
             rows.append(
                 (
                     host,
-                    service,
+                    one["service"],
                     one["unit"],
                     one["state"],
                     one["version"],
@@ -173,10 +229,13 @@ def render(
                     str(one["restarts"]),
                     age(known, known.metrics.get((host, one.get("metric") or ""))),
                     age(known, last_line(known, host, one.get("logs", []))),
-                    " ".join(alerts),
+                    "; ".join(sorted(beside[number])),
                 )
             )
-    return rows, well
+        for (service, unit), texts in sorted(alone.items()):
+            empty = [""] * (len(COLUMNS) - 4)
+            rows.append((host, service, unit, *empty, "; ".join(sorted(texts))))
+    return [(*map(clip, map(printable, row[:-1])), printable(row[-1])) for row in rows], well
 
 
 def table(where: Topology) -> tuple[str, bool, list[str]]:
@@ -189,7 +248,7 @@ def table(where: Topology) -> tuple[str, bool, list[str]]:
             try:
                 found[host] = answer.result()
             except Refused as error:
-                found[host] = (str(error).splitlines() or ["?"])[0][:60]
+                found[host] = (str(error).splitlines() or ["?"])[0]
     metrics = sorted(
         {
             one["metric"]
@@ -208,15 +267,22 @@ def table(where: Topology) -> tuple[str, bool, list[str]]:
     ]
     if known.trouble:
         lines += ["", known.trouble]
-    calling = [one for one in known.alerts if one.get("severity") in CALLING]
-    if calling:
-        lines += ["", "open alerts:"]
-        lines += sorted(
-            f"  {one['severity']:6} {one['alertname']} ({one.get('machine', 'all')}):"
-            f" docs/runbooks/{one['alertname']}.md"
-            for one in calling
+    calling = [one for one in known.alerts if one.severity in CALLING]
+    # What each is about stands in the table, but of a machine that does not answer.
+    pages = {
+        (
+            one.severity,
+            one.name if any(about(one, *each) for each in found.items()) else one.text,
+            one.runbook,
         )
-    return "\n".join(lines), well, [one["alertname"] for one in calling]
+        for one in calling
+    }
+    if pages:
+        lines += ["", "open alerts:"]
+        lines += [
+            printable(f"  {severity:6} {text}: {page}") for severity, text, page in sorted(pages)
+        ]
+    return "\n".join(lines), well, [one.name for one in calling]
 
 
 def command(where: Topology) -> int:

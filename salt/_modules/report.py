@@ -7,9 +7,15 @@ Each formula says in its own ``status.yaml.j2`` what there is to ask; this modul
 import concurrent.futures
 import os
 import re
+import shlex
 import subprocess
 
 __virtualname__ = "report"
+
+# Most characters of what a service says of itself.
+WIDTH = 100
+# systemd's "Failed to execute …" (systemd.journal-fields, sd-messages.h: SD_MESSAGE_SPAWN_FAILED).
+SPAWN_FAILED = "641257651c1b4ec9a8624d7a40a9e1e7"
 
 
 def __virtual__():
@@ -22,6 +28,8 @@ def _run(command):
         shell=True,
         capture_output=True,
         text=True,
+        # Whatever a service says of itself.
+        errors="backslashreplace",
         timeout=10,
         stdin=subprocess.DEVNULL,
         check=False,
@@ -31,15 +39,36 @@ def _run(command):
     return done.returncode, (done.stdout + done.stderr).strip()
 
 
+PROPERTIES = "Id,LoadState,ActiveState,SubState,NRestarts,ControlGroup,Result,ExecMainStatus"
+
+
 def _properties(unit):
-    done = subprocess.run(
-        ["systemctl", "show", unit, "-p", "ActiveState,SubState,NRestarts,ControlGroup"],
-        capture_output=True,
-        text=True,
-        timeout=10,
-        check=False,
+    _, said = _run(f"systemctl show -p {PROPERTIES} -- {shlex.quote(unit)}")
+    return dict(line.split("=", 1) for line in said.splitlines() if "=" in line)
+
+
+def _last(text):
+    """Its last line, clipped; what is not to be printed, as its escape."""
+    line = (text.splitlines() or [""])[-1].strip()[:WIDTH]
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+
+
+def _why_down(state):
+    """Why a unit does not run: `down` when somebody stopped it, else systemd's reason and the last words
+    of its processes, or of systemd when it could not execute them."""
+    if state.get("LoadState", "loaded") != "loaded":
+        return f"unit {state['LoadState']}"
+    if state.get("Result", "success") == "success":
+        return "down"
+    unit = shlex.quote(state["Id"])
+    # Only root's words may stand for the unit: UNIT= is anybody's to send.
+    _, words = _run(
+        f"journalctl -q -n 1 -o cat _SYSTEMD_UNIT={unit}"
+        f" + UNIT={unit} MESSAGE_ID={SPAWN_FAILED} _UID=0"
     )
-    return dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
+    status = state.get("ExecMainStatus", "0")
+    result = state["Result"] + (f" {status}" if status != "0" else "")
+    return f"{result}: {_last(words)}" if words else result
 
 
 def _memory(group):
@@ -74,12 +103,12 @@ def _one(name, unit, ask, metric, logs):
     active = f"{state.get('ActiveState', '?')}"
     health = "ok"
     if active != "active":
-        health = "down"
+        health = _why_down(state)
     elif "health" in ask:
         try:
             code, said = _run(ask["health"])
             if code:
-                health = (said.splitlines() or ["failed"])[-1][:60]
+                health = _last(said) or "failed"
         except subprocess.TimeoutExpired:
             health = "no answer in 10 s"
     try:

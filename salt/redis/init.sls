@@ -38,9 +38,11 @@ redis commands:
     - files:
         /usr/local/sbin/redis-admin: {source: salt://redis/files/redis-admin, mode: '0755'}
         /usr/local/sbin/redis-reload: {source: salt://redis/files/redis-reload, mode: '0755'}
+        /usr/local/sbin/redis-health: {source: salt://redis/files/redis-health, mode: '0755'}
     - checks:
         - sh -n {staged}/usr/local/sbin/redis-admin
         - sh -n {staged}/usr/local/sbin/redis-reload
+        - sh -n {staged}/usr/local/sbin/redis-health
 
 redis running:
   checked.service:

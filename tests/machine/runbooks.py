@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import re
 import shlex
 import subprocess
 import sys
@@ -32,13 +31,10 @@ def failing(lab: Lab, pages: Iterable[Path]) -> list[str]:
         for check in runnable.of_runbook(page):
             asked.setdefault(check, []).append(page.name)
     there = [check for check in asked if not check.command.startswith("make ")]
-
-    def filled(command: str) -> str:
-        """With this machine's name where a page says `machine`."""
-        return re.sub(r"(?<![\w.-])machine(?![\w.-])", lab.host, command)
-
-    script = "\n".join(
-        f"timeout -k 1 20 bash -o pipefail -c {shlex.quote(filled(check.command))}"
+    values = {"machine": lab.host, "NAME": lab.topology, "UNIT": "redis-server", "JAIL": "sshd"}
+    # Where root's login begins.
+    script = "cd /root\n" + "\n".join(
+        f"timeout -k 1 20 bash -o pipefail -c {shlex.quote(runnable.filled(check.command, values))}"
         " </dev/null >/tmp/said 2>&1;"
         f" printf '%s %s %s\\n' {number} $? \"$(head -c 20000 /tmp/said | base64 -w0)\""
         for number, check in enumerate(there)
@@ -51,7 +47,8 @@ def failing(lab: Lab, pages: Iterable[Path]) -> list[str]:
     assert list(answers) == there, answers
     for check in set(asked) - set(there):
         done = subprocess.run(
-            ["bash", "-o", "pipefail", "-c", filled(check.command)],
+            ["timeout", "-k", "1", "100",
+             "bash", "-o", "pipefail", "-c", runnable.filled(check.command, values)],
             cwd=ROOT, stdin=subprocess.DEVNULL,
             env=lab.environment,
             capture_output=True, text=True, timeout=120, check=False,

@@ -104,6 +104,62 @@ def test_a_full_disk_is_told_of(lab: Lab, alarm: Alarm) -> None:
     assert alarm.names(began, severity="page") == set()
 
 
+@contextlib.contextmanager
+def redis_on_a_small_disk(lab: Lab, kib: int) -> Iterator[str]:
+    """A file system of its own for Redis' data, which goes back to where it was; yields a path on it."""
+    data = "/var/lib/redis"
+    lab.run(
+        f"systemctl stop redis-server && mount -t tmpfs -o size={kib}k,mode=700 tmpfs /mnt"
+        f" && cp -a {data}/. /mnt && mount --bind /mnt {data} && umount /mnt"
+        f" && chown redis:redis {data} && chmod 750 {data} && systemctl start redis-server"
+    )
+    try:
+        yield f"{data}/fill"
+    finally:
+        lab.run(
+            f"systemctl stop redis-server; rm -f {data}/fill; mount --bind {data} /mnt && umount {data}"
+            f" && cp -a /mnt/. {data} && umount /mnt; systemctl start redis-server"
+        )
+
+
+def test_redis_with_a_full_disk_is_down_with_its_reason_and_loses_no_count(
+    lab: Lab, alarm: Alarm
+) -> None:
+    """With `appendfsync always` it ends at a write that fails: it must not be ready in between."""
+    began = time.monotonic()
+    before = lab.see()
+    with redis_on_a_small_disk(lab, 4096) as fill:
+        lab.wait("it counts on the small disk", lambda: lab.status() == 200)
+        counted = lab.count()
+        lab.run(f"cat /dev/zero > {fill} 2>/dev/null || true")
+        # What is left of the last page takes a few more.
+        while lab.status() == 200:
+            counted += 1
+        # One that has not tried yet learns of it by its first.
+        assert [lab.status() for _ in range(10)] == [503] * 10
+        for port in (8001, 8002):
+            said = lab.run(f"curl -s -w '%{{http_code}}' http://127.0.0.1:{port}/readyz")
+            assert said.endswith("503")
+        alarm.wait("RedisDown", began)
+        told = lab.make("-s", "status", check=False)
+        assert told.returncode != 0
+        row = re.search(r"(?m)^\S+ +redis +redis-server .*$", told.stdout)
+        assert row, told.stdout
+        assert "No space left on device" in row[0]
+        assert f"Redis on {lab.host} does not answer: RedisDown" in row[0]
+        assert "No space left on device" in lab.run("journalctl -u redis-server -n 10 -o cat")
+        # It does not "run again", as that page says.
+        assert not query(lab, 'ALERTS{alertname="UnitDied",unit="redis-server"}')
+        lab.run(f"rm {fill}")
+        lab.wait("it counts again by itself", lambda: lab.status("readyz") == 200)
+        assert lab.count() == counted
+        assert lab.see() == counted + 1
+    lab.wait("it counts where it did before", lambda: lab.status("readyz") == 200)
+    assert lab.see() == counted + 2
+    assert counted >= before
+    alarm.wait("RedisDown", began, "resolved")
+
+
 SITE = "/etc/haproxy/tls/site.pem"
 
 

@@ -47,6 +47,34 @@ def test_every_alert_is_made_on_a_machine_or_says_why_not(root: Path) -> None:
     assert names - made == set(ONLY_BY_PROMTOOL)
 
 
+# About no machine in particular.
+OF_NO_MACHINE = {"CounterDown", "CounterNotReady", "Watchdog"}
+
+
+@pytest.mark.parametrize("service", WITH_ALERTS)
+def test_the_summary_of_every_alert_names_what_it_is_about(service: str) -> None:
+    """Its machine, and whatever two of its name can differ by."""
+    folder = ROOT / "salt" / service
+    (group,) = yaml.safe_load((folder / "alerts.yaml").read_text(encoding="utf-8"))["groups"]
+    tests = yaml.safe_load((folder / "alerts.test.yaml").read_text(encoding="utf-8"))["tests"]
+    samples = [
+        dict(re.findall(r'(\w+)="([^"]*)"', sample.get("labels", "")))
+        for test in tests
+        for check in test["promql_expr_test"]
+        for sample in check["exp_samples"]
+    ]
+    for rule in group["rules"]:
+        name, summary = rule["alert"], rule["annotations"]["summary"]
+        assert ("$labels.machine" in summary) != (name in OF_NO_MACHINE), name
+        # Those of the rule are the same for all, or made of the others.
+        same = {"alertname", "alertstate", "machine", "ping", "job", *rule["labels"]}
+        for labels in (one for one in samples if one.get("alertname") == name):
+            for label in labels.keys() - same:
+                if f'{label}="{labels[label]}"' in rule["expr"]:
+                    continue
+                assert f"$labels.{label}" in summary, f"{name} does not name its {label}"
+
+
 needs_promtool = pytest.mark.skipif(
     not shutil.which("promtool"), reason="no promtool on this computer: `make tests-need`"
 )

@@ -297,6 +297,12 @@ def test_an_expected_line_that_is_not_printed_is_named() -> None:
         ("Look here", "frob", 127, "not found", False),
         ("Look here", "tail -x", 124, "", False),
         ("Look here", "redis-admin --latency-history -i 5", 124, "", True),
+        ("Look here", "journalctl -u x -f", 124, "", True),
+        ("Look here", "journalctl -fu x", 124, "", True),
+        ("Look here", "tail -F x | grep y", 124, "", True),
+        ("Look here", "make logs SERVICE=x FOLLOW=1", 124, "", True),
+        ("Look here", "haproxy -c -f x", 124, "", False),
+        ("Look here", "haproxy -c -f x", 1, "", False),
         ("Look here", "ps | head -3", 141, "", True),
         ("Look here", "ps | tail -3", 141, "", False),
         ("Look here", "systemctl status x", 3, "", True),
@@ -323,6 +329,43 @@ def test_what_a_runbook_says_is_printed_is_expected(tmp_path: Path) -> None:
     ]
     assert runnable.Check("Verify", "a", "x…:ok").wrong(0, "x\ny:ok\n") == ""
     assert "prints no" in runnable.Check("Verify", "a", "x…:ok").wrong(0, "x\ny:err\n")
+
+
+def commands_of(page: Path) -> list[str]:
+    """Every line between the fences of `Look here` and `Verify`, but comments."""
+    lines, part, fenced = [], "", False
+    for line in page.read_text(encoding="utf-8").splitlines():
+        if line.startswith("## "):
+            part = line[3:]
+        elif line.startswith("```"):
+            fenced = not fenced
+        elif fenced and part in ("Look here", "Verify") and line.strip() and line[0] != "#":
+            lines.append(line)
+    return lines
+
+
+def test_no_command_of_a_runbook_goes_unrun() -> None:
+    """tests/machine/test_docs.py types what is found: all, so how many are not is 0."""
+    pages = sorted((ROOT / "docs" / "runbooks").glob("*.md"))
+    listed = [(page.name, line) for page in pages for line in commands_of(page)]
+    found = [(page.name, one.command) for page in pages for one in runnable.of_runbook(page)]
+    assert len(listed) >= 180
+    unrun = [one for one, two in zip(listed, found, strict=True) if not one[1].startswith(two[1])]
+    assert unrun == []
+
+
+def test_what_a_runbook_leaves_to_be_filled_in_is_filled_in() -> None:
+    """A word that nobody knows would be typed as it stands."""
+    values = dict.fromkeys(runnable.PLACEHOLDERS, "filled")
+    for page in (ROOT / "docs" / "runbooks").glob("*.md"):
+        for one in runnable.of_runbook(page):
+            command = runnable.filled(one.command, values)
+            bare = re.sub(r"'[^']*'|\"[^\"]*\"|redis-admin [A-Z ]+|\w+=\S*", "", command)
+            assert not re.search(r"\b[A-Z]{3,}\b|<[a-z]+>|…", bare), f"{page.name}: {one.command}"
+    assert (
+        runnable.filled("ssh machine cat machine.d NAME", values)
+        == "ssh filled cat machine.d filled"
+    )
 
 
 def test_runbooks_say_what_is_printed_when_all_is_well() -> None:

@@ -188,6 +188,37 @@ def test_unit(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["failed_units"] == 1
 
 
+def test_a_failed_unit_is_named_until_it_is_mended_and_then_as_mended(
+    reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A value that is no longer sent stands for minutes: so the last one is 0."""
+    module = reader("unit")
+    failed: list[str] = []
+
+    def systemctl(*words: str) -> str:
+        if words == ("--property=NFailedUnits",):
+            return f"NFailedUnits={len(failed)}\n"
+        if "--state=failed" in words:
+            return "\n\n".join(f"Id={name}" for name in failed)
+        return "Id=a.service\nActiveState=active\n"
+
+    def named() -> dict[str, int]:
+        found = values(module.read({"unit": {}}))
+        return {
+            key[1]: found[key] for key in found if isinstance(key, tuple) and key[0] == "failed"
+        }
+
+    monkeypatch.setattr(module, "systemctl", systemctl)
+    assert named() == {}
+    failed[:] = ["mail.service", "backup.timer"]
+    assert named() == {"mail": 1, "backup.timer": 1}
+    failed[:] = ["backup.timer"]
+    assert named() == {"mail": 0, "backup.timer": 1}
+    assert named() == {"backup.timer": 1}
+    failed[:] = [f"x{number}.service" for number in range(100)]
+    assert sum(named().values()) == module.NAMED
+
+
 def test_a_stopped_process_is_frozen(reader: Reader) -> None:
     module = reader("unit")
     process = subprocess.Popen(["sleep", "60"])

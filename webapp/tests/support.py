@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -51,6 +52,8 @@ class RedisServer:
     folder: Path
     options: tuple[str, ...] = ()
     port: int = field(default_factory=free_port)
+    # The most bytes that a file of its may have, as on a disk that is full.
+    room: int = resource.RLIM_INFINITY
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -77,8 +80,14 @@ class RedisServer:
         command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1"]
         command += ["--unixsocket", self.path, "--dir", str(self.folder), "--save", ""]
         command += ["--appendonly", "no", "--daemonize", "no", *self.options]
+
+        def limit() -> None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (self.room, resource.RLIM_INFINITY))
+            # A write beyond fails, as one on a full disk does, and is no signal.
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
         with (self.folder / "redis.log").open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log)
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=limit)
         wait_for(self._answers, "redis-server answers")
 
     def _answers(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import signal
 import subprocess
 import time
@@ -111,6 +112,56 @@ def test_who_waited_while_redis_was_away_is_not_the_one_who_tries_it_again(
     assert store.increment(time.monotonic()) == 1
     assert store.increment(before) == 2
     store.close()
+
+
+@pytest.mark.parametrize(
+    ("refuse", "accept"),
+    [
+        ("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0"),
+        ("CONFIG SET min-replicas-to-write 1", "CONFIG SET min-replicas-to-write 0"),
+        ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE"),
+    ],
+    ids=["full memory", "no replica", "read-only"],
+)
+def test_not_ready_while_redis_answers_and_refuses_to_count(
+    own_redis: RedisServer, start_app: StartApp, refuse: str, accept: str
+) -> None:
+    app = start_app(own_redis.url)
+    assert number(app.ask().text) == 1
+    own_redis.client.execute_command(*refuse.split())
+    assert app.ask().status == 503
+    begun_anew = start_app(own_redis.url)
+    for one in (app, begun_anew):
+        assert [one.ask("/readyz").status for _ in range(3)] == [503] * 3
+    own_redis.client.execute_command(*accept.split())
+    for one in (app, begun_anew):
+        assert one.ask("/readyz").status == 200
+    assert own_redis.count() == 1, "looking counts nothing"
+    assert number(app.ask().text) == 2
+
+
+def test_not_ready_while_redis_ends_at_each_write_and_is_started_again(
+    own_redis: RedisServer, start_app: StartApp
+) -> None:
+    """A full disk: it answers PING until the next write."""
+    own_redis.options = ("--appendonly", "yes", "--appendfsync", "always")
+    own_redis.stop()
+    own_redis.start()
+    app = start_app(own_redis.url)
+    assert [number(app.ask().text) for _ in range(3)] == [1, 2, 3]
+    own_redis.stop()
+    (file,) = (own_redis.folder / "appendonlydir").glob("*.incr.aof")
+    own_redis.room = file.stat().st_size + 5
+    for path in ("/", "/readyz", "/readyz", "/"):
+        own_redis.start()
+        assert app.ask(path).status == 503
+        assert own_redis.process is not None
+        own_redis.process.wait(10)
+    own_redis.room = resource.RLIM_INFINITY
+    own_redis.start()
+    assert app.ask("/readyz").status == 200
+    assert number(app.ask().text) == 4
+    assert own_redis.count() == 4
 
 
 def test_a_late_answer_is_never_given_to_another_request(

@@ -70,11 +70,11 @@ def healthz(request: Request) -> Response:
 
 def readyz(request: Request) -> Response:
     """`/readyz`: may requests be sent here? 404 while draining, which HAProxy takes as "no more"
-    without calling the server dead; 503 while Redis is away."""
+    without calling the server dead; 503 while Redis is away or takes no writes."""
     context = _context(request)
     if context.draining.is_set():
         return _text(404, "draining\n")
-    context.store.ping(request.environ[ARRIVAL])
+    context.store.ready(request.environ[ARRIVAL])
     return _text(200, "ready\n")
 
 

@@ -52,6 +52,8 @@ class Store:
         self._key = settings.key
         self._log = log
         self._reachable: bool | None = None
+        # Whether the last write was accepted; not known at the start.
+        self._writable = False
         self._probe = threading.Lock()
         self._last_failure = 0.0
         self._state = threading.Lock()
@@ -65,12 +67,35 @@ class Store:
         """
         try:
             # Not client.incr(): that sends INCRBY, and an ACL may allow INCR alone.
-            return int(self._ask(lambda: self._client.execute_command("INCR", self._key), since))
+            seen = int(self._ask(lambda: self._client.execute_command("INCR", self._key), since))
         except redis.ResponseError as error:
+            self._writable = False
             message = f"key {self._key}: {describe(error)}"
             if str(error).startswith("WRONGTYPE") or "not an integer" in str(error):
                 raise WrongKeyError(message) from error
             raise StoreRefusedError(message) from error
+        self._writable = True
+        return seen
+
+    def ready(self, since: float) -> None:
+        """Return if Redis accepts writes; raise StoreAwayError or StoreRefusedError otherwise.
+
+        PING is answered by a Redis that refuses every write (maxmemory, read-only, too few
+        replicas) and by one that ends at each write and is started again (a full disk with
+        `appendfsync always`). So at the start, and after a write that failed, this writes until
+        one is accepted: to a key of its own, as only `increment` may touch the count.
+        """
+        if not self._writable:
+            try:
+                self._ask(lambda: self._client.execute_command("INCR", f"{self._key}:probe"), since)
+            except redis.exceptions.NoPermissionError:
+                pass  # an ACL without that key: PING has to do
+            except redis.ResponseError as error:
+                raise StoreRefusedError(describe(error)) from error
+            else:
+                self._writable = True
+                return
+        self.ping(since)
 
     def ping(self, since: float) -> None:
         """Return if Redis answers PING; raise StoreAwayError or StoreRefusedError otherwise.
@@ -101,6 +126,7 @@ class Store:
             raise StoreRefusedError(describe(error)) from error
         except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
             self._last_failure = time.monotonic()
+            self._writable = False
             self._note(False, error)
             raise StoreAwayError(describe(error)) from error
         except redis.ResponseError:

@@ -5,6 +5,9 @@ import subprocess
 PROPERTIES = "Id,ActiveState,NRestarts,ControlGroup,CPUUsageNSec,MainPID"
 _GROUPS = ("/sys/fs/cgroup", "/sys/fs/cgroup/systemd", "/sys/fs/cgroup/unified")
 _PAGE = 4096
+# Most failed units that are named.
+NAMED = 20
+_named = set()
 
 
 def systemctl(*words):
@@ -75,5 +78,14 @@ def read(settings):
             # 2^64-1 is systemd's word for "no accounting".
             if one.get("CPUUsageNSec", "").isdigit() and len(one["CPUUsageNSec"]) < 20:
                 yield "cpu_ns", int(one["CPUUsageNSec"]), name
-    failed = systemctl("--property=NFailedUnits").partition("=")[2].strip()
-    yield "failed_units", int(failed)
+    count = int(systemctl("--property=NFailedUnits").partition("=")[2])
+    yield "failed_units", count
+    names = set()
+    if count:
+        listed = parse(systemctl("--property=Id", "--state=failed", "*"))
+        names = set(sorted(one["Id"].removesuffix(".service") for one in listed)[:NAMED])
+    # One that is mended is told of as long as it was named before: else it would go stale as failed.
+    _named.update(names)
+    for name in sorted(_named):
+        yield "failed", int(name in names), name
+    _named.intersection_update(names)
