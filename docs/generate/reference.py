@@ -57,6 +57,9 @@ def _walk(
 # What a schema's `format` stands for (salt/_modules/formula.py).
 FORMATS = {
     "secret": "the name of a secret, to be given",
+    "secret key": "the name of a secret, a private key in PEM, to be given",
+    "certificates": "certificates in PEM, without any key",
+    "script": "lines of a shell",
     "made secret": "the name of a secret, made where nobody gives it",
     "network": "an address or a network",
     "key of jail.yaml.j2": "the name of a jail",
