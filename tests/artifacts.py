@@ -13,6 +13,12 @@ BROKEN = {
     "never-ready": {
         "lib/counter/app.py": "def readyz(request):\n    return _text(503, 'made never ready\\n')\n"
     },
+    # All that is asked of it but whether it is ready.
+    "ready-but-500": {
+        "lib/counter/app.py": "def count(request):\n"
+        "    return _text(500, 'made to fail\\n')\n"
+        "version = healthz = not_found = count\n"
+    },
     "dies-after-5-s": {
         "lib/counter/server.py": "import os, sys, threading\n"
         "def _die():\n"

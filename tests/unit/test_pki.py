@@ -237,3 +237,40 @@ def test_the_controller_fetches_certificates_and_leaves_a_key_where_it_is(
         f"{WITHOUT_KEYS} {path}", shell=True, capture_output=True, text=True, check=True
     )
     assert done.stdout == parts["certificate"] + parts["ca"]
+
+
+@pytest.mark.parametrize("what", ["ca", "certificate"])
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda pem: pem + pem[:-100], "block 2 is cut off"),
+        (lambda pem: pem[:-40], "block 1 is cut off"),
+        (lambda pem: pem + "-----BEGIN PRIVATE KEY-----\nx\n", "holds a private key"),
+    ],
+)
+def test_a_given_part_that_is_not_whole_is_refused_and_what_is_there_stays(
+    world: SimpleNamespace, what: str, spoil: Callable[[str], str], said: str
+) -> None:
+    """Most readers stop at the first block; the service stumbles over the second at its next start."""
+    good = made(world)
+    world.apply(good)
+    before = {path.name: path.read_bytes() for path in world.folder.iterdir()}
+    ret = world.apply({**good, what: spoil(good[what])})
+    assert (ret["result"], ret["changes"]) == (False, {})
+    assert f"{what}: {said}" in ret["comment"]
+    assert {path.name: path.read_bytes() for path in world.folder.iterdir()} == before
+
+
+def test_a_given_key_that_openssl_finds_too_weak_is_refused(
+    world: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+    ca, ca_key = world.pki.make_ca("machines of the topology", 3650)
+    with monkeypatch.context() as patch:
+        weak = rsa.generate_private_key(65537, 1024)
+        patch.setattr(ec, "generate_private_key", lambda curve: weak)
+        certificate, key = world.pki.issue(ca, ca_key, "app1", ADDRESSES, 90)
+    ret = world.apply({"ca": ca, "certificate": certificate, "key": key})
+    assert ret["result"] is False
+    assert "certificate: OpenSSL refuses it: ee key too small" in ret["comment"]

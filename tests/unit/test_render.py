@@ -140,7 +140,6 @@ ALLOWED = {
     *("service.dead", "service.enabled", "service.masked", "service.unmasked"),
     *("group.present", "people.exactly", "user.present", "secret.present", "pki.present"),
     *("kernel.applied", "keyring.pinned", "timezone.system", "test.nop"),
-    *("x509.private_key_managed", "x509.certificate_managed"),
 }
 # Single lines of files that are a package's or another program's, and that no program checks.
 LINES = {("file.keyvalue", "/etc/login.defs"), ("file.blockreplace", "/etc/hosts")}

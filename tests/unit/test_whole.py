@@ -50,3 +50,21 @@ def test_a_write_that_fails_leaves_the_old_content_and_nothing_beside_it(
         whole.write(str(target), "after")
     assert target.read_text() == "before"
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_folder_that_is_made_has_its_mode_whatever_the_umask(
+    whole: ModuleType, tmp_path: Path
+) -> None:
+    """Services run as accounts of their own: one that root alone can enter takes them down."""
+    before = os.umask(0o077)
+    try:
+        whole.write(str(tmp_path / "a/b/file"), "x", mode=0o644)
+        whole.write(str(tmp_path / "c/private/file"), "x", folder_mode=0o700)
+    finally:
+        os.umask(before)
+    modes = {
+        name: stat.S_IMODE((tmp_path / name).stat().st_mode)
+        for name in ("a", "a/b", "c", "c/private")
+    }
+    assert modes == {"a": 0o755, "a/b": 0o755, "c": 0o755, "c/private": 0o700}
+    assert stat.S_IMODE((tmp_path / "a/b/file").stat().st_mode) == 0o644
