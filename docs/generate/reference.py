@@ -59,6 +59,9 @@ FORMATS = {
     "secret": "the name of a secret",
     "network": "an address or a network",
     "key of jail.yaml.j2": "the name of a jail",
+    "secret key": "the name of a secret",
+    "certificates": "certificates in PEM",
+    "script": "one line or more",
 }
 
 
