@@ -10,6 +10,7 @@ applied.
 import copy
 import difflib
 import fnmatch
+import functools
 import ipaddress
 import math
 import os
@@ -112,8 +113,10 @@ class _Names:
                 raise FormatError("no network", cause=ValueError(f"{instance} is everybody"))
 
 
-def _validator(schema, names):
+@functools.cache
+def _dialect():
     """JSON Schema, without what Python and YAML would let through: see each of the rules."""
+    # It costs a tenth of a second to import: only a run that validates pays it.
     import jsonschema
 
     base = jsonschema.Draft202012Validator
@@ -148,9 +151,11 @@ def _validator(schema, names):
             yield jsonschema.ValidationError("no match")
 
     rules = {"type": of_type, "pattern": pattern}
-    return jsonschema.validators.extend(base, rules, type_checker=kinds)(
-        schema, format_checker=names
-    )
+    return jsonschema.validators.extend(base, rules, type_checker=kinds)
+
+
+def _validator(schema, names):
+    return _dialect()(schema, format_checker=names)
 
 
 def _odd_keys(value, where):

@@ -4,7 +4,8 @@
 
 `questions`: a list of `[function, arguments, keywords]`; the answers come in the same order.
 The function `render everything` is ours: the lowstate, with every configuration file that its
-`checked` states would write and every status.yaml.j2 rendered.
+`checked` states would write and every status.yaml.j2 rendered. `render settings` is the same with the
+settings of its argument in the tree's pillar.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -46,6 +48,39 @@ def render_everything(caller: salt.client.Caller) -> dict[str, Any]:
     return {**found, "tunnels": caller.cmd("tunnel.servers")}
 
 
+def without(settings: dict[str, Any], where: str) -> bool:
+    """Take a setting, or the nearest one that it is part of, out of the settings; whether it was there."""
+    *above, last = where.split(":")
+    part: Any = settings
+    for key in above:
+        part = part.get(key) if isinstance(part, dict) else None
+    if isinstance(part, dict) and last in part:
+        del part[last]
+        return True
+    return len(above) > 1 and without(settings, ":".join(above))
+
+
+def render_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """
+    `{settings, rendered}`: the settings are refused together or one by one with their paths, which are
+    taken out until the rest is taken; `{error}` for anything else that goes wrong.
+    """
+    place = Path(sys.argv[1]).parents[1] / "pillar" / "settings.sls"
+    error = ""
+    for _ in range(20):
+        place.write_text(f"#!yaml\n{json.dumps(settings, ensure_ascii=False)}\n", encoding="utf-8")
+        caller = salt.client.Caller(mopts=salt.config.minion_config(sys.argv[1]))
+        low = caller.cmd("state.show_lowstate")
+        errors = [one for one in low if not isinstance(one, dict)]
+        if not errors:
+            return {"settings": settings, "rendered": render_everything(caller)}
+        error = "\n".join(map(str, errors))
+        named = re.findall(rf"\b((?:{'|'.join(settings)})(?::[A-Za-z0-9_.-]+)+)", error)
+        if not [where for where in dict.fromkeys(named) if without(settings, where)]:
+            break
+    return {"error": error}
+
+
 def main() -> None:
     file_clients.share()
     options = salt.config.minion_config(sys.argv[1])
@@ -57,6 +92,8 @@ def main() -> None:
         for function, arguments, keywords in questions:
             if function == "render everything":
                 answers.append(render_everything(caller))
+            elif function == "render settings":
+                answers.append(render_settings(*arguments))
             else:
                 answers.append(caller.cmd(function, *arguments, **keywords))
     json.dump(answers, sys.stdout, default=str)
