@@ -233,7 +233,10 @@ def command(topology: Topology) -> int:
         raise Refused(f"SECRET={name}: use a-z, 0-9 and -, such as SECRET=site-key", 2)
     if host:
         topology.machine(host)
-    if os.environ.get("FORGET") == "1":
+    forget = os.environ.get("FORGET") or "0"
+    if forget not in ("0", "1"):
+        raise Refused(f"FORGET={forget}: use FORGET=1 to keep it no longer", 2)
+    if forget == "1":
         with vault.locked(topology):
             if not _drop(topology, name):
                 raise Refused(f"SECRET={name}: none is kept for topology {topology.name}", 2)

@@ -163,8 +163,8 @@ def settings_index() -> str:
         "# Settings",
         "",
         "Made from each formula's `defaults.yaml` (the comments) and `schema.yaml` (what is"
-        " allowed). Settings that stay go into `pillar/settings.sls`; for one run alone there is"
-        " `make apply PILLAR='{…}'`.",
+        " allowed). Settings that stay go into `pillar/settings.sls`, those of one topology into"
+        " `pillar/settings/TOPOLOGY.sls`; for one run alone there is `make apply PILLAR='{…}'`.",
         "",
         "| formula | what it is | settings |",
         "| --- | --- | --- |",

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import re
+import secrets
 import subprocess
 import time
 from collections.abc import Iterator
@@ -261,6 +262,45 @@ def test_a_machine_has_its_own_secrets_and_no_others(prod: Many) -> None:
         assert found == "", f"{host} has the CA's key in {found}"
     modes = prod.on("app1", "stat -c '%a %U' /srv/stack/pillar/machine-secrets.yaml")
     assert modes == "600 root\n"
+
+
+def test_what_is_given_reaches_the_machine_that_needs_it_and_no_other(prod: Many) -> None:
+    """A pager's token, named in this topology's own settings. Without it nothing is made up."""
+    settings = ROOT / "pillar" / "settings" / f"{NAME}.sls"
+    alerts = {"webhook": "https://pager.example.org/", "webhook_token": "pager"}
+    value = f"given-{secrets.token_hex(16)}"
+    settings.parent.mkdir(exist_ok=True)
+    settings.write_text(json.dumps({"prometheus": {"alerts": alerts}}), encoding="utf-8")
+    try:
+        refused = prod.apply(check=False, SLS="prometheus")
+        assert refused.returncode != 0
+        assert "secrets:pager: is missing, and no machine can make it up: 'make secret" in (
+            refused.stdout
+        )
+        given = subprocess.run(
+            ["make", "-s", "secret", f"TOPOLOGY={NAME}", "SECRET=pager"],
+            cwd=ROOT, input=value, capture_output=True, text=True, check=True, timeout=60,
+        )  # fmt: skip
+        assert "pager: kept for monitor1;" in given.stdout
+        said = prod.apply(SLS="prometheus").stdout
+        assert value not in said + given.stdout
+        assert prod.on("monitor1", "cat /etc/stack/secrets/pager") == value
+        # As a machine made anew has it: nothing.
+        prod.on("monitor1", "rm /etc/stack/secrets/pager")
+        prod.apply(SLS="prometheus")
+        assert prod.on("monitor1", "cat /etc/stack/secrets/pager") == value
+        for host in ("edge1", "app1", "app2", "store1"):
+            prod.make("apply", HOST=host, SLS="pki")
+            found = prod.on(
+                host, "grep -rlF -f /dev/stdin /etc /srv /var 2>/dev/null || true", data=value
+            )
+            assert found == "", f"{host} has the monitor's secret in {found}"
+    finally:
+        settings.unlink()
+        # The settings are back before the secret: that refuses nothing.
+        prod.apply(SLS="prometheus")
+        prod.make("secret", SECRET="pager", FORGET="1")
+        prod.on("monitor1", "rm -f /etc/stack/secrets/pager")
 
 
 # --- under load -----------------------------------------------------------------------------------

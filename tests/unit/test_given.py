@@ -132,6 +132,7 @@ def test_a_later_value_replaces_the_one_before_wherever_that_was_given(
     [
         ("x", {"SECRET": "site-kye"}, "names such a secret; did you mean site-key?"),
         ("x", {"SECRET": "../x"}, "SECRET=../x: use a-z, 0-9 and -"),
+        ("x", {"SECRET": "site-key", "FORGET": "yes"}, "FORGET=yes: use FORGET=1"),
         ("x", {"SECRET": "pki"}, "SECRET=pki: is made and signed, not given"),
         (
             "x",
