@@ -12,7 +12,7 @@ unexport $(filter PYTHON% GIT_%,$(.VARIABLES)) BASH_ENV BASHOPTS SHELLOPTS CDPAT
 export LC_ALL := C.UTF-8
 
 PYTHON ?= python3
-SETTINGS := TOPOLOGY HOST SUITE PROVIDER TEST PILLAR SLS CMD SERVICE REQUEST SINCE FOLLOW VERSION YES SECRET WHY FORCE IDENTITY FORGET
+SETTINGS := TOPOLOGY HOST SUITE PROVIDER TEST PILLAR SLS CMD SERVICE REQUEST SINCE FOLLOW ALL VERBOSE VERSION YES SECRET WHY FORCE IDENTITY FORGET
 # Taken as they were typed: a `$` in CMD or PILLAR is the machine's, not make's.
 $(foreach name,$(SETTINGS),$(eval override $(name) := $$(value $(name))))
 export $(SETTINGS)
@@ -46,7 +46,7 @@ dashboard: $(VENV)/.control ## A tunnel to the monitor's pages; prints the addre
 	@$(CONTROL) dashboard
 
 .PHONY: apply
-apply: $(VENV)/.control ## Converge again [HOST=h|local] [TEST=1] [SLS=haproxy] [PILLAR='{…}']
+apply: $(VENV)/.control ## Converge again [HOST=h|local] [TEST=1] [SLS=haproxy] [PILLAR='{…}'] [VERBOSE=1]
 	@$(CONTROL) apply
 
 .PHONY: rotate
@@ -71,7 +71,7 @@ ssh: $(VENV)/.control ## A shell as root, or one command [HOST=h] [CMD='…']
 	@$(CONTROL) ssh
 
 .PHONY: logs
-logs: $(VENV)/.control ## The central logs [SERVICE=s] [HOST=h] [REQUEST=id] [SINCE=10m] [FOLLOW=1]
+logs: $(VENV)/.control ## The central logs [SERVICE=s] [HOST=h] [REQUEST=id] [SINCE=10m] [FOLLOW=1] [ALL=1]
 	@$(CONTROL) logs
 
 .PHONY: down

@@ -224,6 +224,8 @@ def command_apply(where: Topology, gone: Sequence[str] = ()) -> int:
         raise Refused(f"TEST={test}: use TEST=1 to only show what would change", 2)
     if test == "1":
         words.append("test=True")
+    if (os.environ.get("VERBOSE") or "0") == "0":
+        words.append("verbose=False")
     words += overlay()
     host, formulas = os.environ.get("HOST"), os.environ.get("SLS")
     if host == "local":

@@ -12,7 +12,7 @@ from .topology import Topology
 
 
 def words(environment: dict[str, str]) -> list[str]:
-    """Arguments of ``central-logs show``, from SERVICE, HOST, REQUEST, SINCE and FOLLOW."""
+    """Arguments of ``central-logs show``, from SERVICE, HOST, REQUEST, SINCE, FOLLOW and ALL."""
     found = []
     for name in ("SERVICE", "HOST", "REQUEST", "SINCE"):
         value = environment.get(name)
@@ -22,6 +22,9 @@ def words(environment: dict[str, str]) -> list[str]:
     follow = environment.get("FOLLOW") or "0"
     if follow not in ("0", "1"):
         raise Refused(f"FOLLOW={follow}: use FOLLOW=1 to go on showing what comes", 2)
+    # Each command of the controller is a session and a sudo: who looks at all would see little else.
+    if not any((environment.get(name) or "0") != "0" for name in ("ALL", "SERVICE", "REQUEST")):
+        found.append("--without-own")
     return [*found, "--follow"] if follow == "1" else found
 
 

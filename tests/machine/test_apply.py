@@ -201,6 +201,16 @@ def test_an_apply_killed_at_any_moment_is_finished_by_the_next(lab: Lab) -> None
     lab.see()
 
 
+@pytest.mark.controller
+def test_an_apply_with_nothing_to_do_is_one_line_and_with_verbose_all(lab: Lab) -> None:
+    lab.apply()
+    said = lab.apply().stdout.splitlines()
+    # On a machine that is short of time, a state is also named when nothing was said for 10 s.
+    assert [line for line in said if not line.endswith(" s)")] == ["0 changed, 0 failed"]
+    said = lab.apply(VERBOSE="1").stdout.splitlines()
+    assert len([line for line in said if re.match(r"\[ *\d+/\d+\] .*: ok", line)]) > 80
+
+
 @pytest.mark.one_release
 def test_a_data_folder_that_was_taken_from_redis_is_given_back(lab: Lab) -> None:
     folder = "/var/lib/redis"

@@ -187,6 +187,98 @@ journal.sendv("MESSAGE=d-{mark}")
     assert lab.run("systemctl show -P NRestarts journal-shipper") == before
 
 
+# By journald's own protocol (https://systemd.io/JOURNAL_NATIVE_PROTOCOL), as any user may: the three floods and
+# words under others' names, or one large entry and a line.
+FLOOD = """
+import array, fcntl, os, socket, sys
+mark = sys.argv[1].encode()
+def log(**fields):
+    data = b"".join(
+        name.encode() + b"\\n" + len(value).to_bytes(8, "little") + value + b"\\n"
+        for name, value in fields.items()
+    )
+    file = os.memfd_create("entry", os.MFD_ALLOW_SEALING)
+    while data:
+        data = data[os.write(file, data):]
+    fcntl.fcntl(file, fcntl.F_ADD_SEALS, 0xF)
+    journal = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    journal.connect("/run/systemd/journal/socket")
+    rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [file]))
+    journal.sendmsg([], [rights])
+    os.close(file)
+if "huge" in sys.argv:
+    log(MESSAGE=b"huge-" + mark + b"y" * (30 << 20))
+    sys.exit(log(MESSAGE=b"743-" + mark))
+for number in range(540):
+    log(MESSAGE=(b"%d-%s" % (number, mark)) + b'"' * 49000)
+for number in range(200):
+    log(MESSAGE=b"%d-%s" % (number + 540, mark), UNIT=b"%d" % number + b"u" * 300_000)
+log(MESSAGE=b"740-" + mark + b"x" * (30 << 20))
+log(MESSAGE=b"741-" + mark, SYSLOG_IDENTIFIER=b"h" * 200_000)
+log(MESSAGE=b"742-" + mark, SYSLOG_IDENTIFIER=b"haproxy", UNIT=b"haproxy.service", PRIORITY=b"2")
+"""
+
+
+@pytest.mark.differs("systemd 252")
+def test_no_flood_of_a_user_stops_the_shipper_nor_poses_as_a_service(lab: Lab) -> None:
+    """Of a container, no memory controller bounds the memory: what the unit itself refuses does."""
+    mark = uuid.uuid4().hex
+    shipper = "$(systemctl show -P MainPID journal-shipper)"
+    restarts = lab.run("systemctl show -P NRestarts journal-shipper")
+    before = figures(lab)["lost"]
+    user = "setpriv --reuid nobody --regid nogroup --clear-groups"
+    limit = re.search(r"(?m)^Max data size +(\d+) ", lab.run(f"cat /proc/{shipper}/limits"))
+    assert limit
+    assert int(limit[1]) < int(lab.run("systemctl show -P MemoryMax journal-shipper"))
+    lab.run("systemctl stop rsyslog")
+    try:
+        lab.run(f"{user} python3 - {mark}", data=FLOOD)
+    finally:
+        lab.run("systemctl start rsyslog")
+    log = f"{CENTRAL}/{lab.name}/system.log"
+    last = f"tail -c 5000 {log}* | grep -c '\"74%d-{mark}\"' || true"
+    lab.wait("the last entry", lambda: int(lab.run(last % 2)) == 1, 60)
+    # Large files are rotated and compressed meanwhile.
+    arrived = (
+        f'zgrep -ho \'"message":"[0-9]*-{mark}\' {CENTRAL}/{lab.name}/system.log* | sort -u | wc -l'
+    )
+    assert int(lab.run(arrived)) == 743
+    assert lab.run("systemctl show -P NRestarts journal-shipper") == restarts
+    shown = lab.run(f"central-logs show --since=5m --service=system | grep 74[12]-{mark}")
+    long, forged = (line.split(f" {lab.name} ", 1)[1] for line in shown.splitlines())
+    assert long.startswith("nobody (hhh")
+    assert forged == f"nobody (haproxy): [crit] 742-{mark}"
+    assert mark not in lab.run(f"cat {CENTRAL}/{lab.name}/haproxy.log")
+    # With half of its memory it can't hold the large one, and counts it.
+    dropin = "/run/systemd/system/journal-shipper.service.d"
+    again = "systemctl daemon-reload && systemctl restart journal-shipper"
+    lab.run(
+        f"mkdir -p {dropin} && printf '[Service]\\nLimitDATA=64M\\n' > {dropin}/test.conf && {again}"
+    )
+    try:
+        lab.run(f"{user} python3 - {mark} huge", data=FLOOD)
+        lab.wait("the next one", lambda: int(lab.run(last % 3)) == 1, 20)
+        lab.wait("the lost one is counted", lambda: figures(lab)["lost"] == before + 1, 20)
+        assert lab.run("systemctl show -P NRestarts journal-shipper") == "0\n"
+    finally:
+        lab.run(f"rm -r {dropin} && {again}")
+
+
+@pytest.mark.controller
+def test_looking_at_the_logs_does_not_show_mostly_that_one_looked(lab: Lab) -> None:
+    mark = f"mark-{uuid.uuid4().hex}"
+    lab.run(f"logger {mark}")
+
+    def shown(**settings: str) -> list[str]:
+        return lab.make("logs", check=False, SINCE="2m", **settings).stdout.splitlines()
+
+    lab.wait("it", lambda: any(mark in line for line in shown()), 10)
+    own = f"COMMAND=.*{mark}"
+    assert not any(re.search(own, line) for line in shown())
+    assert any(re.search(own, line) for line in shown(ALL="1"))
+    assert any(re.search(own, line) for line in shown(SERVICE="sudo"))
+
+
 def test_a_sender_that_is_not_of_the_topology_is_refused(lab: Lab) -> None:
     """None, another CA's, or a certificate of the right CA for no machine."""
     before = lab.run(f"ls -R {CENTRAL}")

@@ -152,6 +152,41 @@ def test_each_state_is_shown_as_it_ends_and_inner_ones_are_not(
     ]
 
 
+def test_without_verbose_only_what_is_not_ok_and_what_follows_a_long_silence_is_named(
+    converge: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [converge.STARTED]
+    monkeypatch.setattr(converge.time, "monotonic", lambda: now[0])
+    results = {
+        "quiet": result(True),
+        "config": result(True, {"x": 1}),
+        "broken": result(False),
+        "dry": result(None, {"x": 1}),
+        "also quiet": result(True),
+        "long": result(True),
+        "after it": result(True),
+    }
+
+    class State:
+        def call(self, low: dict[str, Any]) -> Any:
+            now[0] += converge.SILENCE if low["__id__"] == "long" else 0.1
+            return results[low["__id__"]]
+
+        def call_chunks(self, chunks: list[dict[str, Any]]) -> None:
+            for chunk in chunks:
+                self.call(chunk)
+
+    converge.report_each_state(State, verbose=False)
+    State().call_chunks([{"__id__": name} for name in results])
+    said = [re.sub(r"\s+[\d.]+s ", "", line) for line in capsys.readouterr().out.splitlines()]
+    assert said == [
+        "[  2/7] config: changed",
+        "[  3/7] broken: FAILED",
+        "[  4/7] dry: would change",
+        "[  6/7] long: ok (10.0 s)",
+    ]
+
+
 def test_a_deploy_waits_for_the_roll_that_its_killed_deployer_left(
     converge: Any,
     tmp_path: Path,

@@ -6,6 +6,7 @@ import datetime
 import gzip
 import json
 import os
+import pwd
 import subprocess
 import sys
 import threading
@@ -119,6 +120,85 @@ def test_a_sender_is_who_its_folder_says_and_cannot_write_to_the_terminal(store:
         assert not any(
             ord(char) < 32 or 0x7F <= ord(char) < 0xA0 or char == "\u202e" for char in one
         )
+
+
+def test_no_member_of_an_entry_can_write_to_the_terminal(store: Store) -> None:
+    """Also of a machine that somebody else has taken over, who chooses every one of them."""
+    evil = "9999-01-01T\x1b]0;title\x07\x1b[2J"
+    fields = dict.fromkeys(("identifier", "user", "unit", "message", "time", "cursor"), evil)
+    store.put("edge1/system.log", line(1, **fields))
+    _, lines, _ = store.show("--since=2030-01-01")
+    assert len(lines) == 1
+    assert lines[0].isprintable()
+
+
+def test_an_ordinary_users_line_is_shown_as_that_users(store: Store) -> None:
+    store.put(
+        "edge1/system.log",
+        line(1, user="nobody", identifier="haproxy", priority=2, message="Server app/1 is DOWN"),
+        line(2, user="nobody", unit="session-3.scope", message="no name"),
+        line(3, identifier="cron", message="root's"),
+    )
+    _, lines, _ = store.show("--since=2030-01-01")
+    assert [one.split(" edge1 ")[1] for one in lines] == [
+        "nobody (haproxy): [crit] Server app/1 is DOWN",
+        "nobody (session-3.scope): no name",
+        "cron: root's",
+    ]
+
+
+def test_what_cannot_be_read_as_an_entry_is_counted_and_its_file_named(store: Store) -> None:
+    path = store.put("a/x.log", line(1, message="good"), line(2)[:50] + "\n", "foreign\n")
+    code, lines, said = store.show("--since=2030-01-01")
+    assert (code, len(lines)) == (0, 1)
+    assert said == f"2 lines are no entries and not shown: {path}"
+
+
+# Of the sessions of who asks: those of Debian 12 and 13, by sudo, sshd, logind and systemd.
+OWN = [
+    ("sudo", "{me} : PWD=/ ; USER=root ; COMMAND=/bin/sh -c 'ls'"),
+    ("sudo", "  {me} : TTY=pts/0 ; PWD=/home/x y ; USER=root ; COMMAND=/usr/bin/bash -l"),
+    ("sudo", "pam_unix(sudo:session): session opened for user root(uid=0) by {me}(uid=1000)"),
+    ("sudo", "pam_unix(sudo:session): session closed for user root"),
+    ("sshd", "Accepted publickey for {me} from 192.0.2.1 port 5 ssh2: RSA SHA256:x"),
+    ("sshd", "pam_unix(sshd:session): session opened for user {me}(uid=1000) by {me}(uid=0)"),
+    ("sshd", "Starting session: command for {me} from 192.0.2.1 port 48040 id 0"),
+    ("sshd", "Disconnected from user {me} 192.0.2.1 port 5"),
+    ("systemd", "New session c8 of user {me}."),
+    ("systemd", "Started session-c8.scope - Session c8 of User {me}."),
+]
+OTHERS = [
+    ("sudo", "alice : PWD=/ ; USER=root ; COMMAND=/bin/sh"),
+    ("sudo", "{me} : command not allowed ; TTY=pts/0 ; PWD=/ ; USER=root ; COMMAND=/bin/sh"),
+    ("sudo", "{me} : 3 incorrect password attempts ; PWD=/ ; USER=root ; COMMAND=/bin/sh"),
+    ("sudo", "pam_unix(sudo:auth): authentication failure; user={me}"),
+    ("sudo", "pam_unix(sudo:session): session opened for user root(uid=0) by alice(uid=1001)"),
+    ("sshd", "Accepted publickey for alice from 192.0.2.1 port 5 ssh2: RSA SHA256:x"),
+    ("sshd", "Failed publickey for {me} from 192.0.2.1 port 5 ssh2: RSA SHA256:x"),
+    ("systemd", "haproxy.service: Main process exited, code=killed"),
+    # Whatever it looks like: these did not say it.
+    ("system", "{me} : PWD=/ ; USER=root ; COMMAND=/bin/sh"),
+    ("haproxy", "{me} : PWD=/ ; USER=root ; COMMAND=/bin/sh"),
+]
+
+
+def test_the_asking_accounts_own_sessions_are_left_out_and_nothing_else(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    me = pwd.getpwuid(os.getuid()).pw_name
+    monkeypatch.setenv("SUDO_USER", me)
+    for number, (service, message) in enumerate(OWN + OTHERS):
+        path = store.folder / f"a/{service}.log"
+        said = line(number, number, message=message.format(me=me))
+        store.put(f"a/{service}.log", path.read_text() if path.exists() else "", said)
+    _, lines, said = store.show("--since=2030-01-01", "--without-own")
+    assert [one.split(": ", 1)[1] for one in lines] == [m.format(me=me) for _, m in OTHERS]
+    assert (
+        said
+        == f"{len(OWN)} lines of {me}'s own sessions left out: ALL=1 or SERVICE=sudo shows them"
+    )
+    _, lines, said = store.show("--since=2030-01-01")
+    assert (len(lines), said) == (len(OWN + OTHERS), ""), "they are there"
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -426,7 +506,7 @@ def test_make_logs_hands_its_values_over_as_they_are(monkeypatch: pytest.MonkeyP
     from control.errors import Refused
 
     monkeypatch.setattr(remote, "stream", lambda where, host, line: lines.append((host, line)) or 0)
-    for name in ("SERVICE", "HOST", "REQUEST", "SINCE", "FOLLOW"):
+    for name in ("SERVICE", "HOST", "REQUEST", "SINCE", "FOLLOW", "ALL"):
         monkeypatch.delenv(name, raising=False)
     lines: list[tuple[str, str]] = []
     monkeypatch.setenv("REQUEST", "'; reboot #")
@@ -447,6 +527,12 @@ def test_make_logs_hands_its_values_over_as_they_are(monkeypatch: pytest.MonkeyP
     with pytest.raises(Refused, match="FOLLOW=yes"):
         logs.command(topology.load("prod"))
     monkeypatch.setenv("FOLLOW", "1")
+    words = {
+        name: logs.words({name: value})
+        for name, value in {"HOST": "a", "SERVICE": "sudo", "REQUEST": "x", "ALL": "1"}.items()
+    }
+    own = {name for name, given in words.items() if "--without-own" in given}
+    assert own == {"HOST"}, "asked for anything, all of it is shown"
     monkeypatch.setenv("HOST", "edge9")
     with pytest.raises(Refused, match="edge9"):
         logs.command(topology.load("prod"))

@@ -331,6 +331,26 @@ def test_pillar_and_sls_reach_the_machine_as_one_word_each(
     assert json.loads(words[-1].removeprefix("pillar=")) == overlay
 
 
+@pytest.mark.parametrize(
+    ("verbose", "words"), [(None, ["verbose=False"]), ("0", ["verbose=False"]), ("1", [])]
+)
+def test_an_apply_names_what_changes_and_with_verbose_every_state(
+    monkeypatch: pytest.MonkeyPatch, verbose: str | None, words: list[str]
+) -> None:
+    """Of the controller and of a server that converges itself alike."""
+    from control import __main__ as main
+
+    given: list[list[str]] = []
+    monkeypatch.setattr(main, "apply_here", lambda where, words: given.append(words) or 0)
+    for name in ("TEST", "PILLAR", "SLS", "VERBOSE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOST", "local")
+    if verbose is not None:
+        monkeypatch.setenv("VERBOSE", verbose)
+    assert main.command_apply(topology.load("dev")) == 0
+    assert given == [words]
+
+
 def test_a_dollar_in_a_setting_is_the_machines_not_makes(root: Path, tmp_path: Path) -> None:
     """`make ssh CMD='echo $HOME'` must not be expanded here, let alone run here."""
     makefile = (root / "Makefile").read_text().split("# --- for people")[0]

@@ -118,6 +118,14 @@ def test_no_machine_can_ban_its_topology_or_its_trusted(rendered: Any) -> None:
             assert set(line.split()) >= ignored
 
 
+def test_no_line_that_a_user_forges_can_ban(rendered: Any) -> None:
+    """Each alternative of a journal match names a unit, which journald itself vouches for."""
+    matches = re.findall(r"(?m)^journalmatch = (.*)$", rendered.text("/etc/fail2ban/jail.local"))
+    assert matches
+    for one in " + ".join(matches).split(" + "):
+        assert re.search(r"(^| )_SYSTEMD_UNIT=[a-z0-9@-]+\.service( |$)", one), one
+
+
 def test_every_jail_has_its_filter_beside_it(rendered: Any) -> None:
     text = rendered.text("/etc/fail2ban/jail.local")
     names = re.findall(r"(?m)^filter = ([a-z0-9-]+)", text)

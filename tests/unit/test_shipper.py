@@ -7,11 +7,13 @@ import json
 import re
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pace
@@ -455,6 +457,7 @@ def test_the_lag_is_the_age_of_the_oldest_entry_that_waits(world: Any, identitie
         ({"_SYSTEMD_UNIT": "init.scope", "UNIT": "counter@2.service"}, "counter"),
         # Only systemd itself may speak of another's unit.
         ({"_SYSTEMD_UNIT": "session-1.scope", "UNIT": "counter@2.service"}, "system"),
+        ({"_SYSTEMD_UNIT": "init.scope", "UNIT": "counter@2.service", "_UID": "1000"}, "system"),
         ({"_TRANSPORT": "kernel"}, "kernel"),
         ({"SYSLOG_IDENTIFIER": "sudo", "_UID": "1000", "_EXE": "/usr/bin/sudo"}, "sudo"),
         ({"SYSLOG_IDENTIFIER": "sudo", "_UID": "0", "_EXE": "/usr/bin/logger"}, "sudo"),
@@ -525,6 +528,191 @@ def test_what_anybody_may_log_stops_nothing(
     found = json.loads(body)
     assert found["priority"] == priority
     assert found["message"] == message
+
+
+@pytest.mark.parametrize(
+    ("fields", "whose"),
+    [
+        # As `nobody` can log it.
+        (
+            {
+                "UNIT": b"haproxy.service",
+                "SYSLOG_IDENTIFIER": b"haproxy",
+                "PRIORITY": b"2",
+                "_UID": b"65534",
+                "_SYSTEMD_UNIT": b"session-3.scope",
+            },
+            ("system", "nobody", "session-3.scope"),
+        ),
+        ({"SYSLOG_IDENTIFIER": b"sudo", "_UID": b"4294900000"}, ("system", "uid 4294900000", None)),
+        # A service that runs as a user of its own is known by its unit.
+        (
+            {"_SYSTEMD_UNIT": b"counter@1.service", "_UID": b"65534"},
+            ("counter", None, "counter@1.service"),
+        ),
+        ({"SYSLOG_IDENTIFIER": b"cron", "_UID": b"0"}, ("system", None, None)),
+    ],
+)
+def test_what_an_ordinary_user_logs_is_that_users_whatever_it_calls_itself(
+    program: ModuleType, world: Any, fields: dict[str, bytes], whose: tuple[Any, ...]
+) -> None:
+    entry = {"MESSAGE": b"boom", "__REALTIME_TIMESTAMP": 1, "__CURSOR": "s=1;i=2;b=3", **fields}
+    sent = program.line(entry, "edge1", program.Services(world.config(1)["services"]))
+    found = json.loads(sent.decode().partition(" - - - ")[2])
+    assert (found["service"], found.get("user"), found.get("unit")) == whose
+
+
+@pytest.mark.parametrize("kind", [b"x", b'"', b"\x01", b"\xff", "\U0001f600".encode()])
+@pytest.mark.parametrize("long", ["SYSLOG_IDENTIFIER", "UNIT", "_SYSTEMD_UNIT", "PRIORITY", "_EXE"])
+def test_no_length_of_any_field_makes_a_line_that_the_receiver_would_cut(
+    program: ModuleType, root: Path, long: str, kind: bytes
+) -> None:
+    config = (root / "salt/rsyslog/files/rsyslog.conf.j2").read_text(encoding="utf-8")
+    (kilobytes,) = re.findall(r'maxMessageSize="(\d+)k"', config)
+    services = program.Services({})
+    stamp = {"__REALTIME_TIMESTAMP": 1, "__CURSOR": "s=1;i=2;b=3"}
+    # Around what a message may be beside the longest other fields, and beyond.
+    edge = program.LINE // 6
+    for length in (*range(edge - 800, edge, 7), 8000, 49151, 49152, 49153, 200_000):
+        entry = {long: kind * 200_000, "MESSAGE": kind * (length // len(kind)), **stamp}
+        sent = program.line(entry, "e" * 63, services)
+        assert len(sent) < int(kilobytes) * 1024
+        found = json.loads(sent.decode().partition(" - - - ")[2])
+        assert found["cursor"] == "s=1;i=2"
+        whole = found.get("cut", length) >= length - len(kind)
+        assert whole, "what is cut says how long it was"
+
+
+# Bytes of memory of its own that the unit's process may have.
+LIMIT = 112 << 20
+FLOOD = """
+import json, resource, socket, sys
+from importlib import util
+from importlib.machinery import SourceFileLoader
+
+path, state, flood, limit, config = sys.argv[1:]
+sys.dont_write_bytecode = True
+loader = SourceFileLoader("shipper", path)
+shipper = util.module_from_spec(util.spec_from_loader("shipper", loader))
+loader.exec_module(shipper)
+
+def entry(number):
+    message, unit = b"line", b"u"
+    if number < 600:
+        if flood == "quotes":
+            message = b'"' * 49152
+        elif flood == "units":
+            unit = b"%d" % number + b"u" * 300_000
+        elif number == 0:
+            # Of one wide character, Python would make four bytes of each.
+            message = "\\U0001f600".encode() + b"\\xff" * (30 << 20)
+    fields = {"MESSAGE": message, "UNIT": unit, "_UID": b"65534"}
+    stamp = {"__REALTIME_TIMESTAMP": 1, "__CURSOR": f"s={'5' * 32};i={number + 1:x};b=b"}
+    return {**fields, **stamp}
+
+class Journal:
+    at, (reads, writes) = 0, socket.socketpair()
+    def fileno(self): return self.reads.fileno()
+    def seek_monotonic(self, _): self.at = 0
+    def seek_cursor(self, cursor): self.at = shipper.number(cursor)[1] - 1
+    def test_cursor(self, cursor): return True
+    def get_next(self):
+        self.at += 1
+        return entry(self.at - 1) if self.at <= 700 else {}
+
+resource.setrlimit(resource.RLIMIT_DATA, (int(limit), int(limit)))
+it = shipper.Shipper(json.loads(config), Journal(), state, state + ".figures")
+it.rewind()
+while it.sent < 700:
+    it.turn(0.02)
+print(it.sent, it.lost)
+"""
+
+
+@pytest.mark.parametrize("flood", ["quotes", "units", "message"])
+def test_no_flood_of_a_user_takes_more_memory_than_the_unit_has(
+    world: Any, identities: Path, root: Path, tmp_path: Path, flood: str
+) -> None:
+    """What waits while the receiver is away: as much as anybody cares to log."""
+    receiver = Receiver(identities)
+    source = str(root / "salt/shipper/files/journal-shipper")
+    words = [
+        source,
+        str(tmp_path / "state"),
+        flood,
+        str(LIMIT),
+        json.dumps(world.config(receiver.port)),
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", FLOOD, *words],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.stdout == "700 0\n", done.stderr[-2000:]
+    assert len({one["cursor"] for one in receiver.got}) == 700
+    receiver.close()
+
+
+def test_the_unit_is_refused_memory_before_it_would_be_killed_for_it(
+    all_rendered: dict[Any, Any],
+) -> None:
+    """Killed, it would begin again at the same entry, for ever."""
+    unit = all_rendered["dev", "dev"].text("/etc/systemd/system/journal-shipper.service")
+    assert "\nMemoryMax=128M\n" in unit
+    assert f"\nLimitDATA={LIMIT >> 10}K\n" in unit
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_an_entry_too_large_to_be_read_is_counted_and_the_next_ones_arrive(
+    program: ModuleType,
+    world: Any,
+    identities: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    silent: bool,
+) -> None:
+    """Whatever size journald takes. The machine's test has the real library; here, how it fails: with an
+    error, or (257) by leaving the field out."""
+    receiver = Receiver(identities)
+
+    class Reader(Journal):
+        def __init__(self, _: int) -> None:
+            super().__init__()
+
+        def _next(self, _: int) -> bool:
+            self.entry = Journal.get_next(self)
+            return bool(self.entry)
+
+        def _get_all(self) -> dict[str, Any]:
+            if self.entry["MESSAGE"] != b"huge":
+                return dict(self.entry)
+            if silent:
+                return {"_SYSTEMD_UNIT": self.entry["_SYSTEMD_UNIT"]}
+            raise MemoryError
+
+        def _get(self, key: str) -> bytes:
+            if self.entry[key] == b"huge":
+                raise MemoryError
+            value = self.entry[key]
+            assert isinstance(value, bytes)
+            return value
+
+        def _get_realtime(self) -> int:
+            return int(self.entry["__REALTIME_TIMESTAMP"])
+
+        def _get_cursor(self) -> str:
+            return str(self.entry["__CURSOR"])
+
+    library = SimpleNamespace(Reader=Reader, LOCAL_ONLY=1)
+    monkeypatch.setitem(sys.modules, "systemd", SimpleNamespace(journal=library))  # type: ignore[arg-type]
+    world.journal = program.journal_reader()
+    for message in ("one", "huge", "two"):
+        world.journal.add(message, _SYSTEMD_UNIT="counter@1.service")
+    shipper = world.start(receiver.port)
+    world.until(shipper, lambda: shipper.sent == 3)
+    said = [(one["service"], one["message"]) for one in receiver.got]
+    assert said[0::2] == [("counter", "one"), ("counter", "two")]
+    assert said[1] == ("counter", "(not sent: too large for the memory it may have)")
+    assert shipper.lost == 1
+    receiver.close()
 
 
 @pytest.mark.parametrize(
