@@ -989,7 +989,14 @@ def check(_: Topology) -> int:
     # Its host key was made minutes ago; the CA comes over the connection that the deploy used.
     options += ["-o", "UserKnownHostsFile=/dev/null"]
     done = subprocess.run(
-        ["ssh", *options, f"{provider()['ssh_username']}@{address}", "cat /etc/stack/pki/ca.pem"],
+        [
+            "ssh",
+            "-F",
+            "none",
+            *options,
+            f"{provider()['ssh_username']}@{address}",
+            "cat /etc/stack/pki/ca.pem",
+        ],
         capture_output=True,
         text=True,
         check=False,
