@@ -1033,6 +1033,8 @@ def check(_: Topology) -> int:
     done = subprocess.run(
         [
             "ssh",
+            "-F",
+            "none",
             *options,
             f"{provider()['ssh_username']}@{address}",
             f"{WITHOUT_KEYS} /etc/stack/pki/ca.pem",

@@ -572,7 +572,8 @@ def bring_up(topology: Topology) -> None:
         code, lines = _vagrant_up(topology, which, new)
         if code:
             raise Refused("vagrant up failed:\n" + "".join(lines[-15:]).rstrip())
-    if stopped or new:
+    # A hypervisor may have given what was started another port; a container has its own address.
+    if new or (stopped and which != "lxc"):
         _write_ssh_config(topology, which)
     away = [name for name in stopped if not answers(topology, name)]
     if away:

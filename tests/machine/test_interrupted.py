@@ -39,7 +39,10 @@ def test_a_package_whose_dpkg_was_killed_is_finished_by_the_next_apply(lab: Lab)
 
 @pytest.mark.controller
 @pytest.mark.one_release
-@pytest.mark.parametrize("how", ["cleanly", "by force"])
+@pytest.mark.parametrize(
+    "how",
+    ["cleanly", pytest.param("by force", marks=pytest.mark.nightly("the same start once more"))],
+)
 def test_a_machine_that_was_switched_off_is_started_by_make_up(lab: Lab, how: str) -> None:
     """Its sshd speaks nothing that every Vagrant knows."""
     where = topology.load(lab.topology)
