@@ -105,7 +105,7 @@ def _one(name, unit, ask, metric, logs):
         try:
             code, said = _run(ask["health"])
             if code:
-                health = _last(said) or "failed"
+                health = _last(said or f"exit {code}: {ask['health']}")
         except subprocess.TimeoutExpired:
             health = "no answer in 10 s"
     try:

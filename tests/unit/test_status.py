@@ -233,7 +233,7 @@ def test_a_health_check_that_says_what_no_text_is_leaves_the_table_whole(
     show = f"{DOWN}ActiveState=active\nResult=success\n"
     found = report(show, health="printf 'a\\n\\033[2J\\377b'; exit 1")
     assert found["health"] == "\\x1b[2J\\xffb"
-    assert report(show, health="exit 1")["health"] == "failed"
+    assert report(show, health="exit 1")["health"] == "exit 1: exit 1"
     assert report(show, health="true")["well"]
 
 
