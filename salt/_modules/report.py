@@ -58,16 +58,20 @@ def _why_down(state):
     of its processes, or of systemd when it could not execute them."""
     if state.get("LoadState", "loaded") != "loaded":
         return f"unit {state['LoadState']}"
-    if state.get("Result", "success") == "success":
-        return "down"
+    result = state.get("Result", "success")
+    if result == "success":
+        # While systemd tries again, the result of the last try is forgotten.
+        if state.get("ActiveState") != "activating":
+            return "down"
+        result = "starting"
     unit = shlex.quote(state["Id"])
     # Only root's words may stand for the unit: UNIT= is anybody's to send.
     _, words = _run(
         f"journalctl -q -n 1 -o cat _SYSTEMD_UNIT={unit}"
         f" + UNIT={unit} MESSAGE_ID={SPAWN_FAILED} _UID=0"
     )
-    status = state.get("ExecMainStatus", "0")
-    result = state["Result"] + (f" {status}" if status != "0" else "")
+    if (status := state.get("ExecMainStatus", "0")) != "0":
+        result += f" {status}"
     return f"{result}: {_last(words)}" if words else result
 
 
@@ -102,15 +106,15 @@ def _one(name, unit, ask, metric, logs):
     state = _properties(unit)
     active = f"{state.get('ActiveState', '?')}"
     health = "ok"
-    if active != "active":
-        health = _why_down(state)
-    elif "health" in ask:
-        try:
+    try:
+        if active != "active":
+            health = _why_down(state)
+        elif "health" in ask:
             code, said = _run(ask["health"])
             if code:
-                health = _last(said) or "failed"
-        except subprocess.TimeoutExpired:
-            health = "no answer in 10 s"
+                health = _last(said or f"exit {code}: {ask['health']}")
+    except subprocess.TimeoutExpired:
+        health = "no answer in 10 s"
     try:
         version = _run(ask["version"])[1] if "version" in ask else ""
     except subprocess.TimeoutExpired:

@@ -76,22 +76,26 @@ def test_a_redis_that_answers_and_would_not_count_is_unhealthy_and_says_why(
     assert done.stdout.count("\n") == 1
 
 
-def test_asking_whether_redis_can_count_counts_nothing_and_leaves_nothing(folder: Path) -> None:
+def left(folder: Path) -> list[tuple[str, int]]:
+    return [(path.name, path.stat().st_size) for path in folder.iterdir()]
+
+
+def test_asking_whether_redis_can_count_counts_nothing_and_takes_no_room(folder: Path) -> None:
     assert run(["redis-admin", "INCR", KEY], folder).stdout == "1\n"
     for words in ([KEY], ["--room"]):
         assert run(["sh", str(HEALTH), *words], folder).returncode == 0
     assert run(["redis-admin", "GET", KEY], folder).stdout == "1\n"
-    assert list(folder.iterdir()) == []
+    assert left(folder) == [(".room", 0)]
 
 
 def test_redis_does_not_start_where_its_file_cannot_grow(folder: Path) -> None:
     """A limit on files stands for a full disk: the same error of write(2)."""
-    limited = f"trap '' XFSZ; ulimit -f 64; exec sh {HEALTH} --room"
+    limited = f"trap '' XFSZ; ulimit -f 16; exec sh {HEALTH} --room"
     done = run(["bash", "-c", limited], folder)
     assert done.returncode == 1
     assert done.stderr.startswith(f"can't write to {folder}: File too large: make room")
     assert done.stderr.count("\n") == 1
-    assert list(folder.iterdir()) == []
+    assert left(folder) == [(".room", 0)]
     unit = (ROOT / "salt/redis/files/unit.conf").read_text(encoding="utf-8")
     assert "redis-health --room\n" in unit.split("ExecStartPre=")[1]
 

@@ -197,6 +197,11 @@ DOWN = "Id=redis-server.service\nLoadState=loaded\nNRestarts=7\nControlGroup=\n"
             b"no room: No space left on device\n",
             "exit-code: no room: No space left on device",
         ),
+        (
+            f"{DOWN}ActiveState=activating\nResult=success\nExecMainStatus=0\n",
+            b"no room: No space left on device\n",
+            "starting: no room: No space left on device",
+        ),
         (f"{DOWN}ActiveState=failed\nResult=oom-kill\n", b"", "oom-kill"),
         (
             f"{DOWN}ActiveState=failed\nResult=exit-code\nExecMainStatus=3\n",
@@ -215,7 +220,15 @@ DOWN = "Id=redis-server.service\nLoadState=loaded\nNRestarts=7\nControlGroup=\n"
             "unit not-found",
         ),
     ],
-    ids=["start refused", "no words", "exit code", "control characters", "by hand", "no unit"],
+    ids=[
+        "start refused",
+        "tried again",
+        "no words",
+        "exit code",
+        "control characters",
+        "by hand",
+        "no unit",
+    ],
 )
 def test_a_unit_that_does_not_run_says_why(
     report: Callable[..., dict[str, Any]], show: str, journal: bytes, health: str
@@ -233,7 +246,7 @@ def test_a_health_check_that_says_what_no_text_is_leaves_the_table_whole(
     show = f"{DOWN}ActiveState=active\nResult=success\n"
     found = report(show, health="printf 'a\\n\\033[2J\\377b'; exit 1")
     assert found["health"] == "\\x1b[2J\\xffb"
-    assert report(show, health="exit 1")["health"] == "failed"
+    assert report(show, health="exit 1")["health"] == "exit 1: exit 1"
     assert report(show, health="true")["well"]
 
 
