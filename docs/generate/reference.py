@@ -63,9 +63,6 @@ FORMATS = {
     "made secret": "the name of a secret, made where nobody gives it",
     "network": "an address or a network",
     "key of jail.yaml.j2": "the name of a jail",
-    "secret key": "the name of a secret",
-    "certificates": "certificates in PEM",
-    "script": "one line or more",
 }
 
 
