@@ -55,7 +55,7 @@ rotate: $(VENV)/.control ## A new value for a secret, without a moment lost [SEC
 
 # A secret that somebody gives: its value comes by standard input, never in an argument (docs/secrets.md).
 .PHONY: secret
-secret: $(VENV)/.control
+secret: $(VENV)/.control ## A secret that another system knows, its value by standard input [SECRET=site-key] [HOST=h] [FORGET=1]
 	@$(CONTROL) secret
 
 .PHONY: backup
