@@ -165,7 +165,7 @@ def _odd_keys(value, where):
             path = f"{where}:{key}".lstrip(":")
             if not isinstance(key, str):
                 yield f"pillar {path}: key {_shown(key)} is not text; {_QUOTE}"
-            elif _ODD.search(key):
+            elif not key.isprintable():
                 yield f"pillar {where}: key {_shown(key)} is not one line of text"
             else:
                 yield from _odd_keys(inner, path)

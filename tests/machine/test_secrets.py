@@ -188,3 +188,51 @@ def test_a_certificate_of_ones_own_is_served_and_a_wrong_key_refused(lab: Lab) -
         lab.apply()
     lab.wait("the machine's own is back", lambda: issuer() == own)
     assert lab.apply().stdout.strip().endswith("0 changed, 0 failed")
+
+
+def test_a_secret_in_a_wrong_form_is_refused_unseen_and_a_broken_one_is_mended(lab: Lab) -> None:
+    """A password of two lines starts no instance, and what YAML made of `yes` is nobody's password."""
+    pillar, secret = "/srv/stack/pillar/secrets.sls", "/etc/stack/secrets/redis-counter"
+    before = lab.run("sha256sum /etc/stack/secrets/*")
+    try:
+        for value in (r'"line1\nhidden"', "{hidden: b}", "yes", "01234567"):
+            lab.run(f"cat > {pillar} <<'E'\nsecrets:\n  redis-counter: {value}\nE")
+            said = lab.run("cd /srv/stack && bootstrap/converge 2>&1 || true")
+            assert "pillar secrets:redis-counter: " in said
+            assert said.strip().endswith("0 changed, 1 failed"), said
+            assert "hidden" not in said
+            assert len(said.splitlines()) < 10, said
+        assert lab.run("sha256sum /etc/stack/secrets/*") == before
+        lab.run(f"rm {pillar}")
+        # As an older version has left it.
+        lab.run(f"printf 'line1\\nline2' > {secret}")
+        lab.make("rotate", SECRET="redis-counter")
+        assert lab.run(f"wc -l < {secret}").strip() == "0"
+        lab.run("systemctl restart counter@1 && systemctl is-active counter@1")
+        lab.wait("it is served", lab.serving)
+    finally:
+        lab.run(f"rm -f {pillar}")
+    assert lab.apply().stdout.strip().endswith("0 changed, 0 failed")
+
+
+def test_a_combined_pem_is_refused_before_its_key_is_anywhere(lab: Lab) -> None:
+    lab.run(
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30"
+        " -subj /CN=mine.test -keyout /root/both.key -out /root/both.pem 2>/dev/null"
+    )
+    try:
+        pem = lab.run("cat /root/both.pem /root/both.key")
+        overlay = {"haproxy": {"tls": {"certificate": pem, "key": "site-key"}}}
+        refused = lab.apply(check=False, PILLAR=json.dumps(overlay))
+        assert refused.returncode != 0
+        assert "pillar haproxy:tls:certificate: holds a private key" in refused.stdout
+        assert pem.splitlines()[-2] not in refused.stdout + refused.stderr
+        assert lab.run(
+            "grep -rl 'PRIVATE KEY' /etc/stack/pki/*.pem /etc/haproxy || true"
+        ).strip() in (
+            "",
+            "/etc/haproxy/tls/site.pem.key",
+        )
+    finally:
+        lab.run("rm -f /root/both.*")
+    assert lab.apply().stdout.strip().endswith("0 changed, 0 failed")

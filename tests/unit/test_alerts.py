@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -180,31 +180,53 @@ def told(root: Path) -> Callable[..., str]:
     return render
 
 
+def pairs_of(value: Any) -> Iterator[tuple[str, Any]]:
+    """Every key with its value, however deep."""
+    if isinstance(value, dict):
+        yield from value.items()
+        for inner in value.values():
+            yield from pairs_of(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from pairs_of(inner)
+
+
 MAIL = {"to": "ops@example.com", "from": "counter@example.com", "server": "mail.example.com:587"}
 
 
 @needs_promtool
 @pytest.mark.parametrize(
-    ("alerts", "words"),
+    ("alerts", "said"),
     [
-        ({"email": MAIL}, ["to: 'ops@example.com'", "smtp_from: 'counter@example.com'"]),
+        ({"email": MAIL}, [("to", "ops@example.com"), ("smtp_from", "counter@example.com")]),
         (
             {"email": {**MAIL, "user": "me", "password": "smtp"}},
-            ["smtp_auth_password_file: /run/c/smtp"],
+            [("smtp_auth_password_file", "/run/c/smtp")],
         ),
-        ({"watchdog": "https://deadman.example.com/x"}, ["url: 'https://deadman.example.com/x'"]),
+        (
+            {"watchdog": "https://deadman.example.com/x"},
+            [("url", "https://deadman.example.com/x")],
+        ),
         (
             {"webhook": "https://chat.example.com/x", "webhook_token": "hook"},
-            ["credentials_file: /run/c/hook"],
+            [("url", "https://chat.example.com/x"), ("credentials_file", "/run/c/hook")],
+        ),
+        (
+            {
+                "email": {**MAIL, "to": "o'brien@example.com"},
+                "webhook": "https://a.example/o'brien#x",
+            },
+            [("to", "o'brien@example.com"), ("url", "https://a.example/o'brien#x")],
         ),
     ],
-    ids=["mail", "mail with login", "watchdog", "webhook with token"],
+    ids=["mail", "mail with login", "watchdog", "webhook with token", "apostrophes"],
 )
 def test_alertmanager_accepts_every_way_of_telling(
-    told: Callable[..., str], tmp_path: Path, alerts: dict[str, Any], words: list[str]
+    told: Callable[..., str], tmp_path: Path, alerts: dict[str, Any], said: list[Any]
 ) -> None:
     text = told(**alerts)
-    assert [one for one in words if one not in text] == []
+    pairs = list(pairs_of(yaml.safe_load(text)))
+    assert [one for one in said if one not in pairs] == []
     (tmp_path / "alertmanager.yml").write_text(text, encoding="utf-8")
     done = run("amtool", "check-config", str(tmp_path / "alertmanager.yml"))
     assert done.returncode == 0, done.stdout + done.stderr

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest import mock
 from xml.etree import ElementTree
 
 import hypothesis
@@ -23,6 +24,7 @@ import salt.utils.yaml
 import yaml
 from hypothesis import HealthCheck, Phase
 from hypothesis import strategies as st
+from hypothesis.internal.conjecture import providers
 
 from tests.unit.conftest import RELEASE, ask_salt, copy_tree
 from tests.unit.test_formula_shape import FORMULAS, TREE, schema, settings_of
@@ -112,7 +114,9 @@ def drawn(strategy: st.SearchStrategy[Any], number: int, seed: int) -> list[Any]
     def collect(value: Any) -> None:
         found.append(value)
 
-    collect()
+    # Hypothesis also draws what stands in the modules that are loaded, which depends on the other tests.
+    with mock.patch.object(providers, "_get_local_constants", lambda: providers.GLOBAL_CONSTANTS):
+        collect()
     return found
 
 
