@@ -104,7 +104,7 @@ def users(topology: Topology) -> dict[str, set[str]]:
 
         class Names(jsonschema.FormatChecker):
             def check(self, instance: object, format: str, formula: str = formula) -> None:
-                if format in ("secret", "made secret") and isinstance(instance, str):
+                if format in ("secret", "secret key", "made secret") and isinstance(instance, str):
                     found.setdefault(instance, set()).add(formula)
 
         def read(name: str, folder: Path = schema.parent) -> dict[str, Any]:

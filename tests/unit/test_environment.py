@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -98,9 +99,11 @@ def test_commands_do_the_same_in_a_hostile_environment(
 
 def test_converge_starts_in_a_hostile_environment(hostile: dict[str, str], tmp_path: Path) -> None:
     """By its own first line, with this Python instead of a machine's."""
-    first, _, rest = (ROOT / "bootstrap/converge").read_text(encoding="utf-8").partition("\n")
-    command = [sys.executable, *first.split()[1:], "-", "--help"]
-    done = run(command, hostile, input=rest)
+    for name in ("converge", "file_clients.py"):
+        shutil.copy(ROOT / "bootstrap" / name, tmp_path)
+    first = (tmp_path / "converge").read_text(encoding="utf-8").splitlines()[0]
+    command = [sys.executable, *first.split()[1:], str(tmp_path / "converge"), "--help"]
+    done = run(command, hostile)
     assert done.returncode == 0, done.stderr
     assert "converge [ARGUMENT…]" in done.stdout
 

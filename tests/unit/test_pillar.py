@@ -135,7 +135,7 @@ def more(formula: ModuleType) -> ModuleType:
     defaults = {**DEFAULTS, "key": "web-key", "user": "web-user"}
     (formula.tree / "web" / "schema.yaml").write_text(yaml.safe_dump(schema))
     (formula.tree / "web" / "defaults.yaml").write_text(yaml.safe_dump(defaults))
-    secrets = {"web-identity": {"kind": "age"}, "pki": {"kind": "pki"}}
+    secrets = {"web-identity": {"kind": "age"}, "pki": {"form": "pki"}}
     (formula.tree / "store" / "secrets.yaml").write_text(yaml.safe_dump(secrets))
     return formula
 
