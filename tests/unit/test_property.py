@@ -235,8 +235,9 @@ def test_every_setting_refuses_in_one_line_with_its_path_or_takes_the_value_as_i
             for line in lines:
                 assert line.isprintable(), f"{told}: {line!r}"
                 # Two that need each other are named by the group that they are in, or a rule names both.
-                group, inner = where.rpartition(":")[0], where.partition(":")[2]
-                named = line.startswith((f"pillar {where}", f"pillar {group}:")) or inner in line
+                group = where.rpartition(":")[0]
+                named = line.startswith((f"pillar {where}", f"pillar {group}:"))
+                named = named or where.rpartition(":")[2] in line
                 assert named, f"{told}: {line}"
                 assert "PRIVATE KEY" not in line, told
             if not lines:
