@@ -71,6 +71,9 @@ def test_commands_of_every_runbook_work_on_a_machine_that_is_well(lab: Lab) -> N
     assert wrong == [], "\n".join(wrong)
 
 
+@pytest.mark.nightly(
+    "installs Sphinx, for minutes; what pages must hold is in tests/unit/test_docs.py"
+)
 def test_the_site_builds_without_a_warning(lab: Lab) -> None:
     lab.make("docs", timeout=300)
     assert "How it works" in (ROOT / "site" / "index.html").read_text(encoding="utf-8")

@@ -425,7 +425,8 @@ def test_an_application_machine_that_dies_loses_only_what_it_had_in_its_hands(pr
 
 
 # Watched where there is something to watch: a clock of one's own, Filebeat.
-ELSEWHERE = re.compile("collectd_(clock_synchronised|filebeat_.+)")
+# collectd_unit_failed is there once a unit has failed: test_a_failed_unit_is_told_of (make test-faults).
+ELSEWHERE = re.compile("collectd_(clock_synchronised|unit_failed|filebeat_.+)")
 
 
 def test_every_alert_asks_for_metrics_that_are_there(prod: Many) -> None:
