@@ -270,6 +270,7 @@ FIXED: dict[str, Any] = {
     "base:users": {"o-brien": {"full_name": TELLING, "keys": []}},
     "counter:environment": {"TELLING": TELLING.replace("{", "").replace("}", "") + "{{}}"},
     "counter:drain_seconds": 61.5,
+    "counter:settle_seconds": 30,
     "counter:version": "1.10",
     "filebeat:install:from": "archive",
     "filebeat:install:archive": "/srv/f.tar.gz",
