@@ -2,8 +2,8 @@
 #
 # Settings: TOPOLOGY (dev), SUITE (trixie), HOST, PROVIDER; see README.md.
 
-SHELL := /bin/bash
-.SHELLFLAGS := -euo pipefail -c 'umask 022; eval "$$0"'
+SHELL := $(dir $(abspath $(lastword $(MAKEFILE_LIST))))lab/shell
+.SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 # What the caller happens to have set for a program that is used here changes nothing; the rest is in

@@ -112,6 +112,8 @@ def test_make_gives_what_it_runs_a_known_umask_and_locale(
     hostile: dict[str, str], tmp_path: Path
 ) -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8").split("# --- for people")[0]
+    (tmp_path / "lab").mkdir()
+    shutil.copy(ROOT / "lab" / "shell", tmp_path / "lab")
     (tmp_path / "Makefile").write_text(f'{makefile}\nshow:\n\t@umask; env; echo "it\'s $$HOME"\n')
     done = run(["make", "-s", "show"], hostile, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
