@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -355,6 +356,8 @@ def test_a_dollar_in_a_setting_is_the_machines_not_makes(root: Path, tmp_path: P
     """`make ssh CMD='echo $HOME'` must not be expanded here, let alone run here."""
     makefile = (root / "Makefile").read_text().split("# --- for people")[0]
     (tmp_path / "Makefile").write_text(makefile + "\nshow:\n\t@printenv CMD\n")
+    (tmp_path / "lab").mkdir()
+    shutil.copy(root / "lab" / "shell", tmp_path / "lab")
     typed = "echo $HOME $(shell touch ran) $$"
     for words in ([f"CMD={typed}"], []):
         done = subprocess.run(

@@ -201,8 +201,10 @@ def formula(load_source: Callable[..., ModuleType], root: Path) -> ModuleType:
     for name in ("names", "_keys"):
         setattr(module, name, functools.cache(getattr(module, name)))
     read = functools.cache(module._read)
-    # A copy each: settings are laid over what is read.
-    module._read = lambda path: copy.deepcopy(read(path))  # type: ignore[attr-defined]
+    # A copy of defaults each: settings are laid over them.
+    module._read = lambda path: (  # type: ignore[attr-defined]
+        copy.deepcopy(read(path)) if path.endswith("/defaults.yaml") else read(path)
+    )
     return module
 
 
