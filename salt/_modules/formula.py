@@ -306,6 +306,7 @@ def _broken_rules(pillar, known):
     return lines
 
 
+@functools.cache
 def _rules():
     """The Jinja in which rules are written."""
     import jinja2.sandbox
@@ -321,11 +322,21 @@ def _rules():
 
 def rule_formulas(rule):
     """Names of the formulas whose settings a rule is about."""
+    return _variables(rule["holds"])
+
+
+@functools.cache
+def _variables(expression):
+    """What an expression of a rule names beside its functions; read once a process."""
     import jinja2.meta
 
-    rules = _rules()
-    words = rules.parse("{{ " + rule["holds"] + " }}")
-    return jinja2.meta.find_undeclared_variables(words) - set(rules.globals)
+    words = _rules().parse("{{ " + expression + " }}")
+    return frozenset(jinja2.meta.find_undeclared_variables(words)) - set(_rules().globals)
+
+
+@functools.cache
+def _compiled(expression):
+    return _rules().compile_expression(expression)
 
 
 def rule_problem(rule, merged):
@@ -336,14 +347,13 @@ def rule_problem(rule, merged):
         ``{setting: path, holds: Jinja expression, says: what must be}``. Beside the formulas' settings it
         knows ``seconds(duration)`` and ``matches(name, patterns)``
     """
-    rules = _rules()
-    if rules.compile_expression(rule["holds"])(**merged):
+    if _compiled(rule["holds"])(**merged):
         return None
     value = merged
     for part in rule["setting"].split(":"):
         value = value[part]
     shown = "" if isinstance(value, (dict, list)) else f"{value!r} "
-    says = rules.from_string(rule["says"]).render(merged)
+    says = _rules().from_string(rule["says"]).render(merged)
     return f"pillar {rule['setting']}: {shown}{says}"
 
 

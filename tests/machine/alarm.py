@@ -120,8 +120,13 @@ def wait_for(lab: Lab, name: str, seconds: float = 90) -> None:
 def forget(lab: Lab) -> None:
     """
     Let the machine's Prometheus and Alertmanager begin anew, without what the tests before did:
-    some alerts look back over a quarter of an hour. Returns once everything is measured again.
+    some alerts look back over a quarter of an hour (and what a flood made the shipper lose is told of so
+    long). Returns once everything is measured again.
     """
+    lab.run(
+        "systemctl stop journal-shipper; sed -i '2s/.*/0 0/' /var/lib/journal-shipper/cursor;"
+        " systemctl start journal-shipper"
+    )
     both = "prometheus prometheus-alertmanager"
     lab.run(f"systemctl stop {both}; rm -rf /var/lib/prometheus/metrics2/*; systemctl start {both}")
     lab.wait("Prometheus is ready", lambda: "Ready" in lab.run(f"{READY} || true"), 60)

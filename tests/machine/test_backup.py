@@ -226,6 +226,21 @@ def test_backups_are_taken_as_often_as_somebody_asks(lab: Lab) -> None:
 
 
 @pytest.mark.one_release
+def test_a_backup_starts_no_redis_that_somebody_has_stopped(lab: Lab) -> None:
+    """The nightly one did: what is stopped for work on it came back in the middle of it."""
+    lab.run("systemctl stop redis-server")
+    try:
+        failed = lab.make("backup", check=False)
+        assert failed.returncode != 0
+        assert "Redis" in failed.stdout
+        assert lab.run("systemctl is-active redis-server", check=False) == "inactive\n"
+    finally:
+        lab.run("systemctl start redis-server")
+    lab.wait("all instances serve again", lambda: lab.serving() and lab.all_ready())
+    take(lab)
+
+
+@pytest.mark.one_release
 @pytest.mark.usefixtures("own_settings")
 def test_old_backups_go_but_never_the_last_ones_nor_what_is_not_ours(lab: Lab) -> None:
     lab.apply(SLS="backup", PILLAR=settings(keep_days=30, keep_at_least=2))
