@@ -152,6 +152,28 @@ def test_each_state_is_shown_as_it_ends_and_inner_ones_are_not(
     ]
 
 
+@pytest.mark.parametrize(("test", "asked"), [(False, [["outer"]]), (True, [])])
+def test_packages_are_installed_once_before_the_first_state_and_in_no_dry_run(
+    converge: Any, test: bool, asked: list[list[str]]
+) -> None:
+    seen: list[list[str]] = []
+
+    class State:
+        opts = {"test": test}
+        functions = {
+            "packages.ahead": lambda chunks: seen.append([one["__id__"] for one in chunks])
+        }
+
+        def call_chunks(self, chunks: list[dict[str, Any]]) -> None:
+            if chunks[0]["__id__"] == "outer":
+                assert seen == asked
+                State().call_chunks([{"__id__": "inner"}])
+
+    converge.install_ahead(State)
+    State().call_chunks([{"__id__": "outer"}])
+    assert seen == asked
+
+
 def test_without_verbose_only_what_is_not_ok_and_what_follows_a_long_silence_is_named(
     converge: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

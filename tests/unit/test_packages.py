@@ -234,6 +234,59 @@ def test_another_program_that_installs_is_waited_for_and_left_in_peace(
     assert said == ["waiting for another program that installs packages"]
 
 
+def installs(*names: str, **more: Any) -> dict[str, Any]:
+    named = {"name": names[0]} if len(names) == 1 else {"name": "some", "pkgs": list(names)}
+    return {"state": "pkg", "fun": "installed", **named, **more}
+
+
+def test_what_the_states_of_a_run_install_is_installed_at_once_behind_their_masks(
+    machine: Machine, packages: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each transaction of apt costs seconds; a service that Debian starts at once stays masked as before."""
+    for name in ("needed", "one", "two", "three", "there", "own"):
+        machine.build(name, depends="needed" if name == "one" else "")
+    machine.run("apt-get", "-q", "update")
+    machine.run("apt-get", "-q", "-y", "install", "there")
+    ran, run = [], packages._run
+
+    def seen(words: list[str], **more: str) -> Any:
+        ran.append(words)
+        if words[0] != "systemctl":
+            return run(words, **more)
+        known = "enabled" if words[-1] == "there" else "not-found"
+        return subprocess.CompletedProcess(words, 0, known + "\n")
+
+    monkeypatch.setattr(packages, "_run", seen)
+    chunks = [
+        {"state": "service", "fun": "masked", "name": "one", "runtime": True},
+        {"state": "service", "fun": "masked", "name": "there", "runtime": True},
+        {"state": "file", "fun": "managed", "name": "/x"},
+        installs("one", "there"),
+        installs("two", "three"),
+        installs("own", version="1"),
+    ]
+    assert packages.ahead(chunks) == ["one", "two", "three"]
+    assert machine.states() == dict.fromkeys(
+        ("needed", "one", "two", "three", "there"), "ok installed"
+    )
+    masks = [words for words in ran if words[:2] == ["systemctl", "mask"]]
+    assert masks == [["systemctl", "mask", "--runtime", "one"]]
+    transactions = [words for words in ran if "install" in words]
+    assert len(transactions) == 1
+    assert ran.index(masks[0]) < ran.index(transactions[0])
+    ran.clear()
+    assert packages.ahead(chunks) == []
+    assert [words[0] for words in ran] == ["dpkg-query"], "with nothing missing it costs nothing"
+
+
+def test_what_cannot_be_installed_ahead_is_left_to_its_state(
+    machine: Machine, packages: Any
+) -> None:
+    machine.build("one")
+    assert packages.ahead([installs("one", "unknown")]) == ["one", "unknown"]
+    assert machine.states() == {}
+
+
 HOLDS = """
 import fcntl, sys
 file = open(sys.argv[1], "a")
