@@ -159,10 +159,11 @@ def test_packages_are_installed_once_before_the_first_state_and_in_no_dry_run(
     seen: list[list[str]] = []
 
     class State:
-        opts = {"test": test}
-        functions = {
-            "packages.ahead": lambda chunks: seen.append([one["__id__"] for one in chunks])
-        }
+        def __init__(self) -> None:
+            self.opts = {"test": test}
+            self.functions = {
+                "packages.ahead": lambda chunks: seen.append([one["__id__"] for one in chunks])
+            }
 
         def call_chunks(self, chunks: list[dict[str, Any]]) -> None:
             if chunks[0]["__id__"] == "outer":
