@@ -100,6 +100,26 @@ def test_weak_macs_find_no_match(lab: Lab) -> None:
 
 
 @pytest.mark.differs("OpenSSH 9.2")
+def test_sessions_recorded_today_stay_closed_to_a_quantum_computer(lab: Lab) -> None:
+    """The client's first choice that the server has is taken (RFC 4253, 7.1): both begin with a hybrid."""
+    hybrid = ("mlkem768x25519-sha256", "sntrup761x25519-sha512", "sntrup761x25519-sha512@openssh.com")
+    known = lab.run("ssh -Q kex").split()
+    wanted = re.search(r"(?m)^kexalgorithms (.+)$", lab.run("sshd -T"))
+    assert wanted
+    offered = wanted[1].split(",")
+    # All that the release has, the best first.
+    assert offered[: len(offered) - 3] == [name for name in hybrid if name in known]
+    ssh = ["ssh", "-v", "-F", str(lab.state / "ssh_config"), "-o", "ControlPath=none"]
+    # What the lab's and the cloud's configurations say, which is nothing: OpenSSH's own order.
+    done = subprocess.run(
+        [*ssh, "-o", "LogLevel=DEBUG1", lab.host, "true"],
+        capture_output=True, text=True, check=True, timeout=30, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    agreed = re.search(r"kex: algorithm: (\S+)", done.stderr)
+    assert agreed and agreed[1] in hybrid, done.stderr
+
+
+@pytest.mark.differs("OpenSSH 9.2")
 def test_only_local_forwarding_and_only_to_loopback(lab: Lab) -> None:
     said = lab.run("sshd -T")
     for line in (
