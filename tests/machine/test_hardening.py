@@ -100,6 +100,33 @@ def test_weak_macs_find_no_match(lab: Lab) -> None:
 
 
 @pytest.mark.differs("OpenSSH 9.2")
+def test_a_short_key_and_a_fourth_try_are_refused(lab: Lab) -> None:
+    own = "/root/.ssh/authorized_keys"
+
+    def try_keys(*names: str) -> str:
+        options = "-o BatchMode=yes -o IdentitiesOnly=yes -o RequiredRSASize=1024"
+        offered = " ".join(f"-i /root/keys/{name}" for name in names)
+        return lab.run(f"{HERE} {options} {offered} root@127.0.0.1 echo in 2>&1", check=False)
+
+    lab.run(f"mkdir -p -m 700 /root/keys /root/.ssh; touch {own}; cp -p {own} /root/keys/before")
+    try:
+        for name, kind in (
+            ("short", "rsa -b 1024"),
+            ("long", "rsa -b 2048"),
+            ("one", "ed25519"),
+            ("two", "ed25519"),
+            ("three", "ed25519"),
+        ):
+            lab.run(f"ssh-keygen -q -N '' -t {kind} -f /root/keys/{name}")
+        lab.run(f"cat /root/keys/short.pub /root/keys/long.pub >>{own}; chmod 600 {own}")
+        assert try_keys("long").endswith("in\n")
+        assert "Permission denied" in try_keys("short")
+        assert "Too many authentication failures" in try_keys("one", "two", "three", "long")
+    finally:
+        lab.run(f"cat /root/keys/before >{own}; rm -r /root/keys")
+
+
+@pytest.mark.differs("OpenSSH 9.2")
 def test_sessions_recorded_today_stay_closed_to_a_quantum_computer(lab: Lab) -> None:
     """The client's first choice that the server has is taken (RFC 4253, 7.1): both begin with a hybrid."""
     hybrid = ("mlkem768x25519-sha256", "sntrup761x25519-sha512", "sntrup761x25519-sha512@openssh.com")
@@ -254,6 +281,14 @@ def test_sudo_settings_are_valid_and_in_effect(lab: Lab) -> None:
     assert lab.run("umask").strip() == "0022"
 
 
+def test_what_a_login_makes_is_not_for_everybody_and_an_idle_one_ends(lab: Lab) -> None:
+    """Its own group's too where that is the account's alone (pam_umask, usergroups)."""
+    made = "rm -f ~/made; touch ~/made; stat -c %a ~/made; rm ~/made"
+    for user, mode in (("root", "640"), ("vagrant", "660")):
+        assert lab.run(f"su - {user} -c '{made}'").split()[-1] == mode
+    assert lab.run("su - vagrant -c 'bash -lic \"echo \\$TMOUT\"' 2>/dev/null").split()[-1] == "3600"
+
+
 # --- kernel, journal, updates ---------------------------------------------------------------------
 
 
@@ -374,9 +409,11 @@ def test_needrestart_reports_and_never_restarts_our_services(lab: Lab) -> None:
 def test_who_logs_in_is_told_whose_and_from_where(lab: Lab) -> None:
     assert "authorized users only" in lab.run("cat /etc/issue.net")
     assert "managed by Salt, from " in lab.run("cat /etc/motd")
-    assert "Managed by Salt, from " in lab.run(
-        f"{HERE} -o BatchMode=yes x@127.0.0.1 2>&1", check=False
-    )
+    said = lab.run(f"{HERE} -v -o BatchMode=yes x@127.0.0.1 2>&1", check=False)
+    assert "Managed by Salt, from " in said
+    # Which patches it lacks is nobody's business.
+    told = re.search(r"remote software version (.*)", said)
+    assert told and re.fullmatch(r"OpenSSH_[0-9.p]+", told[1].strip()), said
 
 
 def test_files_of_packages_are_compared_by_a_sandboxed_unit(lab: Lab) -> None:
