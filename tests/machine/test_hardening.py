@@ -129,7 +129,11 @@ def test_a_short_key_and_a_fourth_try_are_refused(lab: Lab) -> None:
 @pytest.mark.differs("OpenSSH 9.2")
 def test_sessions_recorded_today_stay_closed_to_a_quantum_computer(lab: Lab) -> None:
     """The client's first choice that the server has is taken (RFC 4253, 7.1): both begin with a hybrid."""
-    hybrid = ("mlkem768x25519-sha256", "sntrup761x25519-sha512", "sntrup761x25519-sha512@openssh.com")
+    hybrid = (
+        "mlkem768x25519-sha256",
+        "sntrup761x25519-sha512",
+        "sntrup761x25519-sha512@openssh.com",
+    )
     known = lab.run("ssh -Q kex").split()
     wanted = re.search(r"(?m)^kexalgorithms (.+)$", lab.run("sshd -T"))
     assert wanted
@@ -155,6 +159,9 @@ def test_only_local_forwarding_and_only_to_loopback(lab: Lab) -> None:
         "allowagentforwarding no",
         "x11forwarding no",
         "permitrootlogin without-password",
+        "clientaliveinterval 300",
+        "clientalivecountmax 2",
+        "logingracetime 30",
         "authorizedkeysfile .ssh/authorized_keys .ssh/authorized_keys2",
     ):
         assert line in said.splitlines(), line
@@ -286,7 +293,9 @@ def test_what_a_login_makes_is_not_for_everybody_and_an_idle_one_ends(lab: Lab) 
     made = "rm -f ~/made; touch ~/made; stat -c %a ~/made; rm ~/made"
     for user, mode in (("root", "640"), ("vagrant", "660")):
         assert lab.run(f"su - {user} -c '{made}'").split()[-1] == mode
-    assert lab.run("su - vagrant -c 'bash -lic \"echo \\$TMOUT\"' 2>/dev/null").split()[-1] == "3600"
+    assert (
+        lab.run("su - vagrant -c 'bash -lic \"echo \\$TMOUT\"' 2>/dev/null").split()[-1] == "3600"
+    )
 
 
 # --- kernel, journal, updates ---------------------------------------------------------------------
