@@ -281,6 +281,11 @@ def _verify_units(wanted, staged, instance):
                     ),
                     None,
                 )
+            if fragment is None and unit.endswith("-.service"):
+                # For all units whose name begins so, transient ones too (systemd.unit(5)).
+                fragment = f"{folder}/any"
+                with open(fragment, "w", encoding="ascii") as file:
+                    file.write("[Service]\nExecStart=/bin/true\n")
             if fragment is None:
                 return f"{unit}: there is a drop-in for it but no such unit"
             name = unit.replace("@.", f"@{instance}.")

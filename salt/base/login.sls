@@ -25,12 +25,19 @@ shells end when idle and leave no cores:
     - checks:
         - sh -n {staged}/etc/profile.d/stack.sh
 
-# pam_umask reads it. One line of a file that is a package's own.
+# One line of a file that is a package's own. A value that is there, commented or not, is replaced: of two
+# lines the first counts.
 umask of logins:
-  file.keyvalue:
+  file.replace:
     - name: /etc/login.defs
-    - key: UMASK
-    - value: {{ base.login.umask | json }}
-    - separator: ' '
-    - uncomment: '#'
+    - pattern: '^#?UMASK[ \t]+[0-7]+[ \t]*$'
+    - repl: {{ ('UMASK ' ~ base.login.umask) | json }}
     - append_if_not_found: true
+
+# Reads it. Debian 12 has it in no stack; below the block that pam-auth-update writes, optional: it can
+# lock nobody out.
+umask set at login:
+  file.append:
+    - name: /etc/pam.d/common-session
+    - text: session optional pam_umask.so
+    - unless: grep -q pam_umask.so /etc/pam.d/common-session

@@ -10,6 +10,17 @@ collectd packages:
     - pkgs: {{ (['collectd-core'] + collectd.libraries) | json }}
     - install_recommends: false
 
+account of collectd:
+  user.present:
+    - name: collectd
+    - system: true
+    - home: /nonexistent
+    - createhome: false
+    - shell: /usr/sbin/nologin
+    - usergroup: true
+    # Who may ask it for its bans, where it is.
+    - optional_groups: [fail2ban]
+
 {% for secret in secrets %}
 {{ ('collectd password ' ~ secret) | json }}:
   secret.present:
@@ -40,6 +51,7 @@ collectd running:
         readers: {{ readers | json }}
         secrets: {{ secrets | json }}
         ping: {{ ('ping' in plugins) | json }}
+        addresses: {{ salt['topology.machines']() | map(attribute='address') | list | json }}
     - checks:
         - salt://collectd/files/check {staged}
     {% if secrets %}
@@ -51,3 +63,4 @@ collectd running:
     - ready: {{ ('curl -qsf -o /dev/null -m 2 http://' ~ collectd.address ~ ':' ~ collectd.port ~ '/metrics') | json }}
     - require:
       - pkg: collectd packages
+      - user: account of collectd

@@ -6,6 +6,12 @@ fail2ban package:
   pkg.installed:
     - pkgs: [fail2ban, python3-systemd, nftables]
 
+# Who may ask it how many it bans (and, its socket being one, tell it to).
+group of those who ask fail2ban:
+  group.present:
+    - name: fail2ban
+    - system: true
+
 fail2ban running:
   checked.service:
     - name: fail2ban
@@ -28,3 +34,4 @@ fail2ban running:
     - ready: fail2ban-client ping
     - require:
       - pkg: fail2ban package
+      - group: group of those who ask fail2ban

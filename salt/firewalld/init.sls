@@ -39,6 +39,7 @@ firewall unit for an unconfirmed change:
   checked.files:
     - files:
         /etc/systemd/system/firewall-revert.service: {source: salt://firewalld/files/firewall-revert.service}
+        /etc/systemd/system/firewall-.service.d/hardening.conf: {source: salt://firewalld/files/revert-hardening.conf}
     - require:
       - checked: firewall commands
 

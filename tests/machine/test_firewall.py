@@ -403,4 +403,4 @@ def test_an_apply_that_is_killed_right_after_the_reload_is_taken_back(lab: Lab) 
 @pytest.mark.differs("systemd 252")
 def test_the_unit_is_sandboxed(lab: Lab) -> None:
     said = lab.run("systemd-analyze security firewalld | tail -1")
-    assert float(re.search(r": ([\d.]+) ", said)[1]) <= 4  # type: ignore[index]
+    assert float(re.search(r": ([\d.]+) ", said)[1]) <= 2.0  # type: ignore[index]

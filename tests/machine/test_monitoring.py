@@ -25,7 +25,7 @@ UNITS = ("collectd", "prometheus", "prometheus-alertmanager")
 def test_unit_is_sandboxed(lab: Lab, unit: str) -> None:
     said = lab.run(f"systemd-analyze security --no-pager {unit}.service | tail -1")
     exposure = float(re.search(r": ([0-9.]+) ", said).group(1))  # type: ignore[union-attr]
-    assert exposure <= (3.0 if unit == "collectd" else 2.0), said
+    assert exposure <= (2.5 if unit == "collectd" else 2.0), said
 
 
 @pytest.mark.parametrize("unit", [*UNITS, "journal-shipper", "rsyslog"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import time
 
 import pytest
 from alarm import forget, wait_until_quiet
@@ -45,6 +46,12 @@ def test_only_ssh_and_the_edge_listen_beyond_loopback(lab: Lab) -> None:
         if not address.startswith(("127.", "[::1]")):
             public.add(int(port))
     assert public == {22, 80, 443}
+    # UDP: nothing but the client of a DHCP server.
+    asked = [line.split()[3] for line in lab.run("ss -Hlnu").splitlines()]
+    assert {one.rpartition(":")[2] for one in asked if not one.startswith(("127.", "[::1]"))} <= {
+        "68",
+        "546",
+    }
 
 
 def test_each_get_counts_once_with_the_exact_text(lab: Lab) -> None:
@@ -192,6 +199,29 @@ def test_request_id_is_ours_and_reaches_the_application_log(lab: Lab) -> None:
         line = logged(unit)[0]
         assert line["request_id"] == given[0]
         assert line["status"] == 200
+
+
+def test_a_query_string_is_in_no_log(lab: Lab) -> None:
+    """Nor what a browser says it came from: forms and links put secrets there."""
+    word = f"q{time.time_ns()}"
+    plain = f"http://{lab.address}/"
+    for words in (
+        (f"?a={word}",),
+        (f"elsewhere?a={word}",),
+        (f"?a={word}", "-X", "POST"),
+        ("", "-H", f"Referer: https://x/?a={word}"),
+        ("", "--url", f"{plain}?a={word}"),
+        # Refused by HAProxy itself.
+        (f"?a={word}", "-H", f"X-Big: {'a' * 20000}"),
+    ):
+        lab.curl(*words)
+    last = lab.curl("", "-D", "-", "-o", "/dev/null")
+    (request,) = re.findall(r"(?im)^x-request-id: (\S+)", last)
+    lines = f"journalctl --since -2min -o cat -u haproxy -u 'counter@*' | grep -F {request}"
+    lab.wait("the last one's lines", lambda: lab.run(f"{lines} || true").count("\n") == 2)
+    said = lab.run("journalctl --since -2min -o cat -u haproxy -u 'counter@*'")
+    assert said.count("\n") >= 10
+    assert word not in said
 
 
 def test_version_names_the_artifact(lab: Lab) -> None:

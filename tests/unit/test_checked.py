@@ -813,6 +813,17 @@ def test_a_misspelt_key_in_a_drop_in_is_refused(checked: Any, me: dict[str, str]
     assert ret["result"] is True, ret["comment"]
 
 
+@pytest.mark.skipif(not HAS_ANALYZE, reason="no systemd-analyze on this computer")
+def test_a_drop_in_for_all_units_of_a_prefix_is_verified(checked: Any, me: dict[str, str]) -> None:
+    """As transient units have them, which are no files (systemd.unit(5))."""
+    path = checked.units / "app-timer-.service.d" / "stack.conf"
+    ret = checked.files("x", {str(path): {"contents": "[Service]\nPrivateTpm=yes\n", **me}})
+    assert ret["result"] is False
+    assert "PrivateTpm" in ret["comment"]
+    ret = checked.files("x", {str(path): {"contents": "[Service]\nPrivateTmp=yes\n", **me}})
+    assert ret["result"] is True, ret["comment"]
+
+
 def test_a_drop_in_without_its_unit_is_refused(checked: Any, me: dict[str, str]) -> None:
     path = checked.units / "no-such-unit-here.service.d" / "stack.conf"
     ret = checked.files("x", {str(path): {"contents": "[Service]\nPrivateTmp=yes\n", **me}})

@@ -562,6 +562,12 @@ def test_machines_are_reached_at_the_clouds_addresses_and_told_them(
     config = (here / "dev" / "ssh_config").read_text()
     assert f"Host dev\n  HostName {public}\n  User root\n" in config
     assert "StrictHostKeyChecking accept-new" in config and "UserKnownHostsFile" in config
+    # Nothing in it takes OpenSSH's first choice away: a hybrid that holds against a quantum computer.
+    asked = subprocess.run(
+        ["ssh", "-G", "-F", str(here / "dev" / "ssh_config"), "dev"],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert re.search(r"(?m)^kexalgorithms (mlkem768|sntrup761)x25519-", asked), asked
     # What is carried says so too; what is in the checkout stays as it is.
     monkeypatch.setattr(remote, "ROOT", ROOT)
     dist = sorted((ROOT / "dist").glob("counter-*.tar.gz"))

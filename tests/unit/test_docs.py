@@ -228,6 +228,25 @@ def test_tests_that_a_page_names_exist(page: Path) -> None:
             assert name in known, f"{page}: there is no {name}"
 
 
+def test_the_threat_model_names_tests_that_exist_and_every_promise_of_defending() -> None:
+    """`path::name`, as TESTS= takes it."""
+    text = (ROOT / "docs" / "threat-model.md").read_text(encoding="utf-8")
+    named = re.findall(r"`([\w/]+\.py)::(test_\w+)`", text)
+    assert len(named) >= 40
+    missing = [
+        f"{path}::{name}"
+        for path, name in named
+        if not (ROOT / path).exists() or f"def {name}(" not in (ROOT / path).read_text("utf-8")
+    ]
+    assert missing == []
+    shown = {name for _, name in named}
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    defending = readme.split("| **Defending** |")[1].split("| **")[0]
+    for name, open_end in re.findall(r"`(test_\w+?)(…?)`", defending):
+        found = any(one.startswith(name) for one in shown) if open_end else name in shown
+        assert found, f"docs/threat-model.md does not say who is kept off by {name}"
+
+
 def anchors(path: Path) -> set[str]:
     text = (ROOT / path).read_text(encoding="utf-8")
     titles = [

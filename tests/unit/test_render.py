@@ -142,7 +142,41 @@ ALLOWED = {
     *("kernel.applied", "keyring.pinned", "timezone.system", "test.nop"),
 }
 # Single lines of files that are a package's or another program's, and that no program checks.
-LINES = {("file.keyvalue", "/etc/login.defs"), ("file.blockreplace", "/etc/hosts")}
+LINES = {
+    ("file.replace", "/etc/login.defs"),
+    ("file.append", "/etc/pam.d/common-session"),
+    ("file.blockreplace", "/etc/hosts"),
+}
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd-analyze here")
+def test_every_unit_is_sandboxed_or_says_what_keeps_it_open(rendered: Any, tmp_path: Path) -> None:
+    """At most 2.0, or what the unit's own file gives reasons for; a drop-in has to reach it by itself."""
+    # {unit's name: its own file, then its drop-ins}; `app-.service.d` is for `app-revert.service` too.
+    texts: dict[str, str] = {}
+    paths = sorted(path for chunk in checked(rendered) for path in chunk["files"])
+    units = [re.search(r"/systemd/system/([^/]+\.service)(\.d/)?", path) for path in paths]
+    found = [(path, unit) for path, unit in zip(paths, units, strict=True) if unit]
+    for path, unit in sorted(found, key=lambda one: bool(one[1][2])):
+        for name in {unit[1], *texts}:
+            if name == unit[1] or (unit[1].endswith("-.service") and name.startswith(unit[1][:-8])):
+                texts[name] = texts.get(name, "") + "\n" + rendered.text(path)
+    assert len(texts) >= 8
+    exposed = {}
+    for name, text in texts.items():
+        file = tmp_path / "one.service"
+        command = "" if "\nExecStart=/" in text else "\n[Service]\nExecStart=/bin/true\n"
+        file.write_text(text + command)
+        said = subprocess.run(
+            ["systemd-analyze", "security", "--no-pager", "--offline=true", str(file)],
+            capture_output=True, text=True, check=True, timeout=30,
+        ).stdout  # fmt: skip
+        level = re.search(r"Overall exposure level .*: ([0-9.]+) ", said)
+        assert level, said
+        reason = re.search(r"(?m)^# At most ([0-9.]+) on `systemd-analyze security`: \w", text)
+        if float(level[1]) > (float(reason[1]) if reason else 2.0):
+            exposed[name] = float(level[1])
+    assert exposed == {}
 
 
 def test_no_service_or_config_gets_round_the_check(rendered: Any) -> None:
