@@ -28,6 +28,7 @@ from . import (
     pillar,
     remote,
     status,
+    store,
     terminal,
     topology,
 )
@@ -76,9 +77,11 @@ def build_artifact() -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise Refused(f"the artifact could not be built:\n{(done.stderr or done.stdout).strip()}")
-    return subprocess.run(
+    version = subprocess.run(
         [*command, "--print-version"], capture_output=True, text=True, check=True
     ).stdout.strip()
+    store.sign_built(ROOT / "dist" / store.archive(version))
+    return version
 
 
 def converge(where: Topology, host: str, words: list[str]) -> int:

@@ -489,11 +489,39 @@ def command_publish(_: Topology) -> int:
     place = store.store()
     version = build_artifact()
     path = ROOT / "dist" / store.archive(version)
-    added, digest = store.publish(place, path)
+    known = store.OWN_KEY.exists()
+    key = store.signing_key(make=True)
+    added, digest = store.publish(place, path, key)
     what = "stored" if added else "stored already, the same"
     print(f"{what}: {path.name}, sha256 {digest}, in {place.where}")
+    signature = place.read(version, f"{path.name}.sig")
+    if key and not store.is_signed(path, signature, key):
+        print(f"its signature there is not by {key}, and stays: one by another key, or none of it")
+    else:
+        _tell_signed(place, key, new=key == store.OWN_KEY and not known)
     print(version)
     return 0
+
+
+def _tell_signed(place: store.Store, key: Path | None, new: bool) -> None:
+    """Who signed it, and whether machines ask for that; one line."""
+    if not key:
+        print(
+            f"not signed: whoever may write to {place.where} decides what runs; RELEASE_KEY=file signs it"
+            " (salt/counter/README.md)",
+            file=sys.stderr,
+        )
+        return
+    public = store.public_half(key)
+    said = f"signed with {key}" + (", made now: keep a copy" if new else "")
+    for path in sorted((ROOT / "pillar").rglob("*.sls")):
+        if public.split()[1] in path.read_text(encoding="utf-8"):
+            print(f"{said}; asked for by {path.relative_to(ROOT)}")
+            return
+    settings = f"counter: {{release: {{signers: [{public}]}}}}"
+    print(
+        f"{said}; machines refuse all that it has not signed with this in pillar/settings.sls: {settings}"
+    )
 
 
 def command_releases(where: Topology) -> int:
