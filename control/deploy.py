@@ -443,6 +443,7 @@ def command_rollback(where: Topology) -> int:
     if wanted:
         store.checked(wanted)
     began = time.monotonic()
+    words = _overlay()
     machines = hosts(where)
     asked = request("rollback", wanted or "the last good release", "")
     with contextlib.ExitStack() as locks:
@@ -452,7 +453,7 @@ def command_rollback(where: Topology) -> int:
             for host in machines:
                 wait_for_roll(where, host)
             asked["version"] = _back_to(where, machines, wanted)
-        _one_by_one(where, asked, [], None, held)
+        _one_by_one(where, asked, words, None, held)
     print(f"{time.monotonic() - began:.0f} s in all")
     return 0
 

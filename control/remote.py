@@ -30,6 +30,8 @@ SECRETS = f"{PLACE}/{pillar.SECRETS}"
 CARRIED = ("Saltfile", "salt", "pillar", "bootstrap")
 # Files of the pillar that are one machine's own: written here, never taken from the checkout.
 OWN = (Path(pillar.IDENTITY).name, Path(pillar.SECRETS).name)
+# Exit code of a shell whose command wrote into a closed pipe.
+READER_GONE = 128 + 13
 # Held while a line of one of several machines is printed.
 PRINTING = threading.Lock()
 
@@ -198,5 +200,6 @@ def stream(
             # Who reads has had enough; a machine that works goes on all the same.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             process.terminate()
+            return READER_GONE
     code = process.returncode
     return code if code >= 0 else 128 - code
