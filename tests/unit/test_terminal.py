@@ -204,7 +204,11 @@ def test_whoever_writes_where_backups_go_writes_no_line_to_the_terminal(
         monkeypatch.setattr(sys, "argv", ["stack-backup", "list", *words])
         for kind, stream in zip(("stdout", "stderr"), streams, strict=True):
             monkeypatch.setattr(sys, kind, stream)
-        assert program.main() == 0
+        before = os.umask(0o022)
+        try:
+            assert program.main() == 0
+        finally:
+            os.umask(before)
         sys.stdout.flush()
     texts = [one.getvalue().decode() for one in (out, err)]
     assert controls("".join(texts)) == []
