@@ -28,6 +28,8 @@ from . import (
     pillar,
     remote,
     status,
+    store,
+    terminal,
     topology,
 )
 from .certificates import WITHOUT_KEYS
@@ -75,9 +77,11 @@ def build_artifact() -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise Refused(f"the artifact could not be built:\n{(done.stderr or done.stdout).strip()}")
-    return subprocess.run(
+    version = subprocess.run(
         [*command, "--print-version"], capture_output=True, text=True, check=True
     ).stdout.strip()
+    store.sign_built(ROOT / "dist" / store.archive(version))
+    return version
 
 
 def converge(where: Topology, host: str, words: list[str]) -> int:
@@ -311,9 +315,9 @@ def command_ssh(where: Topology) -> int:
     host = os.environ.get("HOST") or next(iter(where.machines))
     where.machine(host)
     command = os.environ.get("CMD")
-    terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    interactive = sys.stdin.isatty() and sys.stdout.isatty()
     code = subprocess.run(
-        remote.ssh(where, host, command, terminal=terminal), check=False
+        remote.ssh(where, host, command, terminal=interactive), check=False
     ).returncode
     if code == 255 and command and GOES_DOWN.match(command):
         # The machine took ssh down with it, as it was told to.
@@ -386,6 +390,7 @@ def main() -> int:
     )
     parser.add_argument("command", choices=sorted(COMMANDS))
     chosen = parser.parse_args().command
+    terminal.guard()
     try:
         where = topology.load(os.environ.get("TOPOLOGY") or "dev")
         environment.settle(machine.address for machine in where.machines.values())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
@@ -80,11 +79,7 @@ def restore(where: Topology) -> int:
         if not _setting("YES"):
             _ask(where, host)
         words.append("--yes")
-    line = " ".join(shlex.quote(word) for word in words)
-    sys.stdout.flush()
-    code = subprocess.run(
-        remote.ssh(where, host, line), input=data, stderr=subprocess.STDOUT, check=False
-    ).returncode
+    code = remote.stream(where, host, shlex.join(words), data=data)
     if code:
         raise Refused(f"{host}: the restore did not succeed (see above)", code if code == 3 else 1)
     return 0
@@ -106,6 +101,10 @@ def _ask(where: Topology, host: str) -> None:
     count = next(one["count"] for one in found if one["name"] == chosen)
     if not sys.stdin.isatty():
         raise Refused("nobody to ask: YES=1 says that it is meant; TEST=1 is a drill", 2)
-    question = f"{host}: replace what is in the store by {chosen}, count {count}? [y/N] "
-    if input(question).strip().lower() not in ("y", "yes"):
+    print(
+        f"{host}: replace what is in the store by {chosen}, count {count}? [y/N] ",
+        end="",
+        flush=True,
+    )
+    if input().strip().lower() not in ("y", "yes"):
         raise Refused("not restored")

@@ -85,23 +85,34 @@ def make_ca(subject: str, days: int) -> tuple[str, str]:
     return _pem(made, key)
 
 
-def issue(ca: str, ca_key: str, name: str, addresses: Sequence[str], days: int) -> tuple[str, str]:
+def application(machine: str) -> str:
+    """The name of the application on a machine (salt/_modules/pki.py)."""
+    return f"app.{machine}"
+
+
+def issue(
+    ca: str, ca_key: str, name: str, addresses: Sequence[str], days: int, client: bool = False
+) -> tuple[str, str]:
     """
     A certificate and key for machine ``name`` (PEM), for TLS as server and as client; it carries
-    the name, ``localhost`` and the addresses, and ends with its CA at the latest.
+    the name, ``localhost`` and the addresses, and ends with its CA at the latest. ``client``: for TLS as
+    a client alone, with no name but its own.
     """
     authority, signing = x509.load_pem_x509_certificate(ca.encode()), _private(ca_key)
     left = authority.not_valid_after_utc - datetime.datetime.now(datetime.UTC)
     key = ec.generate_private_key(ec.SECP256R1())
-    names: list[x509.GeneralName] = [x509.DNSName(one) for one in (name, "localhost")]
+    names: list[x509.GeneralName] = [x509.DNSName(name)]
+    uses = [ExtendedKeyUsageOID.CLIENT_AUTH]
+    if not client:
+        names.append(x509.DNSName("localhost"))
+        uses.insert(0, ExtendedKeyUsageOID.SERVER_AUTH)
     names += [x509.IPAddress(ipaddress.ip_address(one)) for one in dict.fromkeys(addresses)]
-    both = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
     issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(signing.public_key())
     made = (
         _builder(name, authority.subject, key.public_key(), min(days, left.days))
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage("digital_signature"), critical=True)
-        .add_extension(x509.ExtendedKeyUsage(both), critical=False)
+        .add_extension(x509.ExtendedKeyUsage(uses), critical=False)
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .add_extension(issuer, critical=False)
         .sign(signing, hashes.SHA256())

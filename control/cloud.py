@@ -730,7 +730,8 @@ def ask(question: str) -> None:
         return
     if not sys.stdin.isatty():
         raise Refused(f"{question} Nobody is there to answer: YES=1 says yes", 2)
-    if input(f"{question} [y/N] ").strip().lower() not in ("y", "yes"):
+    print(f"{question} [y/N] ", end="", flush=True)
+    if input().strip().lower() not in ("y", "yes"):
         raise Refused("nothing was done")
 
 

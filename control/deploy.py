@@ -29,6 +29,7 @@ from typing import Any
 
 from . import fleet, holder, lab, remote, store
 from .errors import Refused
+from .terminal import printable
 from .topology import ROOT, Topology
 
 # Fetched artifacts; a second deploy of the same one asks the store for its hash alone.
@@ -77,7 +78,10 @@ def history(where: Topology, host: str) -> list[dict[str, Any]]:
     text = remote.run(where, host, f"cat {HISTORY} 2>/dev/null || true").strip()
     try:
         known = json.loads(text)["history"] if text else []
-    except (KeyError, TypeError, ValueError) as error:
+        # They become names of files here, and words on the terminal.
+        for entry in known:
+            store.checked(entry["version"])
+    except (KeyError, TypeError, ValueError, Refused) as error:
         raise Refused(f"{host}: {HISTORY} is damaged: {error}") from error
     return list(known)
 
@@ -227,9 +231,10 @@ def _holder(text: str) -> str:
     try:
         held = json.loads(text)
         why = f" ({held['why']})" if held["why"] else ""
-        return f"{held['who']} has been doing a {held['what']}{why} since {held['when']}"
+        said = f"{held['who']} has been doing a {held['what']}{why} since {held['when']}"
     except (KeyError, TypeError, ValueError):
-        return f"another deploy is running ({text or 'it has just begun'})"
+        said = f"another deploy is running ({text or 'it has just begun'})"
+    return printable(said)
 
 
 def converge(where: Topology, host: str, asked: dict[str, str], words: list[str]) -> int:
@@ -261,7 +266,7 @@ def _outcome(where: Topology, host: str, asked: dict[str, str]) -> str:
         with contextlib.suppress(KeyError, TypeError, ValueError):
             told = json.loads(line)
             if (told["id"], told["to"]) == (asked["id"], asked["version"]):
-                return str(told["outcome"])
+                return printable(str(told["outcome"]))
     return ""
 
 
@@ -438,6 +443,7 @@ def command_rollback(where: Topology) -> int:
     if wanted:
         store.checked(wanted)
     began = time.monotonic()
+    words = _overlay()
     machines = hosts(where)
     asked = request("rollback", wanted or "the last good release", "")
     with contextlib.ExitStack() as locks:
@@ -447,7 +453,7 @@ def command_rollback(where: Topology) -> int:
             for host in machines:
                 wait_for_roll(where, host)
             asked["version"] = _back_to(where, machines, wanted)
-        _one_by_one(where, asked, [], None, held)
+        _one_by_one(where, asked, words, None, held)
     print(f"{time.monotonic() - began:.0f} s in all")
     return 0
 
@@ -484,11 +490,39 @@ def command_publish(_: Topology) -> int:
     place = store.store()
     version = build_artifact()
     path = ROOT / "dist" / store.archive(version)
-    added, digest = store.publish(place, path)
+    known = store.OWN_KEY.exists()
+    key = store.signing_key(make=True)
+    added, digest = store.publish(place, path, key)
     what = "stored" if added else "stored already, the same"
     print(f"{what}: {path.name}, sha256 {digest}, in {place.where}")
+    signature = place.read(version, f"{path.name}.sig")
+    if key and not store.is_signed(path, signature, key):
+        print(f"its signature there is not by {key}, and stays: one by another key, or none of it")
+    else:
+        _tell_signed(place, key, new=key == store.OWN_KEY and not known)
     print(version)
     return 0
+
+
+def _tell_signed(place: store.Store, key: Path | None, new: bool) -> None:
+    """Who signed it, and whether machines ask for that; one line."""
+    if not key:
+        print(
+            f"not signed: whoever may write to {place.where} decides what runs; RELEASE_KEY=file signs it"
+            " (salt/counter/README.md)",
+            file=sys.stderr,
+        )
+        return
+    public = store.public_half(key)
+    said = f"signed with {key}" + (", made now: keep a copy" if new else "")
+    for path in sorted((ROOT / "pillar").rglob("*.sls")):
+        if public.split()[1] in path.read_text(encoding="utf-8"):
+            print(f"{said}; asked for by {path.relative_to(ROOT)}")
+            return
+    settings = f"counter: {{release: {{signers: [{public}]}}}}"
+    print(
+        f"{said}; machines refuse all that it has not signed with this in pillar/settings.sls: {settings}"
+    )
 
 
 def command_releases(where: Topology) -> int:
@@ -513,7 +547,7 @@ def command_releases(where: Topology) -> int:
                 where, host, f"cd {remote.PLACE} && salt-call --out=json deploy.overview"
             )
             told = json.loads(said)["local"]
-            versions = sorted(set(told["running"].values()))
+            versions = sorted({store.checked(one) for one in told["running"].values()})
             for version in versions:
                 running.setdefault(version, []).append(host)
             known = [entry["version"] for entry in told["history"]]
@@ -522,7 +556,7 @@ def command_releases(where: Topology) -> int:
             lines.append(f"  {host}: {units or 'nothing'}; back: {before[-1] if before else '-'}")
             here = [one for one in told["installed"] if one not in versions]
             if here:
-                lines.append(f"  {'':{len(host)}}  also installed: {', '.join(here)}")
+                lines.append(f"  {'':{len(host)}}  also installed: {', '.join(map(str, here))}")
         except (Refused, ValueError, KeyError, TypeError, AttributeError) as error:
             lines.append(f"  {host}: cannot be asked: {str(error).splitlines()[0]}")
     if unlisted:
@@ -535,16 +569,17 @@ def command_releases(where: Topology) -> int:
     for one in stored:
         digest = hashes.get(one.version)
         runs = f"  <- {', '.join(running[one.version])}" if one.version in running else ""
-        print(f"  {one.version:<40} {(digest or '')[:16]:<16}  {one.at}{runs}".rstrip())
+        line = f"  {one.version:<40} {(digest or '')[:16]:<16}  {one.at}{runs}"
+        print(printable(line.rstrip()))
     if not stored and not trouble and not unlisted:
         print("  nothing yet: 'make publish' stores this checkout's release")
     print(f"machines of topology {where.name}:")
-    print("\n".join(lines) or "  none is up")
+    print("\n".join(map(printable, lines)) or "  none is up")
     if trouble:
         raise Refused(trouble)
     missing = sorted(set(running) - {one.version for one in stored})
     if missing:
-        print(f"not in this store, but running: {', '.join(missing)}", file=sys.stderr)
+        print(printable(f"not in this store, but running: {', '.join(missing)}"), file=sys.stderr)
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -17,6 +18,7 @@ from pathlib import Path
 import yaml
 
 from . import environment, lab, pillar
+from . import terminal as shown
 from .errors import Refused
 from .topology import ROOT, Topology
 
@@ -28,6 +30,8 @@ SECRETS = f"{PLACE}/{pillar.SECRETS}"
 CARRIED = ("Saltfile", "salt", "pillar", "bootstrap")
 # Files of the pillar that are one machine's own: written here, never taken from the checkout.
 OWN = (Path(pillar.IDENTITY).name, Path(pillar.SECRETS).name)
+# Exit code of a shell whose command wrote into a closed pipe.
+READER_GONE = 128 + 13
 # Held while a line of one of several machines is printed.
 PRINTING = threading.Lock()
 
@@ -59,10 +63,12 @@ def run(topology: Topology, host: str, command: str, data: bytes = b"", fresh: b
         ssh(topology, host, command, fresh=fresh), input=data, capture_output=True, check=False
     )
     if done.returncode:
-        said = (done.stderr or done.stdout).decode(errors="replace").strip()
+        said = (done.stderr or done.stdout).decode(errors="backslashreplace").strip()
+        # Below the first line, none that could be taken for another's.
+        said = "\n  ".join(said.splitlines())
         what = command.splitlines()[0][:80]
         raise Refused(f"{host}: {what}: {said or f'exit code {done.returncode}'}")
-    return done.stdout.decode()
+    return done.stdout.decode(errors="backslashreplace")
 
 
 def _files() -> Iterable[Path]:
@@ -165,31 +171,35 @@ def carry(topology: Topology, host: str, release: str, folder: Path | None = Non
     return not before
 
 
-def stream(topology: Topology, host: str, command: str, label: str = "") -> int:
-    """Run ``command`` as root with its output passed on; its exit code, never negative: 128 + N when
-    signal N ended ssh, as a shell has it. With ``label`` before each line, several may run at once."""
-    terminal = sys.stdout.isatty() and not label
+def stream(
+    topology: Topology, host: str, command: str, label: str = "", data: bytes | None = None
+) -> int:
+    """Run ``command`` as root with its output passed on, as text; its exit code, never negative: 128 + N when
+    signal N ended ssh, as a shell has it. With ``label`` before each line, several may run at once.
+    ``data``: its standard input."""
+    terminal = sys.stdout.isatty() and not label and data is None
     sys.stdout.flush()
-    line = ssh(topology, host, command, terminal=terminal)
-    if not label:
-        code = subprocess.run(
-            line,
-            stdin=None if terminal else subprocess.DEVNULL,
-            stderr=subprocess.STDOUT,
-            check=False,
-        ).returncode
-        return code if code >= 0 else 128 - code
     with subprocess.Popen(
-        line,
-        stdin=subprocess.DEVNULL,
+        ssh(topology, host, command, terminal=terminal),
+        stdin=None if terminal else subprocess.DEVNULL if data is None else subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
     ) as process:
         assert process.stdout is not None
-        for said in process.stdout:
-            with PRINTING:
-                print(f"{label}{said.rstrip()}", flush=True)
+        if process.stdin:
+            with contextlib.suppress(BrokenPipeError), process.stdin:
+                process.stdin.write(data or b"")
+        try:
+            for said in shown.pieces(process.stdout, terminal):
+                with PRINTING:
+                    if label:
+                        print(f"{label}{said.rstrip()}", flush=True)
+                    else:
+                        shown.show(said)
+        except BrokenPipeError:
+            # Who reads has had enough; a machine that works goes on all the same.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            process.terminate()
+            return READER_GONE
     code = process.returncode
     return code if code >= 0 else 128 - code

@@ -17,6 +17,7 @@ from typing import Any
 
 from . import remote
 from .errors import Refused
+from .terminal import printable
 from .topology import Topology
 
 # Fixed names: Prometheus of the monitor, and where the central logs are.
@@ -175,13 +176,6 @@ def row_of(alert: Alert, listed: list[dict[str, Any]]) -> int | None:
         if len({listed[n]["unit"].partition("@")[0] for n in rows}) > 1:
             return None
     return rows[0] if rows else None
-
-
-def printable(text: str) -> str:
-    """On one line, and nothing that a terminal obeys: it may come from a log or a label."""
-    return "".join(
-        one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
-    )
 
 
 def clip(text: str) -> str:

@@ -2,7 +2,8 @@
 The store of artifacts: where `make publish` puts them and `make deploy` takes them from.
 
 ARTIFACT_STORE says where; the forms are in :data:`FORMS`. One release is two or three files,
-``counter-VERSION.tar.gz``, its ``.sha256`` and, where there is a key to sign with, its ``.sig``. The hash comes last
+``counter-VERSION.tar.gz``, its ``.sha256`` and, where there is a key to sign with, its ``.sig``. Who may write
+there decides what runs, unless machines ask for signatures (counter:release:signers). The hash comes last
 and makes the release exist; nothing that exists is ever replaced.
 """
 
@@ -25,7 +26,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import xml.etree.ElementTree
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -486,9 +487,10 @@ def fetch(where: Store, version: str, folder: Path) -> tuple[Path, str]:
     return path, stated
 
 
-def publish(where: Store, path: Path) -> tuple[bool, str]:
+def publish(where: Store, path: Path, key: Path | None = None) -> tuple[bool, str]:
     """
-    Store a built artifact; ``(whether it was added now, its sha256)``.
+    Store a built artifact, signed with ``key``, by default RELEASE_KEY; ``(whether it was added now, its
+    sha256)``.
 
     Raises Refused when the version is stored with other contents, which stay; for a build that no
     commit can be named for, where the store is shared; for a signature that cannot be made.
@@ -502,12 +504,13 @@ def publish(where: Store, path: Path) -> tuple[bool, str]:
         raise Refused(
             f"{version} is of uncommitted sources, and {where.where} is shared: commit, then publish"
         )
-    stored, key = hash_of(where, version), os.environ.get("RELEASE_KEY")
+    stored, given = hash_of(where, version), os.environ.get("RELEASE_KEY")
+    key = key or (Path(given) if given else None)
     if stored == digest:
         if key and where.read(version, f"{path.name}.sig") is None:
             # From before there was a key.
             with contextlib.suppress(Exists):
-                where.add(version, f"{path.name}.sig", signature_of(path, Path(key)))
+                where.add(version, f"{path.name}.sig", signature_of(path, key))
         return False, digest
     if stored is not None:
         raise Refused(
@@ -516,7 +519,7 @@ def publish(where: Store, path: Path) -> tuple[bool, str]:
         )
     files = [(path.name, content)]
     if key:
-        files.append((f"{path.name}.sig", signature_of(path, Path(key))))
+        files.append((f"{path.name}.sig", signature_of(path, key)))
     files.append((f"{path.name}.sha256", f"{digest}  {path.name}\n".encode()))
     for name, data in files:
         try:
@@ -542,31 +545,102 @@ def publish(where: Store, path: Path) -> tuple[bool, str]:
     return True, digest
 
 
-def signature_of(path: Path, key: Path) -> bytes:
-    """A signature by ``ssh-keygen -Y``, as machines verify it (salt/_modules/release.py)."""
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(f"{path}.sig")
+# --- signatures -----------------------------------------------------------------------------------
+
+# The controller's own key, for publishers who are given none; git ignores it.
+OWN_KEY = ROOT / ".lab" / "release-key"
+
+
+def signing_key(make: bool = False) -> Path | None:
+    """
+    The key that releases are signed with: RELEASE_KEY, else this checkout's own. ``make`` makes that one, but
+    not in a pipeline, whose checkout and key would be gone with the job.
+    """
+    if given := os.environ.get("RELEASE_KEY"):
+        return Path(given)
+    if not OWN_KEY.exists():
+        if not make or os.environ.get("CI"):
+            return None
+        OWN_KEY.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=OWN_KEY.parent) as folder:
+            made = Path(folder) / "key"
+            words = ["-q", "-t", "ed25519", "-N", "", "-C", f"{NAME}-release", "-f", str(made)]
+            subprocess.run(["ssh-keygen", *words], stdin=subprocess.DEVNULL, check=True)
+            with contextlib.suppress(FileExistsError):
+                os.link(made, OWN_KEY)
+    return OWN_KEY
+
+
+@contextlib.contextmanager
+def _usable(key: Path) -> Iterator[str]:
+    """
+    A copy for ssh-keygen. Made 0600: GitLab gives a file that all may read, which ssh-keygen refuses, and
+    without the newline at its end, which it needs.
+    """
     with tempfile.NamedTemporaryFile(prefix="release-key-") as own:
-        # Made 0600: GitLab gives a file that all may read, which ssh-keygen refuses, and without the
-        # newline at its end, which it needs.
         try:
             own.write(key.read_bytes().rstrip() + b"\n")
         except OSError as error:
             raise Refused(f"RELEASE_KEY={key}: cannot sign: {error}") from error
         own.flush()
-        words = ["ssh-keygen", "-q", "-Y", "sign", "-f", own.name, "-n", f"{NAME}-release"]
+        yield own.name
+
+
+def _keygen(key: Path, *words: str) -> str:
+    with _usable(key) as name:
         done = subprocess.run(
-            [*words, str(path)],
+            ["ssh-keygen", "-q", *(name if word == "KEY" else word for word in words)],
             capture_output=True,
             text=True,
             stdin=subprocess.DEVNULL,
             check=False,
         )
-    if done.returncode:
-        said = (done.stderr or done.stdout).strip().replace(own.name, str(key))
-        raise Refused(f"RELEASE_KEY={key}: cannot sign: {said}")
+        if done.returncode:
+            said = (done.stderr or done.stdout).strip().replace(name, str(key))
+            raise Refused(f"RELEASE_KEY={key}: cannot sign: {said}")
+    return done.stdout
+
+
+def public_half(key: Path) -> str:
+    """As pillar counter:release:signers has it."""
+    return " ".join(_keygen(key, "-y", "-f", "KEY").split()[:2]) + f" {NAME}-release"
+
+
+def signature_of(path: Path, key: Path) -> bytes:
+    """A signature by ``ssh-keygen -Y``, as machines verify it (salt/_modules/release.py)."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(f"{path}.sig")
+    _keygen(key, "-Y", "sign", "-f", "KEY", "-n", f"{NAME}-release", str(path))
     # Stays beside the artifact: a machine that asks for signatures gets it with the tree.
     return Path(f"{path}.sig").read_bytes()
+
+
+def is_signed(path: Path, signature: bytes | None, key: Path | None = None) -> bool:
+    """Whether ``signature`` is one of this artifact, and by ``key`` where one is given."""
+    if signature is None:
+        return False
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "sig").write_bytes(signature)
+        words = ["-n", f"{NAME}-release", "-s", f"{folder}/sig"]
+        if key:
+            (Path(folder) / "signers").write_text(f"release {public_half(key)}\n", "utf-8")
+            words = ["verify", "-f", f"{folder}/signers", "-I", "release", *words]
+        else:
+            words = ["check-novalidate", *words]
+        command = ["ssh-keygen", "-Y", *words]
+        done = subprocess.run(command, input=path.read_bytes(), capture_output=True, check=False)
+    return done.returncode == 0
+
+
+def sign_built(path: Path) -> None:
+    """
+    Sign what was built here, where there is a key: a machine that asks for signatures asks also for that of
+    what `make up` and `make apply` bring. One by a key that was given once stays, unless another is given.
+    """
+    key, beside = signing_key(), Path(f"{path}.sig")
+    there = beside.read_bytes() if beside.exists() else None
+    if key and not is_signed(path, there, None if key == OWN_KEY else key):
+        signature_of(path, key)
 
 
 def _write(path: Path, content: bytes) -> None:

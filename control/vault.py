@@ -168,8 +168,11 @@ def _authority(place: Path, topology: Topology) -> tuple[str, str]:
     return ca, ca_key
 
 
-def _pki(place: Path, topology: Topology, machine: Machine) -> dict[str, str]:
-    """``{ca, certificate, key}`` of a machine, in PEM; made anew when it no longer fits or lasts."""
+def _pki(place: Path, topology: Topology, machine: Machine) -> dict[str, object]:
+    """
+    ``{ca, certificate, key}`` of a machine, in PEM, and of one with an application
+    ``application: {certificate, key}``; made anew when it no longer fits or lasts.
+    """
     ca, ca_key = _authority(place, topology)
     addresses = [machine.address, "127.0.0.1"]
     certificate = _read(place / f"machine-{machine.name}.crt")
@@ -182,7 +185,21 @@ def _pki(place: Path, topology: Topology, machine: Machine) -> dict[str, str]:
         certificate, key = certificates.issue(ca, ca_key, machine.name, addresses, DAYS)
         write(place / f"machine-{machine.name}.key", key)
         write(place / f"machine-{machine.name}.crt", certificate)
-    return {"ca": ca, "certificate": certificate, "key": key}
+    found: dict[str, object] = {"ca": ca, "certificate": certificate, "key": key}
+    if "app" in machine.roles:
+        found["application"] = _application(place, ca, ca_key, machine)
+    return found
+
+
+def _application(place: Path, ca: str, ca_key: str, machine: Machine) -> dict[str, str]:
+    """``{certificate, key}`` of the application on a machine; both in one file."""
+    name, path = certificates.application(machine.name), place / f"app-{machine.name}.pem"
+    certificate, begin, key = (_read(path) or "").partition("-----BEGIN PRIVATE KEY-----")
+    key = begin + key
+    if not certificate or not certificates.fits(certificate, key, ca, name, [], RENEW_DAYS):
+        certificate, key = certificates.issue(ca, ca_key, name, [], DAYS, client=True)
+        write(path, certificate + key)
+    return {"certificate": certificate, "key": key}
 
 
 def rotate(topology: Topology, name: str) -> None:
@@ -219,3 +236,4 @@ def drop(topology: Topology, machine: str) -> None:
     """A machine is gone: so is its key. What somebody gave it stays, for one of that name made anew."""
     for suffix in ("crt", "key"):
         (folder(topology) / f"machine-{machine}.{suffix}").unlink(missing_ok=True)
+    (folder(topology) / f"app-{machine}.pem").unlink(missing_ok=True)

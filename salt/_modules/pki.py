@@ -23,15 +23,31 @@ CA_KEY = "pki-ca"
 # Services that read the key join it.
 GROUP = "stack-pki"
 _PARTS = {"ca": "ca.crt", "certificate": "machine.crt", "key": "machine.key"}
+# Of the application on the machine, which is no machine: root's, who hands them to its processes.
+_APPLICATION = {"certificate": "app.crt", "key": "app.key"}
 
 
 def __virtual__():
     return __virtualname__
 
 
-def paths():
+def application(machine):
     """
-    Where the parts are: ``{ca, certificate, key}``. A service that uses them names them in its
+    The name of the application on a machine: only the store lets it in. No machine can have it.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call pki.application app1
+    """
+    return f"app.{machine}"
+
+
+def paths(application=False):
+    """
+    Where the parts are: ``{ca, certificate, key}``; with ``application`` those of the application on this
+    machine, ``{certificate, key}``. A service that uses them names them in its
     ``uses``, so that a renewal is loaded, and joins the group ``stack-pki`` to read the key.
 
     CLI Example:
@@ -40,13 +56,14 @@ def paths():
 
         salt-call pki.paths
     """
-    return {part: os.path.join(FOLDER, name) for part, name in _PARTS.items()}
+    names = _APPLICATION if application else _PARTS
+    return {part: os.path.join(FOLDER, name) for part, name in names.items()}
 
 
-def given():
+def given(application=False):
     """
-    What the pillar gives, ``{ca, certificate, key}`` in PEM, or None where it gives nothing.
-    Raises CommandExecutionError, never with a value in it, for a part that is missing, unknown or
+    What the pillar gives, ``{ca, certificate, key}`` in PEM, or None where it gives nothing; with
+    ``application`` ``{certificate, key}`` of the application on this machine. Raises CommandExecutionError, never with a value in it, for a part that is missing, unknown or
     still encrypted.
     """
     found = (__pillar__.get("secrets") or {}).get("pki")
@@ -54,10 +71,16 @@ def given():
         return None
     if wrong := misshapen(found):
         raise CommandExecutionError(f"pillar secrets:pki: {wrong}")
+    where = "secrets:pki"
+    if application:
+        found, where = found.get("application"), f"{where}:application"
+        if found is None:
+            return None
+    found = {part: value for part, value in found.items() if part != "application"}
     for part, value in found.items():
         if "PGP MESSAGE" in value or not value.strip():
             raise CommandExecutionError(
-                f"pillar secrets:pki:{part}: could not be decrypted: is the machine's key in"
+                f"pillar {where}:{part}: could not be decrypted: is the machine's key in"
                 " /etc/salt/gpgkeys and the file's first line #!yaml|gpg?"
             )
     return {part: value.strip() + "\n" for part, value in found.items()}
@@ -65,10 +88,13 @@ def given():
 
 def misshapen(found):
     """Why ``found``, the pillar's ``secrets:pki``, is not all parts as text with the key in its own
-    place; None when it is. Holds none of it."""
-    if not isinstance(found, dict) or set(found) != set(_PARTS):
-        return f"needs {', '.join(_PARTS)}, no more and no less"
-    for part, value in found.items():
+    place, and where there is an ``application`` its parts; None when it is. Holds none of it."""
+    if not isinstance(found, dict) or set(found) - {"application"} != set(_PARTS):
+        return f"needs {', '.join(_PARTS)}, no more and no less (an application's: {', '.join(_APPLICATION)})"
+    parts, own = {part: found[part] for part in _PARTS}, found.get("application", {})
+    if not isinstance(own, dict) or set(own) not in (set(), set(_APPLICATION)):
+        return f"application: needs {', '.join(_APPLICATION)}, no more and no less"
+    for part, value in [*parts.items(), *own.items()]:
         if not isinstance(value, str):
             return f"{part}: is not text"
         if part != "key" and (wrong := unfit(value)):
@@ -221,7 +247,7 @@ def _openssl(certificate, key):
     return []
 
 
-def problems(parts, name, addresses=(), renew_days=0):
+def problems(parts, name, addresses=(), renew_days=0, application=False):
     """
     What is wrong with ``{ca, certificate, key}`` (PEM) as the identity of machine ``name``, one
     line each; an empty list when it is fit for use. No line holds any of the key.
@@ -230,6 +256,8 @@ def problems(parts, name, addresses=(), renew_days=0):
         IP addresses that the certificate must carry beside the name
     renew_days
         fewer days than this left count as wrong
+    application
+        ``name`` is an application's, which must not pass for a machine: a client, of no other name
     """
     from cryptography import x509
 
@@ -267,6 +295,12 @@ def problems(parts, name, addresses=(), renew_days=0):
         if ipaddress.ip_address(address) not in carried:
             found.append(f"certificate: {address} is not among its subjectAltName")
     usage = _extension(own, x509.ExtendedKeyUsage)
+    if application:
+        if names != [name] or carried:
+            found.append(f"certificate: carries more in its subjectAltName than {name}")
+        if usage is None or list(usage) != [x509.ExtendedKeyUsageOID.CLIENT_AUTH]:
+            found.append("certificate: is not for clients alone (extendedKeyUsage)")
+        return found or _openssl(f"{parts['certificate'].strip()}\n{parts['ca']}", parts["key"])
     for oid, what in (
         (x509.ExtendedKeyUsageOID.SERVER_AUTH, "servers"),
         (x509.ExtendedKeyUsageOID.CLIENT_AUTH, "clients"),
@@ -384,6 +418,32 @@ def _current():
         except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError):
             found[part] = ""
     return found
+
+
+def application_files(machine):
+    """
+    The certificate and key of the application on ``machine``, as ``checked.swap`` takes them. Raises
+    CommandExecutionError where the pillar gives none, or one that is not the application's alone.
+    """
+    name, parts = application(machine), given(application=True)
+    if parts is None:
+        raise CommandExecutionError(
+            f"the pillar must give the application a certificate of its own: secrets:pki:application with"
+            f" {', '.join(_APPLICATION)} of {name}, for clients alone (salt/pki/README.md)"
+        )
+    wrong = problems({**parts, "ca": given()["ca"]}, name, application=True)
+    if wrong:
+        raise CommandExecutionError("pillar secrets:pki:application: " + "; ".join(wrong))
+    return {
+        paths(application=True)[part]: {
+            "data": text.encode(),
+            "mode": 0o600 if part == "key" else 0o644,
+            "user": "root",
+            "group": "root",
+            "secret": part == "key",
+        }
+        for part, text in parts.items()
+    }
 
 
 def pending(name, addresses, renew_days, own=True):

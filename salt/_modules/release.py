@@ -7,6 +7,7 @@ release and its own environment file, so that each instance can be moved, and mo
 """
 
 import concurrent.futures
+import contextlib
 import hashlib
 import http.client
 import json
@@ -35,6 +36,8 @@ _PATIENCE = 30
 _SPARE = 16_000_000
 # In a release's folder: what was installed, {path: [mode, sha256]}.
 _MANIFEST = "artifact.manifest"
+# There: whose signature was seen when it was installed, a public key.
+_SIGNER = "artifact.signer"
 # Byte code is about as large as its source.
 _COMPILED = 2
 
@@ -227,36 +230,97 @@ def _download(url, path):
 
 def verify(path, signature, signers, name):
     """
-    Refuse an artifact that none of ``signers`` (public keys as OpenSSH writes them) has signed for
-    ``NAME-release`` by ``ssh-keygen -Y sign``.
+    Which of ``signers`` (public keys as OpenSSH writes them) has signed an artifact for ``NAME-release`` by
+    ``ssh-keygen -Y sign``; without its comment.
 
-    Raises CommandExecutionError also for an absent signature.
+    Raises CommandExecutionError where none has, also for an absent signature.
     """
     if not signature or not os.path.isfile(signature):
         raise CommandExecutionError(
-            f"{path} is not signed, and pillar {name}:release:signers asks for it; refused"
+            f"{path} is not signed, and pillar {name}:release:signers asks for it; refused, nothing was"
+            " changed: 'make publish' with the signer's key signs it (RELEASE_KEY)"
         )
-    space = f"{name}-release"
-    with tempfile.NamedTemporaryFile("w", suffix=".signers", encoding="utf-8") as allowed:
-        # No option of the key's own line may widen what it is allowed for.
-        allowed.writelines(f'release namespaces="{space}" {key.strip()}\n' for key in signers)
-        allowed.flush()
-        with open(path, "rb") as artifact_file:
-            words = ["ssh-keygen", "-Y", "verify", "-f", allowed.name, "-I", "release"]
-            words += ["-n", space, "-s", signature]
-            done = subprocess.run(
-                words,
-                stdin=artifact_file,
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=60,
-            )
-    if done.returncode:
+    space, said = f"{name}-release", ""
+    for key in signers:
+        with tempfile.NamedTemporaryFile("w", suffix=".signers", encoding="utf-8") as allowed:
+            # No option of the key's own line may widen what it is allowed for.
+            allowed.write(f'release namespaces="{space}" {key.strip()}\n')
+            allowed.flush()
+            with open(path, "rb") as artifact_file:
+                words = ["ssh-keygen", "-Y", "verify", "-f", allowed.name, "-I", "release"]
+                words += ["-n", space, "-s", signature]
+                done = subprocess.run(
+                    words,
+                    stdin=artifact_file,
+                    capture_output=True,
+                    text=True,
+                    check=False,
+                    timeout=60,
+                )
+        if not done.returncode:
+            return _bare(key)
         said = (done.stderr or done.stdout).strip()
-        raise CommandExecutionError(
-            f"{path}: no signer of pillar {name}:release:signers has signed it: {said}; refused"
-        )
+    raise CommandExecutionError(
+        f"{path}: no signer of pillar {name}:release:signers has signed it: {said}; refused"
+    )
+
+
+def _bare(key):
+    """A public key without its comment."""
+    return " ".join(key.split()[:2])
+
+
+def _proven(name, root, version, signers, record=True):
+    """
+    Whether an installed release is one that a signer has signed: as was seen when it was installed, or
+    is now of the artifact that was carried, which is then written down. Raises for a signature of nobody who may.
+    """
+    if not signers:
+        return True
+    place = os.path.join(root, "releases", version, _SIGNER)
+    known = (_text(place) or "").strip()
+    path, _ = artifact(name, version)
+    if path and os.path.isfile(f"{path}.sig"):
+        real = stored_sha256(root, version)
+        if real and sha256(path) != real:
+            raise CommandExecutionError(f"{path}: sha256 is not {real}, as installed; refused")
+        signer = verify(path, f"{path}.sig", signers, name)
+        if real and record and signer != known:
+            __salt__["whole.write"](place, f"{signer}\n", mode=0o644)
+        # Without a hash nobody knows that it is what is installed.
+        return bool(real)
+    return known in map(_bare, signers)
+
+
+def _unproven(name, version):
+    return (
+        f"{version} was installed without a signature of pillar {name}:release:signers, which asks for one;"
+        f" refused, nothing was changed: 'make publish' of its commit with a signer's key signs it"
+        f" (RELEASE_KEY), then 'make deploy VERSION={version}'"
+    )
+
+
+def refusal(name, root, version, source=None, signers=None):
+    """
+    None, or why :py:func:`install` would refuse a release for its signature.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call release.refusal counter /opt/counter 0.1.0 signers='["ssh-ed25519 AAAA…"]'
+    """
+    version, carried = _name(version), artifact(name, version)[0]
+    try:
+        if os.path.isdir(os.path.join(root, "releases", version)) and _proven(
+            name, root, version, signers, record=False
+        ):
+            return None
+        if carried and signers:
+            verify(carried, f"{carried}.sig", signers, name)
+    except CommandExecutionError as error:
+        return str(error)
+    return _unproven(name, version) if signers and not carried and not source else None
 
 
 def install(name, root, version, source=None, stated=None, signers=None):
@@ -292,13 +356,16 @@ def install(name, root, version, source=None, stated=None, signers=None):
         _set_mode(path, 0o755)
     there = os.path.isdir(target)
     if there:
-        _same(name, root, version, stated, signers)
+        _same(name, root, version, stated)
+        proven = _proven(name, root, version, signers)
+        if not proven and not source and not artifact(name, version)[0]:
+            raise CommandExecutionError(_unproven(name, version))
         moded = _mend_modes(target)
         wrong = damage(root, version)
         # Of before there was such a list, there is nothing to compare it with.
         listed = os.path.exists(os.path.join(target, _MANIFEST))
         at_hand = source or artifact(name, version)[0]
-        if not wrong and (listed or not at_hand):
+        if proven and not wrong and (listed or not at_hand):
             return moded
         if not at_hand:
             raise CommandExecutionError(
@@ -331,8 +398,7 @@ def install(name, root, version, source=None, stated=None, signers=None):
                 raise CommandExecutionError(
                     f"{path}: sha256 is {real}, but {where} says {wanted}; refused"
                 )
-        if signers:
-            verify(path, f"{path}.sig", signers, name)
+        signer = verify(path, f"{path}.sig", signers, name) if signers else None
         with tarfile.open(path) as archive:
             members = archive.getmembers()
             _has_room(members, releases, path)
@@ -353,6 +419,10 @@ def install(name, root, version, source=None, stated=None, signers=None):
         __salt__["whole.write"](
             os.path.join(top, _MANIFEST), json.dumps(_listed(top), indent=0), mode=0o644
         )
+        # What the archive itself says of its signer counts for nothing.
+        _remove(os.path.join(top, _SIGNER))
+        if signer:
+            __salt__["whole.write"](os.path.join(top, _SIGNER), f"{signer}\n", mode=0o644)
         _to_disk(top)
         if there:
             _mend(top, target)
@@ -402,12 +472,12 @@ def _differences(top, listed):
 
 
 def _listed(top):
-    """``{path: [mode, sha256]}`` of every file below ``top`` but the list itself."""
+    """``{path: [mode, sha256]}`` of every file below ``top`` but the list itself and the signer."""
     found = {}
     for folder, _, names in os.walk(top):
         for name in names:
             path = os.path.join(folder, name)
-            if (inside := os.path.relpath(path, top)) != _MANIFEST:
+            if (inside := os.path.relpath(path, top)) not in (_MANIFEST, _SIGNER):
                 mode = f"{os.lstat(path).st_mode & 0o7777:04o}"
                 found[inside] = [mode, "link" if os.path.islink(path) else sha256(path)]
     return dict(sorted(found.items()))
@@ -449,13 +519,23 @@ def _mend(top, target):
             shutil.rmtree(old)
         __salt__["whole.folder"](os.path.dirname(old))
         os.rename(new, old)
-    os.rename(os.path.join(top, _MANIFEST), os.path.join(target, _MANIFEST))
+    _remove(os.path.join(target, _SIGNER))
+    for name in (_SIGNER, _MANIFEST):
+        if os.path.exists(os.path.join(top, name)):
+            os.rename(os.path.join(top, name), os.path.join(target, name))
     _to_disk(target)
 
 
-def _same(name, root, version, stated, signers):
-    """Refuse an installed release where what is carried or stated under its version is another one,
-    or is signed by nobody who may."""
+def _remove(path):
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path)
+    else:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+
+
+def _same(name, root, version, stated):
+    """Refuse an installed release where what is carried or stated under its version is another one."""
     path, said = artifact(name, version)
     real = stored_sha256(root, version)
     for wanted, where in ((said, f"{path}.sha256"), (stated, f"pillar {name}:release:sha256")):
@@ -464,10 +544,6 @@ def _same(name, root, version, stated, signers):
                 f"{version} is installed here with sha256 {real}, but {where} says {wanted}: a version never"
                 " changes; refused, nothing was changed"
             )
-    if signers and path and os.path.isfile(f"{path}.sig"):
-        if real and sha256(path) != real:
-            raise CommandExecutionError(f"{path}: sha256 is not {real}, as installed; refused")
-        verify(path, f"{path}.sig", signers, name)
 
 
 def _to_disk(folder):

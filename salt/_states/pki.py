@@ -9,7 +9,9 @@ def __virtual__():
     return __virtualname__
 
 
-def present(name, machine, addresses, days, ca_days, renew_days, own):
+def present(
+    name, machine, addresses=(), days=0, ca_days=0, renew_days=0, own=False, application=False
+):
     """
     CA, certificate and key of this machine are there, belong together and last; renewed by an apply
     when fewer than ``renew_days`` are left. The pillar's (``secrets:pki``) where it gives them.
@@ -22,6 +24,9 @@ def present(name, machine, addresses, days, ca_days, renew_days, own):
         for how long a certificate and a CA made here are valid
     own
         whether this machine may be its own CA: it is the only one of its topology
+    application
+        instead: the certificate of the application on this machine, which only the pillar gives
+        (``secrets:pki:application``)
 
     .. code-block:: yaml
 
@@ -36,13 +41,16 @@ def present(name, machine, addresses, days, ca_days, renew_days, own):
     """
     ret = {"name": name, "changes": {}, "result": True, "comment": "valid"}
     try:
-        why = __salt__["pki.pending"](machine, addresses, renew_days, own)
-        if why and __opts__["test"]:
-            ret["changes"] = {name: "; ".join(why)}
-            return {**ret, "result": None, "comment": "would be put in place"}
-        wanted = __salt__["pki.files"](
-            machine, addresses, days, ca_days, renew_days, anew=bool(why)
-        )
+        if application:
+            why, wanted = ["the pillar gives another"], __salt__["pki.application_files"](machine)
+        else:
+            why = __salt__["pki.pending"](machine, addresses, renew_days, own)
+            if why and __opts__["test"]:
+                ret["changes"] = {name: "; ".join(why)}
+                return {**ret, "result": None, "comment": "would be put in place"}
+            wanted = __salt__["pki.files"](
+                machine, addresses, days, ca_days, renew_days, anew=bool(why)
+            )
         changes, _ = __salt__["checked.differences"](wanted)
         if not changes:
             return ret

@@ -36,6 +36,9 @@ def installed(name, root, version, source=None, sha256=None, signers=None):
     ret = {"name": name, "changes": {}, "result": True, "comment": f"{version} is installed"}
     there = version in __salt__["release.installed"](root)
     if __opts__["test"]:
+        refused = signers and __salt__["release.refusal"](name, root, version, source, signers)
+        if refused:
+            return {**ret, "result": False, "comment": refused}
         wrong = __salt__["release.damage"](root, version) if there else []
         if there and not wrong:
             return ret

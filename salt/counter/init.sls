@@ -21,6 +21,14 @@
 {% if store_tls %}
 include:
   - pki
+
+# Its processes are no machine: with what they hold, only the store lets anybody in.
+{{ (counter.name ~ ' certificate') | json }}:
+  pki.present:
+    - machine: {{ salt['topology.machine']().name | json }}
+    - application: true
+    - require:
+      - pki: machine certificate
 {% endif %}
 
 {{ (counter.name ~ ' runtime') | json }}:
@@ -95,5 +103,5 @@ include:
     - require:
       - checked: {{ (counter.name ~ ' unit') | json }}
       {% if store_tls %}
-      - pki: machine certificate
+      - pki: {{ (counter.name ~ ' certificate') | json }}
       {% endif %}

@@ -244,6 +244,41 @@ def test_nothing_crosses_the_network_without_a_certificate_that_is_welcome(prod:
     assert "NOAUTH" in prod.on("store1", f"{by_tls} {ours} PING 2>&1 || true")
 
 
+def test_an_application_cannot_speak_as_its_machine(prod: Many) -> None:
+    """What its processes hold opens the store and nothing else: not the logs, not another's tunnel."""
+    prod.on("app1", "systemctl is-active counter@1")
+    held = prod.on("app1", "ls /run/credentials/counter@1.service").split()
+    assert held == ["app.crt", "app.key", "ca.crt", "redis-password"]
+    machines = prod.on("app1", "cat /etc/stack/pki/machine.key").splitlines()[1]
+    found = prod.on(
+        "app1", "grep -rlF -f /dev/stdin /run/credentials/counter@* || true", data=machines
+    )
+    assert found == ""
+    groups, cannot = prod.on(
+        "app1",
+        "pid=$(systemctl show -P MainPID counter@1); sed -n 's/^Groups:\\s*//p' /proc/$pid/status;"
+        " setpriv --reuid $(stat -c %u /proc/$pid) --regid $(stat -c %g /proc/$pid) --clear-groups"
+        " cat /etc/stack/pki/machine.key 2>&1 || true",
+    ).splitlines()
+    assert prod.on("app1", "getent group stack-pki").split(":")[2] not in groups.split()
+    assert cannot.endswith("Permission denied")
+    own = "-CAfile /etc/stack/pki/ca.crt -cert /etc/stack/pki/app.crt -key /etc/stack/pki/app.key"
+    relp = "1 open 30 relp_version=0\\ncommands=syslog\\n"
+
+    def tls(host: str, target: str, port: int, certificate: str, ask: str) -> str:
+        return prod.on(
+            host,
+            f"(printf '{ask}'; sleep 1) | timeout 5 openssl s_client -quiet"
+            f" -connect {ADDRESSES[target]}:{port} {certificate} 2>&1 || true",
+        )
+
+    assert "NOAUTH" in tls("app1", "store1", 6380, own, "PING\\r\\n")
+    assert "200 OK" not in tls("app1", "monitor1", 2514, own, relp)
+    assert "200 OK" in tls("app1", "monitor1", 2514, own.replace("/app.", "/machine."), relp)
+    request = "GET /healthz HTTP/1.0\\r\\n\\r\\n"
+    assert "200 OK" not in tls("app1", "app1", 8443, own, request)
+
+
 def test_a_machine_has_its_own_secrets_and_no_others(prod: Many) -> None:
     names = {host: prod.on(host, "ls /etc/stack/secrets").split() for host in FIVE}
     assert {host for host in FIVE if "redis-counter" in names[host]} == {"app1", "app2", "store1"}

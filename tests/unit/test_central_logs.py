@@ -7,6 +7,7 @@ import gzip
 import json
 import os
 import pwd
+import re
 import subprocess
 import sys
 import threading
@@ -18,6 +19,8 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from salt.exceptions import CommandExecutionError
 
 NOW = datetime.datetime(2030, 1, 2, 12, 0, tzinfo=datetime.UTC)
@@ -47,16 +50,18 @@ class Store:
         path.write_bytes(gzip.compress(data) if packed else data)
         return path
 
-    def show(self, *words: str) -> tuple[int, list[str], str]:
+    def run(self, *words: str) -> subprocess.CompletedProcess[bytes]:
         program = Path(__file__).parents[2] / "salt/rsyslog/files/central-logs"
-        done = subprocess.run(
+        return subprocess.run(
             [sys.executable, "-I", str(program), "show", f"--folder={self.folder}", *words],
             capture_output=True,
-            text=True,
             timeout=30,
             check=False,
         )
-        return done.returncode, done.stdout.splitlines(), done.stderr.strip()
+
+    def show(self, *words: str) -> tuple[int, list[str], str]:
+        done = self.run(*words)
+        return done.returncode, done.stdout.decode().splitlines(), done.stderr.decode().strip()
 
 
 @pytest.fixture
@@ -122,14 +127,118 @@ def test_a_sender_is_who_its_folder_says_and_cannot_write_to_the_terminal(store:
         )
 
 
-def test_no_member_of_an_entry_can_write_to_the_terminal(store: Store) -> None:
+ANY_TEXT = st.text(max_size=12) | st.sampled_from(
+    [
+        "\x1b]52;c;eA==\x07",
+        "\x9b2J",
+        "a\nedge9 sshd: Accepted",
+        "\x7f",
+        "\u2028",
+        "\u202e",
+        "\ud800",
+        "\t",
+    ]
+)
+ANY_VALUE = st.recursive(
+    ANY_TEXT | st.none() | st.booleans() | st.integers() | st.floats(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(ANY_TEXT, inner, max_size=3),
+    max_leaves=6,
+)
+MEMBERS = (
+    "time",
+    "cursor",
+    "unit",
+    "user",
+    "identifier",
+    "pid",
+    "priority",
+    "cut",
+    "message",
+    "data",
+)
+
+
+def in_own_lines(text: str, shown: int) -> None:
+    """No control character but the newline of each line that is shown, which begins as one."""
+    assert [one for one in text if not one.isprintable()] == ["\n"] * shown
+    assert all(
+        re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}Z edge1 ", one) for one in text.splitlines()
+    )
+
+
+@given(
+    changes=st.dictionaries(st.sampled_from(MEMBERS), ANY_VALUE, min_size=1),
+    # Escapes of JSON, or the bytes themselves.
+    ascii_only=st.booleans(),
+)
+@settings(
+    max_examples=150,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+def test_whatever_a_sender_puts_into_a_field_is_one_printable_line(
+    program: ModuleType, tmp_path: Path, changes: dict[str, Any], ascii_only: bool
+) -> None:
     """Also of a machine that somebody else has taken over, who chooses every one of them."""
-    evil = "9999-01-01T\x1b]0;title\x07\x1b[2J"
-    fields = dict.fromkeys(("identifier", "user", "unit", "message", "time", "cursor"), evil)
-    store.put("edge1/system.log", line(1, **fields))
-    _, lines, _ = store.show("--since=2030-01-01")
-    assert len(lines) == 1
-    assert lines[0].isprintable()
+    entry = json.loads(line(1, message="said"))
+    raw = json.dumps({**entry, **changes}, ensure_ascii=ascii_only)
+    path = tmp_path / "edge1/system.log"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(raw.encode("utf-8", "surrogatepass") + b"\n")
+    found = list(program.search(str(tmp_path), program.Asked()))
+    for service in ("system", "counter"):
+        in_own_lines(
+            "".join(f"{program.readable(host, service, entry)}\n" for host, _, entry in found),
+            len(found),
+        )
+
+
+def test_what_is_shown_has_no_control_character_but_newlines(store: Store) -> None:
+    """The program itself, over every place of an entry and any bytes; `--json` too."""
+    lines = [
+        line(n, n, **{field: evil}).encode()
+        for n, (field, evil) in enumerate(
+            (field, evil)
+            for field in MEMBERS
+            for evil in (
+                "9999-01-01T\x1b]52;c;eA==\x07",
+                f"{NOW:%Y-%m-%dT%H:%M:%S}.000000Z\nedge9 sshd: Accepted",
+                {
+                    "a\nb\u2028": "\x9b\x7f\ud800",
+                    "method": "\r",
+                    "path": "\x0b",
+                    "status": "\x1b[2J",
+                },
+                ["\x1b"],
+            )
+        )
+    ]
+    lines += [
+        bytes([0xFF, 0x1B, 0x9B, 0x0D]),
+        b'{"time": "\xff\x1b[2J"}',
+        *(b"\x1b" * n for n in range(3)),
+    ]
+    # As deep as it can still be read, which may be too deep to be written.
+    lines += [
+        b'{"time":"2030-01-02T12:00:00.000000Z","data":{"a":%s0%s}}' % (b"[" * n, b"]" * n)
+        for n in range(900, 1000, 3)
+    ]
+    path = store.put("edge1/system.log")
+    path.write_bytes(b"\n".join(lines) + b"\n")
+    for words in ([], ["--json"]):
+        done = store.run("--since=2030-01-01", *words)
+        assert done.returncode == 0, done.stderr
+        for text in (done.stdout.decode(), done.stderr.decode()):
+            assert [one for one in text if not one.isprintable() and one != "\n"] == []
+        own = (
+            rb'\{"time":"2030-|\{"time": "2030-'
+            if words
+            else rb"2030-01-02 12:0\d:\d\d\.000Z edge1 "
+        )
+        assert all(re.match(own, one) for one in done.stdout.splitlines())
+        assert len(done.stdout.splitlines()) > 40
 
 
 def test_an_ordinary_users_line_is_shown_as_that_users(store: Store) -> None:
@@ -139,11 +248,14 @@ def test_an_ordinary_users_line_is_shown_as_that_users(store: Store) -> None:
         line(2, user="nobody", unit="session-3.scope", message="no name"),
         line(3, identifier="cron", message="root's"),
     )
+    # By a program's name, which whoever runs it may make say anything: LD_PRELOAD, a debugger.
+    store.put("edge1/sudo.log", line(4, 1, user="nobody", identifier="sudo", message="root : …"))
     _, lines, _ = store.show("--since=2030-01-01")
     assert [one.split(" edge1 ")[1] for one in lines] == [
         "nobody (haproxy): [crit] Server app/1 is DOWN",
         "nobody (session-3.scope): no name",
         "cron: root's",
+        "nobody (sudo): root : …",
     ]
 
 

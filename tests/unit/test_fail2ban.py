@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shutil
 import subprocess
@@ -133,6 +134,33 @@ def test_every_jail_has_its_filter_beside_it(rendered: Any) -> None:
     assert ("haproxy-scan" in names) == ("edge" in rendered.machine["roles"])
     for name in names:
         assert f"/etc/fail2ban/filter.d/{name}.conf" in rendered.files
+
+
+@pytest.mark.skipif(not shutil.which("fail2ban-client"), reason="no fail2ban on this computer")
+def test_fail2ban_itself_reads_the_lines_of_those_units_alone(
+    rendered: Any, config: Path, tmp_path: Path
+) -> None:
+    """Debian's filter for sshd would add `_COMM=sshd`, which any program can be called."""
+    shutil.copytree(config, tmp_path / "etc")
+    for path in rendered.files:
+        if path.startswith("/etc/fail2ban/"):
+            (tmp_path / path.lstrip("/").replace("fail2ban/", "")).write_bytes(rendered.data(path))
+    told = subprocess.run(
+        ["fail2ban-client", "-c", str(tmp_path / "etc"), "-d"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    ).stdout
+    matches = {}
+    for line in told.splitlines():
+        if line.startswith("[") and "'addjournalmatch'" in line:
+            _, jail, _, *fields = ast.literal_eval(line)
+            matches.setdefault(jail, []).append(fields)
+    assert matches["sshd"] == [["_SYSTEMD_UNIT=ssh.service", "_UID=0"]]
+    for jail, [fields] in matches.items():
+        assert "+" not in fields, jail
+        assert any(one.startswith("_SYSTEMD_UNIT=") for one in fields), jail
 
 
 @pytest.mark.skipif(not shutil.which("fail2ban-client"), reason="no fail2ban on this computer")

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from salt.exceptions import CommandExecutionError
 
+from control import certificates
+
 ADDRESSES = ["127.0.0.1", "192.0.2.7"]
 OPTIONS = {"machine": "app1", "addresses": ADDRESSES, "days": 90, "ca_days": 3650}
 
@@ -43,7 +45,14 @@ def world(
             spec.update(me)
         return wanted  # type: ignore[no-any-return]
 
+    def of_application(machine: str) -> dict[str, Any]:
+        wanted = pki.application_files(machine)
+        for spec in wanted.values():
+            spec.update(me)
+        return wanted  # type: ignore[no-any-return]
+
     functions.update({"pki.pending": pki.pending, "pki.files": own})
+    functions["pki.application_files"] = of_application
 
     def apply(pillar: Any = None, test: bool = False, **options: Any) -> dict[str, Any]:
         pki.__pillar__ = {"secrets": {"pki": pillar}} if pillar else {}  # type: ignore[attr-defined]
@@ -274,3 +283,95 @@ def test_a_given_key_that_openssl_finds_too_weak_is_refused(
     ret = world.apply({"ca": ca, "certificate": certificate, "key": key})
     assert ret["result"] is False
     assert "certificate: OpenSSL refuses it: ee key too small" in ret["comment"]
+
+
+# --- the application's own ------------------------------------------------------------------------
+
+
+def application(
+    world: SimpleNamespace, name: str = "app.app1", client: bool = True, addresses: Any = ()
+) -> dict[str, Any]:
+    """All that a pillar gives a machine with an application, by the controller's own hands."""
+    ca, ca_key = certificates.make_ca("machines of the topology", 3650)
+    parts = certificates.issue(ca, ca_key, "app1", ADDRESSES, 90)
+    own = certificates.issue(ca, ca_key, name, addresses, 90, client=client)
+    pair = ("certificate", "key")
+    return {
+        "ca": ca,
+        **dict(zip(pair, parts, strict=True)),
+        "application": dict(zip(pair, own, strict=True)),
+    }
+
+
+def test_an_application_has_a_key_of_its_own_and_never_the_machines(world: SimpleNamespace) -> None:
+    given = application(world)
+    assert world.pki.misshapen(given) is None
+    assert world.apply(given, own=False)["result"] is True
+    machines = now(world)
+    assert sorted(machines) == ["ca.crt", "machine.crt", "machine.key"]
+    assert world.apply(given, test=True, application=True)["result"] is None
+    ret = world.apply(given, application=True)
+    assert ret["result"] is True
+    assert given["application"]["key"].splitlines()[1] not in str(ret)
+    there = now(world)
+    assert there["app.key"] == given["application"]["key"] != there["machine.key"]
+    # Root's alone: systemd hands it to the processes.
+    assert stat.S_IMODE((world.folder / "app.key").stat().st_mode) == 0o600
+    assert {name: text for name, text in there.items() if "app" not in name} == machines
+    assert world.apply(given, application=True)["changes"] == {}
+    assert world.apply(given, own=False)["changes"] == {}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"name": "app1"}, "its CN is not app.app1"),
+        ({"name": "app.app2"}, "its CN is not app.app1"),
+        ({"client": False}, "is not for clients alone"),
+        ({"addresses": ["192.0.2.7"]}, "carries more in its subjectAltName"),
+    ],
+)
+def test_no_certificate_that_passes_for_a_machine_is_an_applications(
+    world: SimpleNamespace, wrong: dict[str, Any], said: str
+) -> None:
+    given = application(world, **wrong)
+    ret = world.apply(given, application=True)
+    assert ret["result"] is False
+    assert said in ret["comment"]
+    assert now(world) == {}
+    # Nor is the application's one for a machine.
+    given = application(world)
+    given |= given.pop("application")
+    assert world.apply(given, own=False)["result"] is False
+
+
+def test_an_application_without_a_certificate_of_its_own_is_refused_with_what_to_do(
+    world: SimpleNamespace,
+) -> None:
+    given = application(world)
+    del given["application"]
+    comment = world.apply(given, application=True)["comment"]
+    assert "secrets:pki:application with certificate, key of app.app1" in comment
+    for own in ("x", {"key": "x"}, {"certificate": "x", "key": "y", "ca": "z"}):
+        assert "application: needs certificate, key" in world.pki.misshapen(
+            {**given, "application": own}
+        )
+
+
+def test_an_applications_certificate_opens_what_asks_for_any_client_and_serves_nobody(
+    world: SimpleNamespace, tmp_path: Path
+) -> None:
+    """By OpenSSL, as Redis, stunnel, rsyslog and HAProxy have it."""
+    given = application(world)
+    for name, text in (("ca", given["ca"]), ("own", given["application"]["certificate"])):
+        (tmp_path / name).write_text(text)
+
+    def fits(*words: str) -> bool:
+        line = ["openssl", "verify", "-CAfile", "ca", *words, "own"]
+        return subprocess.run(line, cwd=tmp_path, capture_output=True, check=False).returncode == 0
+
+    assert fits("-purpose", "sslclient")
+    assert not fits("-purpose", "sslserver")
+    # As stunnel's checkHost and rsyslog's permittedPeer name a machine.
+    assert not fits("-purpose", "sslclient", "-verify_hostname", "app1")
+    assert not fits("-purpose", "sslclient", "-verify_ip", "192.0.2.7")

@@ -487,13 +487,91 @@ def test_another_artifact_under_an_installed_version_is_refused(
         release.install("app", home, "1.0", stated="0" * 64)
     ours, public = keypair(tmp_path, "ours")
     theirs, _ = keypair(tmp_path, "theirs")
-    assert release.install("app", home, "1.0", signers=[public]) is False
+    with pytest.raises(CommandExecutionError, match="is not signed, and pillar"):
+        release.install("app", home, "1.0", signers=[public])
     signed(path, theirs)
     with pytest.raises(CommandExecutionError, match="no signer of pillar"):
         release.install("app", home, "1.0", signers=[public])
     Path(f"{path}.sig").unlink()
     signed(path, ours)
     assert release.install("app", home, "1.0", signers=[public]) is False
+
+
+def test_what_was_installed_unsigned_is_refused_once_signers_are_set(
+    release: ModuleType, state: Any, home: str, tmp_path: Path
+) -> None:
+    """A rollback and a plain apply bring no artifact: whose it is was seen when it was installed."""
+    ours, public = keypair(tmp_path, "ours")
+    _, other = keypair(tmp_path, "other")
+    # It may say what it likes of itself.
+    path = artifact("1.0", {"app-1.0/artifact.signer": public.encode()})
+    release.install("app", home, "1.0")
+    away = tmp_path / "away"
+
+    def installed(test: bool, signers: list[str]) -> Any:
+        state.module.__opts__["test"] = test
+        return state.module.installed("app", home, "1.0", signers=signers)
+
+    def carried(there: bool) -> None:
+        for name in (path.name, f"{path.name}.sha256", f"{path.name}.sig"):
+            source, target = (
+                (away / name, Path("dist", name)) if there else (Path("dist", name), away / name)
+            )
+            if source.exists():
+                source.rename(target)
+
+    away.mkdir()
+    carried(False)
+    for test in (False, True):
+        ret = installed(test, [public])
+        assert ret["result"] is False
+        assert "installed without a signature" in ret["comment"]
+        assert "make deploy VERSION=1.0" in ret["comment"]
+    assert release.install("app", home, "1.0") is False, "while nobody asks for one"
+    carried(True)
+    for test in (False, True):
+        assert "is not signed" in installed(test, [public])["comment"]
+    # The way forward: signed, and deployed again; then also without the artifact.
+    signed(path, ours)
+    assert installed(True, [public])["result"] is True
+    assert release.install("app", home, "1.0", signers=[other, f"{public} moved"]) is False
+    carried(False)
+    for signers in ([public], [other, public.rpartition(" ")[0]], []):
+        assert release.install("app", home, "1.0", signers=signers) is False
+        assert release.damage(home, "1.0") == []
+        assert installed(True, signers)["result"] is True
+    # A signer that is one no more.
+    with pytest.raises(CommandExecutionError, match="without a signature of pillar"):
+        release.install("app", home, "1.0", signers=[other])
+
+
+def test_a_release_that_was_installed_signed_needs_no_artifact(
+    release: ModuleType, home: str, tmp_path: Path
+) -> None:
+    key, public = keypair(tmp_path, "ours")
+    path = artifact("1.0")
+    signed(path, key)
+    release.install("app", home, "1.0", signers=[public])
+    for one in Path("dist").iterdir():
+        one.unlink()
+    assert release.install("app", home, "1.0", signers=[public]) is False
+    assert release.refusal("app", home, "1.0", signers=[public]) is None
+    assert "without a signature" in release.refusal("app", home, "2.0", signers=[public])
+
+
+def test_a_machine_that_fetches_by_itself_proves_what_it_has(
+    release: ModuleType, home: str, server: str, tmp_path: Path
+) -> None:
+    key, public = keypair(tmp_path, "ours")
+    path = artifact("1.0")
+    digest, source = release.sha256(path), f"{server}/{{name}}-{{version}}.tar.gz"
+    path = path.rename(tmp_path / "web" / "app-1.0.tar.gz")
+    release.install("app", home, "1.0", source, digest)
+    with pytest.raises(CommandExecutionError, match=r"app-1.0.tar.gz.sig could not be fetched"):
+        release.install("app", home, "1.0", source, digest, [public])
+    signed(path, key)
+    release.install("app", home, "1.0", source, digest, [public])
+    assert release.install("app", home, "1.0", source, digest, [public]) is False
 
 
 def test_a_disk_that_fills_up_while_unpacking_leaves_no_half_release(
@@ -713,6 +791,7 @@ def state(
     names = (
         "installed",
         "install",
+        "refusal",
         "damage",
         "offer",
         "prune",

@@ -260,6 +260,23 @@ def test_haproxy_has_every_application_instance_as_a_server(rendered: Any) -> No
     assert servers(rendered.text("/etc/haproxy/haproxy.cfg")) == expected_servers(rendered)
 
 
+def test_no_process_of_an_application_holds_the_machines_key(rendered: Any) -> None:
+    """With it, a flaw in the application is enough to speak as the machine: logs, metrics, tunnels."""
+    path = "/etc/systemd/system/counter@.service"
+    if path not in rendered.files:
+        return
+    unit = rendered.text(path)
+    assert "machine." not in unit
+    assert "stack-pki" not in unit
+    apart = "store" not in rendered.machine["roles"]
+    keys = re.findall(r"(?m)^LoadCredential=\S+:(/etc/stack/pki/\S+\.key)$", unit)
+    assert keys == (["/etc/stack/pki/app.key"] if apart else [])
+    # And what it holds is welcome in none of these: they name machines.
+    for path in rendered.files:
+        if path.startswith("/etc/stunnel/") or path == "/etc/rsyslog.conf":
+            assert "app." not in re.sub(r"(?m)^\s*[#;].*$", "", rendered.text(path)), path
+
+
 def test_prod_lists_both_app_machines_and_dev_lists_loopback(all_rendered: dict[Any, Any]) -> None:
     cfg = "/etc/haproxy/haproxy.cfg"
     prod = servers(all_rendered["prod", "edge1"].text(cfg))

@@ -545,6 +545,12 @@ def test_what_anybody_may_log_stops_nothing(
             ("system", "nobody", "session-3.scope"),
         ),
         ({"SYSLOG_IDENTIFIER": b"sudo", "_UID": b"4294900000"}, ("system", "uid 4294900000", None)),
+        # The program itself, but whoever runs it can make it say anything.
+        (
+            {"SYSLOG_IDENTIFIER": b"sudo", "_EXE": b"/usr/bin/sudo", "_UID": b"65534"},
+            ("sudo", "nobody", None),
+        ),
+        ({"SYSLOG_IDENTIFIER": b"sudo", "_UID": b"0"}, ("sudo", None, None)),
         # A service that runs as a user of its own is known by its unit.
         (
             {"_SYSTEMD_UNIT": b"counter@1.service", "_UID": b"65534"},

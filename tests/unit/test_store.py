@@ -455,6 +455,88 @@ def test_a_key_as_gitlab_gives_it_signs(
     assert (place.path / f"{path.name}.sig").read_text() == first
 
 
+@pytest.fixture
+def checkout(
+    build: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> SimpleNamespace:
+    """A checkout whose build is there, with a store and a folder `.lab` of its own."""
+    own = SimpleNamespace(root=tmp_path, store=store.Folder(tmp_path / "store"))
+    own.key = tmp_path / ".lab/release-key"
+    (tmp_path / "pillar").mkdir()
+    (tmp_path / "dist").mkdir()
+    own.path = build().rename(tmp_path / "dist" / store.archive(VERSION))
+    monkeypatch.setattr(deploy, "ROOT", tmp_path)
+    monkeypatch.setattr(store, "OWN_KEY", own.key)
+    monkeypatch.setattr("control.__main__.build_artifact", lambda: VERSION)
+    monkeypatch.setenv("ARTIFACT_STORE", str(own.store.path))
+    for name in ("RELEASE_KEY", "CI"):
+        monkeypatch.delenv(name, raising=False)
+    return own
+
+
+def test_publish_signs_by_default_with_a_key_of_the_checkouts_own(
+    checkout: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert deploy.command_publish(topology.load("dev")) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[-1] == VERSION
+    public = store.public_half(checkout.key)
+    assert said[-2].startswith(
+        f"signed with {checkout.key}, made now: keep a copy; machines refuse"
+    )
+    assert said[-2].endswith(f"pillar/settings.sls: counter: {{release: {{signers: [{public}]}}}}")
+    assert checkout.key.stat().st_mode & 0o777 == 0o600
+    path, _ = store.fetch(checkout.store, VERSION, checkout.root / "fetched")
+    assert store.is_signed(path, Path(f"{path}.sig").read_bytes(), checkout.key)
+    # Again, and where the machines ask for it already.
+    (checkout.root / "pillar/settings.sls").write_text(f"signers: [{public}]")
+    assert deploy.command_publish(topology.load("dev")) == 0
+    told = capsys.readouterr().out.splitlines()[-2]
+    assert told == f"signed with {checkout.key}; asked for by pillar/settings.sls"
+
+
+def test_publish_of_a_pipeline_signs_with_the_key_that_it_is_given_and_makes_none(
+    checkout: SimpleNamespace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CI", "true")
+    assert deploy.command_publish(topology.load("dev")) == 0
+    said = capsys.readouterr()
+    assert "not signed: whoever may write to" in said.err
+    assert not checkout.key.exists()
+    assert checkout.store.read(VERSION, f"{checkout.path.name}.sig") is None
+    given = checkout.root / "given"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(given)], check=True)
+    monkeypatch.setenv("RELEASE_KEY", str(given))
+    assert deploy.command_publish(topology.load("dev")) == 0
+    assert f"signed with {given}; machines refuse" in capsys.readouterr().out
+    # What is stored with a key's signature keeps it, and another publisher is told.
+    monkeypatch.delenv("RELEASE_KEY")
+    monkeypatch.delenv("CI")
+    assert deploy.command_publish(topology.load("dev")) == 0
+    assert "is not by" in capsys.readouterr().out
+
+
+def test_what_an_apply_brings_is_signed_where_there_is_a_key(
+    checkout: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a machine that asks for signatures could not be made."""
+    beside = Path(f"{checkout.path}.sig")
+    store.sign_built(checkout.path)
+    assert not beside.exists()
+    given = checkout.root / "given"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(given)], check=True)
+    monkeypatch.setenv("RELEASE_KEY", str(given))
+    store.sign_built(checkout.path)
+    first = beside.read_bytes()
+    monkeypatch.delenv("RELEASE_KEY")
+    store.signing_key(make=True)
+    store.sign_built(checkout.path)
+    assert beside.read_bytes() == first, "by the key that was given"
+    checkout.path.write_bytes(b"another build")
+    store.sign_built(checkout.path)
+    assert store.is_signed(checkout.path, beside.read_bytes(), checkout.key)
+
+
 def test_two_publishers_at_once_never_mix(
     server: SimpleNamespace, build: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
