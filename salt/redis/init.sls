@@ -21,6 +21,18 @@ redis data folder:
     - require:
       - pkg: redis package
 
+# Debian gives these to redis, and root writes there. By dpkg's own list, so that no upgrade gives them back.
+{% for path, owner in {'/etc/redis': 'root redis 750', '/etc/redis/redis.conf': 'root redis 640', '/var/log/redis': 'root adm 750'}.items() %}
+{{ (path ~ ' is root\'s') | json }}:
+  cmd.run:
+    - name: dpkg-statoverride --force-statoverride-add --update --add {{ owner }} {{ path }}
+    - unless: dpkg-statoverride --list {{ path }} | grep -qx '{{ owner }} {{ path }}'
+    - require:
+      - pkg: redis package
+    - require_in:
+      - checked: redis running
+{% endfor %}
+
 redis administrator's password:
   secret.present:
     - name: redis-admin
@@ -38,10 +50,12 @@ redis commands:
     - files:
         /usr/local/sbin/redis-admin: {source: salt://redis/files/redis-admin, mode: '0755'}
         /usr/local/sbin/redis-reload: {source: salt://redis/files/redis-reload, mode: '0755'}
+        /usr/local/sbin/redis-sandbox: {source: salt://redis/files/redis-sandbox, mode: '0755'}
         /usr/local/sbin/redis-health: {source: salt://redis/files/redis-health, mode: '0755'}
     - checks:
         - sh -n {staged}/usr/local/sbin/redis-admin
         - sh -n {staged}/usr/local/sbin/redis-reload
+        - sh -n {staged}/usr/local/sbin/redis-sandbox
         - sh -n {staged}/usr/local/sbin/redis-health
 
 redis running:
