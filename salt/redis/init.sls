@@ -25,8 +25,8 @@ redis data folder:
 {% for path, owner in {'/etc/redis': 'root redis 750', '/etc/redis/redis.conf': 'root redis 640', '/var/log/redis': 'root adm 750'}.items() %}
 {{ (path ~ ' is root\'s') | json }}:
   cmd.run:
-    - name: dpkg-statoverride --force-statoverride-add --update --add {{ owner }} {{ path }}
-    - unless: dpkg-statoverride --list {{ path }} | grep -qx '{{ owner }} {{ path }}'
+    - name: {{ ('dpkg-statoverride --force-statoverride-add --update --add ' ~ owner ~ ' ' ~ path) | json }}
+    - unless: {{ ("dpkg-statoverride --list " ~ path ~ " | grep -qx '" ~ owner ~ " " ~ path ~ "'") | json }}
     - require:
       - pkg: redis package
     - require_in:

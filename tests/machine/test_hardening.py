@@ -427,3 +427,16 @@ def test_recommended_packages_stay_out(lab: Lab) -> None:
     assert "iptables" not in would
     there = lab.run("dpkg-query -W -f '${Package}\\n'").split()
     assert {"iptables", "ipset", "whois"} & set(there) == set()
+
+
+@pytest.mark.differs("other packages")
+def test_root_writes_no_file_into_a_folder_that_an_account_owns(lab: Lab) -> None:
+    """A link that is put there at the right moment would lead it anywhere: Debian gives /etc/redis to redis."""
+    loaded = lab.run("cat /var/lib/stack/loaded/*.json").replace("}{", "}\n{")
+    paths = {path for line in loaded.splitlines() for path in json.loads(line)}
+    paths |= {"/etc/redis/redis.conf", "/var/log/redis/x", "/run/stack/x", "/var/lib/stack/x"}
+    folders = {str(parent) for path in paths for parent in Path(path).parents}
+    said = lab.run(f"stat -c '%u %A %n' {' '.join(sorted(folders))}")
+    assert "/etc/haproxy" in said
+    wrong = [line for line in said.splitlines() if not re.match(r"0 d....-..-. ", line)]
+    assert not wrong

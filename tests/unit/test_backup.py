@@ -226,7 +226,9 @@ def store(
 ) -> SimpleNamespace:
     """Folders as a restore has them: Redis' own, the one in which a snapshot was loaded, one of root's."""
     scratch.chmod(0o755)
-    place = SimpleNamespace(redis=scratch / "redis", base=scratch / "base", victim=scratch / "victim")
+    place = SimpleNamespace(
+        redis=scratch / "redis", base=scratch / "base", victim=scratch / "victim"
+    )
     for folder in (place.redis, place.base, place.victim):
         folder.mkdir(mode=0o755)
     for folder in (place.redis, place.base):
@@ -317,7 +319,9 @@ def test_the_first_error_of_a_restore_is_told_with_what_came_of_it(
     with pytest.raises(program.Failed) as no:
         swap(program, store)
     line = str(no.value)
-    assert line.startswith("systemctl: no reset-failed; and THE DATA BEFORE ARE NOT IN USE AGAIN (see ")
+    assert line.startswith(
+        "systemctl: no reset-failed; and THE DATA BEFORE ARE NOT IN USE AGAIN (see "
+    )
     assert line.endswith("systemctl: no start")
     assert (store.redis / "appendonlydir/aof").read_text() == "before\n"
     # A count that is not the backup's.
@@ -330,7 +334,10 @@ def test_the_first_error_of_a_restore_is_told_with_what_came_of_it(
 
 
 def test_the_first_error_of_a_backup_is_told_where_its_note_cannot_be_written_either(
-    program: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    program: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """As on a full disk."""
 

@@ -255,7 +255,12 @@ def test_locks_lie_where_only_root_enters() -> None:
     """Who can open a file can hold its lock, and with it every apply, deploy, backup or restore."""
     found = set()
     for path in ROOT.glob("[bcls]*/**/*"):
-        if path.is_file() and path.parts[len(ROOT.parts)] in {"bootstrap", "control", "lab", "salt"}:
+        if path.is_file() and path.parts[len(ROOT.parts)] in {
+            "bootstrap",
+            "control",
+            "lab",
+            "salt",
+        }:
             with contextlib.suppress(UnicodeDecodeError):
                 text = path.read_text(encoding="utf-8")
                 found |= set(re.findall(r"/(?:run|tmp|var)/[\w./-]*lock\b", text))

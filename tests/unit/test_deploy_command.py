@@ -446,7 +446,9 @@ def test_a_holder_of_the_deploy_lock_that_is_false_or_gone_is_not_named(
         assert path.stat().st_mode & 0o777 == 0o600
         note = path.read_text().partition(" ")[2].replace("ann@desk", "eve@home")
         path.write_text(f"1 {note}")
-        with pytest.raises(Refused, match="another deploy is running, and has not said whose it is"):
+        with pytest.raises(
+            Refused, match="another deploy is running, and has not said whose it is"
+        ):
             with locked("bob@desk"):
                 pytest.fail("two at once")
 
