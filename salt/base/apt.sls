@@ -1,5 +1,5 @@
-# Before any package: nobody but root may hold a lock that every installation takes, and what a package merely recommends stays out, on this machine and for everybody
-# who uses apt on it. What is needed beside the hard dependencies is named by the formula that needs it.
+# Before any package: nobody but root may hold a lock that installations take, and what a package merely
+# recommends stays out, on this machine and for everybody who uses apt on it. What is needed beside the hard dependencies is named by the formula that needs it.
 {% from 'base/map.jinja' import base with context %}
 
 # debconf locks its files themselves, which all may read, and gives up when somebody else holds one.
@@ -9,13 +9,12 @@ debconf's locks are root's:
     - mode: '0700'
     - order: first
 
-# The same of apt's daily upgrade, which makes this file where it is missing.
+# The same of apt's daily upgrade.
 apt's daily lock is root's:
-  file.managed:
-    - name: /var/lib/apt/daily_lock
-    - replace: false
-    - mode: '0600'
-    - order: first
+  checked.files:
+    - files:
+        /etc/systemd/system/apt-daily.service.d/stack.conf: {source: salt://base/files/apt-lock.conf}
+        /etc/systemd/system/apt-daily-upgrade.service.d/stack.conf: {source: salt://base/files/apt-lock.conf}
 
 recommended packages stay out:
   checked.files:

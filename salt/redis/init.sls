@@ -21,17 +21,26 @@ redis data folder:
     - require:
       - pkg: redis package
 
-# Debian gives these to redis, and root writes there. By dpkg's own list, so that no upgrade gives them back.
-{% for path, owner in {'/etc/redis': 'root redis 750', '/etc/redis/redis.conf': 'root redis 640', '/var/log/redis': 'root adm 750'}.items() %}
-{{ (path ~ ' is root\'s') | json }}:
-  cmd.run:
-    - name: {{ ('dpkg-statoverride --force-statoverride-add --update --add ' ~ owner ~ ' ' ~ path) | json }}
-    - unless: {{ ("dpkg-statoverride --list " ~ path ~ " | grep -qx '" ~ owner ~ " " ~ path ~ "'") | json }}
+# Debian gives these two to redis, and root writes there: a link would lead it anywhere.
+redis configuration folder:
+  file.directory:
+    - name: /etc/redis
+    - user: root
+    - group: redis
+    - mode: '0750'
     - require:
       - pkg: redis package
     - require_in:
       - checked: redis running
-{% endfor %}
+
+redis log folder:
+  file.directory:
+    - name: /var/log/redis
+    - user: root
+    - group: adm
+    - mode: '0750'
+    - require:
+      - pkg: redis package
 
 redis administrator's password:
   secret.present:
