@@ -77,7 +77,8 @@ for tool in salt-call salt-cloud salt-ssh; do
     mv -T "/usr/local/bin/.$tool.new" "/usr/local/bin/$tool"
 done
 # Environments of earlier locks, unless an apply is just running from one.
-exec 9>>/run/stack-apply.lock
+install -d -m 0700 /run/stack
+exec 9>>/run/stack/apply.lock
 if flock --nonblock 9; then
     for old in "$root"-????????????; do
         [ "$old" = "$env" ] || rm -rf "$old"

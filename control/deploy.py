@@ -39,7 +39,13 @@ HISTORY = f"/var/lib/stack/releases/{store.NAME}.json"
 # Every attempt on a machine, a line of JSON each (salt/_modules/deploy.py).
 ATTEMPTS = f"/var/log/stack/{store.NAME}-deploys.log"
 # Held by an apply as long as it runs (bootstrap/converge). A roll goes on without its deployer.
-APPLYING = "/run/stack-apply.lock"
+APPLYING = "/run/stack/apply.lock"
+# A shell's: who holds it, by its note; not by that of a process that does not (proc_locks(5)).
+_APPLIER = (
+    f"pid=$(sed -n 's/^process \\([0-9]*\\),.*/\\1/p' {APPLYING});"
+    f' grep -q " FLOCK .* WRITE $pid [^ ]*:$(stat -c %i {APPLYING}) " /proc/locks'
+    f" && cat {APPLYING} || echo 'process unknown'"
+)
 # Seconds to wait for such a roll, and for a machine to answer again.
 ROLL_PATIENCE, REACH_PATIENCE = 900, 120
 # Held from beginning to end; called, it refuses when it is held no more.
@@ -233,7 +239,7 @@ def _holder(text: str) -> str:
         why = f" ({held['why']})" if held["why"] else ""
         said = f"{held['who']} has been doing a {held['what']}{why} since {held['when']}"
     except (KeyError, TypeError, ValueError):
-        said = f"another deploy is running ({text or 'it has just begun'})"
+        said = "another deploy is running, and has not said whose it is"
     return printable(said)
 
 
@@ -246,15 +252,15 @@ def converge(where: Topology, host: str, asked: dict[str, str], words: list[str]
 
 def wait_for_roll(where: Topology, host: str) -> None:
     """Return once no apply runs on a machine: what it runs is not settled before."""
-    said = remote.run(where, host, f"flock -n {APPLYING} true || cat {APPLYING}").strip()
+    free = f"test ! -e {APPLYING} || flock -n {APPLYING} true"
+    said = remote.run(where, host, f"{free} || {{ {_APPLIER}; }}").strip()
     if said:
         print(f"==> {host}: waiting for the end of an apply that runs there ({said})", flush=True)
-        late = f"an apply has been running for more than {ROLL_PATIENCE} s:"
+        late = f"an apply has been running for more than {ROLL_PATIENCE} s: {said}"
         remote.run(
             where,
             host,
-            f"flock -w {ROLL_PATIENCE} {APPLYING} true"
-            f" || {{ echo '{late}' $(cat {APPLYING}) >&2; exit 1; }}",
+            f"flock -w {ROLL_PATIENCE} {APPLYING} true || {{ echo {shlex.quote(late)} >&2; exit 1; }}",
             fresh=True,
         )
 

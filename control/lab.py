@@ -68,7 +68,9 @@ def host_lock() -> Iterator[None]:
     ``make up`` may run side by side, and a ``make down`` takes nothing from under the other.
     """
     CACHE.mkdir(parents=True, exist_ok=True)
-    with open(CACHE / "host.lock", "w", encoding="utf-8") as handle:
+    # Who can open it can hold it, and with it everybody else's commands.
+    with open(CACHE / "host.lock", "w", opener=lambda p, f: os.open(p, f, 0o600)) as handle:
+        os.fchmod(handle.fileno(), 0o600)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -310,7 +310,9 @@ def _write(path, spec):
     # A file that a killed run left here keeps its own, perhaps wider, mode until the end.
     if os.path.lexists(path):
         os.unlink(path)
-    with open(path, "wb", opener=lambda p, flags: os.open(p, flags, 0o600)) as file:
+    # Never through a link that somebody puts there now.
+    only_new = os.O_EXCL | os.O_NOFOLLOW
+    with open(path, "wb", opener=lambda p, flags: os.open(p, flags | only_new, 0o600)) as file:
         file.write(spec["data"])
         owner = _owner(spec) if "user" in spec else (spec["uid"], spec["gid"])
         if owner is not None:

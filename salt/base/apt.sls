@@ -1,6 +1,20 @@
-# Before any package: what a package merely recommends stays out, on this machine and for everybody
-# who uses apt on it. What is needed beside the hard dependencies is named by the formula that needs it.
+# Before any package: nobody but root may hold a lock that installations take, and what a package merely
+# recommends stays out, on this machine and for everybody who uses apt on it. What is needed beside the hard dependencies is named by the formula that needs it.
 {% from 'base/map.jinja' import base with context %}
+
+# debconf locks its files themselves, which all may read, and gives up when somebody else holds one.
+debconf's locks are root's:
+  file.directory:
+    - name: /var/cache/debconf
+    - mode: '0700'
+    - order: first
+
+# The same of apt's daily upgrade.
+apt's daily lock is root's:
+  checked.files:
+    - files:
+        /etc/systemd/system/apt-daily.service.d/stack.conf: {source: salt://base/files/apt-lock.conf}
+        /etc/systemd/system/apt-daily-upgrade.service.d/stack.conf: {source: salt://base/files/apt-lock.conf}
 
 recommended packages stay out:
   checked.files:

@@ -21,6 +21,27 @@ redis data folder:
     - require:
       - pkg: redis package
 
+# Debian gives these two to redis, and root writes there: a link would lead it anywhere.
+redis configuration folder:
+  file.directory:
+    - name: /etc/redis
+    - user: root
+    - group: redis
+    - mode: '0750'
+    - require:
+      - pkg: redis package
+    - require_in:
+      - checked: redis running
+
+redis log folder:
+  file.directory:
+    - name: /var/log/redis
+    - user: root
+    - group: adm
+    - mode: '0750'
+    - require:
+      - pkg: redis package
+
 redis administrator's password:
   secret.present:
     - name: redis-admin
@@ -38,10 +59,12 @@ redis commands:
     - files:
         /usr/local/sbin/redis-admin: {source: salt://redis/files/redis-admin, mode: '0755'}
         /usr/local/sbin/redis-reload: {source: salt://redis/files/redis-reload, mode: '0755'}
+        /usr/local/sbin/redis-sandbox: {source: salt://redis/files/redis-sandbox, mode: '0755'}
         /usr/local/sbin/redis-health: {source: salt://redis/files/redis-health, mode: '0755'}
     - checks:
         - sh -n {staged}/usr/local/sbin/redis-admin
         - sh -n {staged}/usr/local/sbin/redis-reload
+        - sh -n {staged}/usr/local/sbin/redis-sandbox
         - sh -n {staged}/usr/local/sbin/redis-health
 
 redis running:

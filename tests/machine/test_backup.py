@@ -57,6 +57,19 @@ def started(lab: Lab) -> str:
     return lab.run("systemctl show -P ExecMainStartTimestampMonotonic redis-server")
 
 
+# As redis: a link stands wherever root could put something into redis' folders.
+RACE = """
+import contextlib, glob, os
+while not os.path.exists("/run/race.stop"):
+    for place in ["/var/lib/redis/appendonlydir", *glob.glob("/var/lib/stack/restore.*/redis/appendonlydir")]:
+        with contextlib.suppress(OSError):
+            os.symlink("/srv/victim", place)
+            for _ in range(300):
+                os.lstat(place)
+            os.unlink(place)
+"""
+
+
 def settings(**given: object) -> str:
     return json.dumps({"backup": given})
 
@@ -135,6 +148,33 @@ def test_nobody_is_asked_where_there_is_nobody(lab: Lab) -> None:
     refused = restore(lab, check=False, YES="")
     assert refused.returncode != 0
     assert "YES=1 says that it is meant" in refused.stderr
+
+
+@pytest.mark.nightly("tests/unit/test_backup.py races the same without a machine")
+def test_redis_account_leads_root_nowhere_while_it_restores(lab: Lab) -> None:
+    lab.see()
+    take(lab)
+    lab.run(
+        "cat > /run/race.py; rm -f /run/race.stop; mkdir -p /srv/victim; touch /srv/victim/mark",
+        data=RACE,
+    )
+    outside = (
+        "find / -xdev -user redis -not -path '/var/lib/redis*' -not -path '/proc/*'"
+        " -not -path '/var/lib/stack/restore*'; ls -lan /srv/victim"
+    )
+    before = lab.run(outside)
+    become = "setpriv --reuid=redis --regid=redis --clear-groups"
+    try:
+        lab.run(f"systemd-run -q --collect --unit=race {become} python3 /run/race.py")
+        for _ in range(20):
+            lab.run("stack-backup restore --yes --force", check=False)
+            assert lab.run(outside) == before
+    finally:
+        lab.run(
+            "touch /run/race.stop; systemctl stop race; rm -rf /srv/victim /run/race.*", check=False
+        )
+    restore(lab, FORCE="1")
+    lab.wait("all instances serve again", lambda: lab.serving() and lab.all_ready())
 
 
 # --- what is bad is not restored ------------------------------------------------------------------

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import locks
 import pytest
 import turns
 from artifacts import variant
@@ -407,3 +408,59 @@ def test_a_pin_in_the_pillar_refuses_another_release(deploys: Deploys) -> None:
     assert refused.returncode != 0
     assert f"pillar counter:version pins {old}" in refused.stdout
     assert deploys.running() == [old] * 2
+
+
+# --- locks ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def every_lock_held(deploys: Deploys) -> Iterator[Path]:
+    """Each lock that `nobody` or the application's account can take is held by it; on the machine, a file
+    that ends :py:func:`locks.watch`, whose output is in a file beside it."""
+    lab, program, stop = deploys.lab, "/run/locks.py", Path("/run/locks-watch")
+    lab.run(f"cat > {program}; rm -f {stop}", data=Path(locks.__file__).read_text(encoding="utf-8"))
+    application = lab.run("stat -c %u /proc/$(systemctl show -P MainPID counter@1)").strip()
+    start = "systemd-run -q --collect -p LimitNOFILE=20000"
+    try:
+        for uid in ("65534", application):
+            become = f"setpriv --reuid={uid} --regid={uid} --clear-groups"
+            lab.run(f"{start} --unit=hold-{uid} {become} python3 {program} hold /tmp/held-{uid}")
+            lab.wait("locks are held", lambda u=uid: lab.run(f"cat /tmp/held-{u} || true"))
+        assert int(lab.run("cat /tmp/held-65534")) > 1000
+        watch = f"-p StandardOutput=truncate:{stop}.out python3 {program} watch {stop}"
+        lab.run(f"{start} --unit=watch-locks {watch}")
+        yield stop
+    finally:
+        lab.run(f"touch {stop}; systemctl stop 'hold-*'; rm -f /tmp/held-* {program}")
+        lab.run(
+            "rm -rf /var/backups/store/* /var/lib/stack-backup/last.json /var/lib/redis/before-*"
+        )
+
+
+@pytest.mark.one_release
+def test_no_account_holds_up_operations_by_a_lock(deploys: Deploys, every_lock_held: Path) -> None:
+    """
+    Not apply, deploy, backup, restore, installing a package or the firewall's self-revert: who can open a
+    file can hold its lock. And whatever they lock, none but root, or the backup's account, can open it.
+    """
+    lab, count = deploys.lab, deploys.lab.count()
+    assert lab.apply(SLS="base").stdout.strip().endswith("0 changed, 0 failed")
+    deploys.deploy(deploys.current(), PILLAR=QUICK)
+    assert f"count {count}" in lab.make("backup").stdout
+    assert f"restored: count {count}" in lab.make("restore", YES="1").stdout
+    # As every package that asks anything when it is installed.
+    lab.run("echo GET debconf/frontend | DEBIAN_FRONTEND=noninteractive debconf-communicate")
+    lab.run("firewall-confirm --arm 1")
+    lab.wait(
+        "the change of the firewall has taken itself back",
+        lambda: "is taken back" in lab.run("firewall-confirm --status || true"),
+    )
+    lab.run(f"touch {every_lock_held}; rm -f /var/lib/stack/firewall/reverted")
+    lab.wait(
+        "locks were watched",
+        lambda: not lab.run("systemctl -q is-active watch-locks && echo y || true"),
+    )
+    locked = lab.run(f"cat {every_lock_held}.out").splitlines()
+    ours = {"/run/stack/apply.lock", "/run/stack/deploy.lock", "/var/lib/stack-backup"}
+    assert {f"closed {path}" for path in ours} <= set(locked)
+    assert not [line for line in locked if line.startswith("open ")]

@@ -358,7 +358,7 @@ def test_the_clock_of_a_change_begins_when_the_apply_is_over(lab: Lab, stranger:
     with listener(lab):
         # As an apply that goes on after the firewall's states: it holds the same lock.
         lab.run(
-            "systemd-run -q --unit=long-apply --collect flock /run/stack-apply.lock sleep 45;"
+            "systemd-run -q --unit=long-apply --collect flock /run/stack/apply.lock sleep 45;"
             " firewall-confirm --arm 30"
         )
         lab.wait("the apply is over", lambda: "inactive" in lab.run(

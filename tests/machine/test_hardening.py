@@ -524,3 +524,52 @@ def test_recommended_packages_stay_out(lab: Lab) -> None:
     assert "iptables" not in would
     there = lab.run("dpkg-query -W -f '${Package}\\n'").split()
     assert {"iptables", "ipset", "whois"} & set(there) == set()
+
+
+@pytest.mark.differs("other packages")
+def test_root_writes_no_file_into_a_folder_that_an_account_owns(lab: Lab) -> None:
+    """A link that is put there at the right moment would lead it anywhere: Debian gives /etc/redis to redis."""
+    loaded = lab.run("cat /var/lib/stack/loaded/*.json").replace("}{", "}\n{")
+    paths = {path for line in loaded.splitlines() for path in json.loads(line)}
+    paths |= {"/etc/redis/redis.conf", "/var/log/redis/x", "/run/stack/x", "/var/lib/stack/x"}
+    folders = {str(parent) for path in paths for parent in Path(path).parents}
+    said = lab.run(f"stat -c '%u %A %n' {' '.join(sorted(folders))}")
+    assert "/etc/haproxy" in said
+    wrong = [line for line in said.splitlines() if not re.match(r"0 d....-..-. ", line)]
+    assert not wrong
+
+
+# As nobody: connections that never log in, as many as there are let in, from ever other addresses.
+CROWD = """
+import contextlib, socket, time
+held = []
+for number in range(1, 100):
+    for address in ("127.0.0.1", "{own}"):
+        link = socket.socket()
+        link.settimeout(1)
+        with contextlib.suppress(OSError):
+            link.bind((f"127.0.0.{{number}}", 0))
+            link.connect((address, 22))
+            held.append(link)
+print(len(held), flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.differs("OpenSSH 9.2")
+def test_no_account_of_the_machine_keeps_operators_out_of_ssh(lab: Lab) -> None:
+    """sshd drops whom it does not know yet from a number of them on: sixty idle ones stopped every deploy."""
+    lab.run("cat > /run/crowd.py", data=CROWD.format(own=lab.address))
+    become = "setpriv --reuid=65534 --regid=65534 --clear-groups"
+    try:
+        start = "systemd-run -q --collect --unit=crowd -p StandardOutput=truncate:/run/crowd.out"
+        lab.run(f"{start} {become} python3 /run/crowd.py")
+        lab.wait("all were tried", lambda: lab.run("cat /run/crowd.out"))
+        words = ["ssh", "-F", str(lab.state / "ssh_config"), "-o", "ControlPath=none", lab.host]
+        for _ in range(5):
+            subprocess.run([*words, "true"], check=True, timeout=30)
+    finally:
+        lab.run("systemctl stop crowd; rm -f /run/crowd.*", check=False)
+    said = lab.run("sshd -T")
+    assert "persourcemaxstartups 10" in said
+    assert "persourcenetblocksize 32:64" in said

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import tempfile
 import time
@@ -16,6 +18,7 @@ from typing import Any
 import pytest
 
 DAY = 86400
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="a restore is root's")
 
 
 @pytest.fixture
@@ -144,7 +147,7 @@ def scratch() -> Iterator[Path]:
         yield Path(folder)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="a restore is root's")
+@needs_root
 @pytest.mark.parametrize(
     ("made_by", "said"), [("99.0.1", "Redis 99.0.1"), ("9; rm", "an unknown Redis")]
 )
@@ -174,6 +177,12 @@ def test_a_backup_of_a_newer_redis_is_refused_with_its_reason_and_both_versions(
     # Redis' own user must get there, and the name of a socket has 107 bytes at most.
     scratch.chmod(0o755)
     monkeypatch.setattr(program, "SCRATCH", scratch)
+    # No systemd here: the account is the real one, the sandbox is a machine's.
+    sandbox = tmp_path / "redis-sandbox"
+    become = "exec setpriv --reuid=redis --regid=redis --clear-groups redis-server"
+    sandbox.write_text(f'#!/bin/sh\nshift\n{become} "$@"\n')
+    sandbox.chmod(0o755)
+    monkeypatch.setattr(program, "SANDBOX", sandbox)
     monkeypatch.setattr(program, "own_identity", lambda: key)
     monkeypatch.setattr(program, "admin", lambda *words: pytest.fail("the real Redis was asked"))
     options = SimpleNamespace(identity=False, name=None, drill=False, force=True, yes=True)
@@ -186,6 +195,201 @@ def test_a_backup_of_a_newer_redis_is_refused_with_its_reason_and_both_versions(
     assert "Can't handle RDB format version 9999" in line
     assert "\n" not in line
     assert list(scratch.iterdir()) == []
+
+
+# --- folders of others ----------------------------------------------------------------------------
+
+# As redis: whatever root could put something into, or change, becomes a link to another place.
+RACE = """
+import contextlib, glob, os, sys
+victim, redis, base = sys.argv[1:]
+print("ready", flush=True)
+while True:
+    for place in (f"{redis}/appendonlydir", f"{base}/appendonlydir"):
+        with contextlib.suppress(OSError):
+            os.symlink(victim, place)
+            for _ in range(100):
+                os.lstat(place)
+            os.unlink(place)
+    for place in glob.glob(f"{redis}/restored-*"):
+        with contextlib.suppress(OSError):
+            os.rename(place, f"{place}.x")
+            os.symlink(victim, place)
+            os.unlink(place)
+            os.rename(f"{place}.x", place)
+"""
+
+
+@pytest.fixture
+def store(
+    program: Any, scratch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> SimpleNamespace:
+    """Folders as a restore has them: Redis' own, the one in which a snapshot was loaded, one of root's."""
+    scratch.chmod(0o755)
+    place = SimpleNamespace(
+        redis=scratch / "redis", base=scratch / "base", victim=scratch / "victim"
+    )
+    for folder in (place.redis, place.base, place.victim):
+        folder.mkdir(mode=0o755)
+    for folder in (place.redis, place.base):
+        shutil.chown(folder, "redis", "redis")
+    (place.victim / "mark").touch()
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    place.systemctl = commands / "systemctl"
+    place.systemctl.write_text("#!/bin/sh\n")
+    place.systemctl.chmod(0o755)
+    place.admin = lambda *words: "1"
+    monkeypatch.setitem(program.CLEAN, "PATH", f"{commands}:{program.CLEAN['PATH']}")
+    monkeypatch.setattr(program, "REDIS", place.redis)
+    monkeypatch.setattr(program, "admin", lambda *words: place.admin(*words))
+    return place
+
+
+def fill(place: SimpleNamespace) -> None:
+    """What the Redis that loaded the snapshot has written, and the data before where there are none."""
+    for folder, text in ((place.base, "new"), (place.redis, "before")):
+        words = f"cd {folder} && mkdir appendonlydir && echo {text} > appendonlydir/aof"
+        as_redis(words, check=False)
+
+
+def as_redis(command: str, check: bool = True) -> None:
+    become = ["setpriv", "--reuid=redis", "--regid=redis", "--clear-groups", "sh", "-c", command]
+    subprocess.run(become, check=check, stderr=subprocess.DEVNULL)
+
+
+def swap(program: Any, place: SimpleNamespace) -> None:
+    program.swap({"count_key": "counter:seen"}, place.base, {"count": 1}, force=True)
+
+
+@needs_root
+def test_root_follows_no_link_that_redis_puts_in_the_way_of_a_restore(
+    program: Any, store: SimpleNamespace
+) -> None:
+    """Moving data into redis' folder as root, and the chown after it, made redis root by one link."""
+    before = state_of(store.victim)
+    words = ["setpriv", "--reuid=redis", "--regid=redis", "--clear-groups", "/usr/bin/python3"]
+    places = [str(store.victim), str(store.redis), str(store.base)]
+    with subprocess.Popen([*words, "-c", RACE, *places], stdout=subprocess.PIPE) as race:
+        try:
+            assert race.stdout
+            assert race.stdout.readline() == b"ready\n"
+            for _ in range(20):
+                fill(store)
+                with contextlib.suppress(program.Failed, OSError):
+                    swap(program, store)
+                assert state_of(store.victim) == before
+        finally:
+            race.kill()
+    as_redis(f"rm -rf {store.base}/* {store.redis}/*")
+    fill(store)
+    swap(program, store)
+    assert (store.redis / "appendonlydir/aof").read_text() == "new\n", "and it works afterwards"
+
+
+def state_of(folder: Path) -> list[tuple[str, int, int]]:
+    paths = sorted([folder, *folder.iterdir()])
+    return [(path.name, path.stat().st_uid, path.stat().st_mode) for path in paths]
+
+
+@needs_root
+def test_a_restore_leaves_the_data_before_and_redis_owns_all(
+    program: Any, store: SimpleNamespace
+) -> None:
+    fill(store)
+    as_redis(f"mkdir {store.redis}/before-restore-1 {store.redis}/restored-x")
+    swap(program, store)
+    names = sorted(path.name for path in store.redis.iterdir())
+    assert names[0] == "appendonlydir"
+    assert [name[:15] for name in names[1:]] == ["before-restore-"]
+    assert "before-restore-1" not in names
+    assert (store.redis / names[1] / "aof").read_text() == "before\n"
+    owners = {path.owner() for path in [store.redis, *store.redis.rglob("*")]}
+    assert owners == {"redis"}
+    assert store.redis.stat().st_mode & 0o777 == 0o750
+
+
+@needs_root
+def test_the_first_error_of_a_restore_is_told_with_what_came_of_it(
+    program: Any, store: SimpleNamespace
+) -> None:
+    """Not the second, of putting the data before back."""
+    fill(store)
+    store.systemctl.write_text('#!/bin/sh\n[ "$1" = stop ] || { echo "no $1" >&2; exit 1; }\n')
+    with pytest.raises(program.Failed) as no:
+        swap(program, store)
+    line = str(no.value)
+    assert line.startswith(
+        "systemctl: no reset-failed; and THE DATA BEFORE ARE NOT IN USE AGAIN (see "
+    )
+    assert line.endswith("systemctl: no start")
+    assert (store.redis / "appendonlydir/aof").read_text() == "before\n"
+    # A count that is not the backup's.
+    store.systemctl.write_text("#!/bin/sh\n")
+    store.admin = lambda *words: "0"
+    fill(store)
+    with pytest.raises(program.Failed, match="the count is 0, not 1; the data before are back"):
+        swap(program, store)
+    assert (store.redis / "appendonlydir/aof").read_text() == "before\n"
+
+
+def test_the_first_error_of_a_backup_is_told_where_its_note_cannot_be_written_either(
+    program: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As on a full disk."""
+
+    def take(settings: Any) -> None:
+        raise program.Failed("age: no space left")
+
+    def put_whole(*words: Any) -> None:
+        raise OSError("nor for a note")
+
+    monkeypatch.setattr(program, "STATE", tmp_path)
+    monkeypatch.setattr(program, "load", lambda path: {})
+    monkeypatch.setattr(program, "take", take)
+    monkeypatch.setattr(program, "put_whole", put_whole)
+    monkeypatch.setattr(program.os, "geteuid", lambda: 999)
+    monkeypatch.setattr("sys.argv", ["stack-backup", "take"])
+    assert program.main() == 1
+    assert capsys.readouterr().err == "nor for a note\nfailed: age: no space left\n"
+
+
+def test_the_lock_of_backups_is_where_nobody_else_enters(program: Any, tmp_path: Path) -> None:
+    program.STATE = tmp_path / "state"
+    program.STATE.mkdir(mode=0o755)
+    with program.alone():
+        assert program.STATE.stat().st_mode & 0o777 == 0o700
+        with pytest.raises(program.Refused, match="another backup or restore is running"):
+            with program.alone():
+                pytest.fail("two at once")
+
+
+def test_what_another_account_puts_among_the_backups_stops_and_reaches_nothing(
+    program: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A link, a pipe, a note that no program could read: root lists and restores all the same."""
+    folder, elsewhere = tmp_path / "kept", tmp_path / "elsewhere"
+    folder.mkdir()
+    note(folder, stem(1), 1)
+    elsewhere.write_text((folder / f"{stem(1)}.json").read_text().replace(stem(1), stem(2)))
+    (folder / f"{stem(2)}.json").symlink_to(elsewhere)
+    os.mkfifo(folder / f"{stem(3)}.json")
+    note(folder, stem(4), -1e12)
+    (folder / f"{stem(5)}.json").write_text("[" * 100_000)
+    (folder / "\x1b]0;owned\x07.json").write_text("{}")
+    (folder / f"{stem(1)}.rdb.age").unlink()
+    (folder / f"{stem(1)}.rdb.age").symlink_to(elsewhere)
+    place = program.target(settings(folder), tmp_path)
+    assert [one["name"] for one in program.backups(place)] == [stem(1)]
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 5
+    assert "\x1b" not in said
+    with pytest.raises(program.Failed):
+        place.get(f"{stem(1)}.rdb.age", tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
 
 
 def test_the_reason_is_redis_own_and_no_advice_about_its_host(program: Any) -> None:

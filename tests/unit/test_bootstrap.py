@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -227,6 +229,66 @@ def test_a_deploy_waits_for_the_roll_that_its_killed_deployer_left(
     with converge.take_lock(20) as mine:
         assert mine.seekable()
     assert deploy.APPLYING in (ROOT / "bootstrap" / "converge").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("note", "named"),
+    [
+        ("process {pid}, since 12:00\n", "process {pid}, since 12:00"),
+        ("process 1, since 12:00\n", "process {pid}"),
+        ("\x1b]0;owned\x07", "process {pid}"),
+    ],
+)
+def test_only_the_process_that_holds_the_lock_of_applies_is_named(
+    converge: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    note: str,
+    named: str,
+) -> None:
+    """A note that is false, or of a process that is gone, sends nobody after the wrong one."""
+    lock = tmp_path / "stack" / "apply.lock"
+    monkeypatch.setattr(converge, "LOCK", str(lock))
+    with converge.take_lock():
+        assert lock.parent.stat().st_mode & 0o777 == 0o700, "the first apply makes its folder"
+    holder = f"import fcntl, time; f = open({str(lock)!r}); fcntl.flock(f, 2); print(1, flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", holder], stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout
+            process.stdout.readline()
+            pid = str(process.pid)
+            lock.write_text(note.replace("{pid}", pid))
+            assert converge.take_lock() is None
+            said = capsys.readouterr().err
+            wanted = named.replace("{pid}", pid)
+            assert said == f"an apply is running on this machine already ({wanted})\n"
+            told = subprocess.run(
+                ["sh", "-c", deploy._APPLIER.replace(deploy.APPLYING, str(lock))],
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout
+            assert told.strip() == (wanted if ", since" in wanted else "process unknown")
+        finally:
+            process.kill()
+
+
+def test_locks_lie_where_only_root_enters() -> None:
+    """Who can open a file can hold its lock, and with it every apply, deploy, backup or restore."""
+    found = set()
+    for path in ROOT.glob("[bcls]*/**/*"):
+        if path.is_file() and path.parts[len(ROOT.parts)] in {
+            "bootstrap",
+            "control",
+            "lab",
+            "salt",
+        }:
+            with contextlib.suppress(UnicodeDecodeError):
+                text = path.read_text(encoding="utf-8")
+                found |= set(re.findall(r"/(?:run|tmp|var)/[\w./-]*lock\b", text))
+    packages = {"/var/lib/apt/daily_lock"}
+    assert found - packages == {"/run/stack/apply.lock", "/run/stack/deploy.lock"}
 
 
 # --- bootstrap.sh ---------------------------------------------------------------------------------

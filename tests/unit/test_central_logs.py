@@ -10,6 +10,7 @@ import pwd
 import re
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -666,3 +667,29 @@ def test_where_the_logs_are_is_the_same_everywhere_and_no_setting(
     assert json.loads(one.text("/etc/central-logs.json"))["folder"] == "/var/log/central"
     for path in ("salt/rsyslog/files/central-logs", "control/status.py"):
         assert '"/var/log/central"' in (root / path).read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs an account to become")
+def test_root_reads_the_logs_as_the_account_that_owns_them(tmp_path: Path) -> None:
+    """What that account, or who took it over, puts among them leads root to no file of others."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        logs, private = Path(folder) / "central", Path(folder) / "private.log"
+        private.write_text('{"time": "2026-01-01T00:00:00.000000Z", "message": "of others"}\n')
+        private.chmod(0o600)
+        (logs / "web1").mkdir(parents=True)
+        (logs / "web1" / "sshd.log").write_text(private.read_text().replace("others", "its own"))
+        (logs / "web1" / "sudo.log").symlink_to(private)
+        root = Path(__file__).resolve().parents[2]
+        text = (root / "salt/rsyslog/files/central-logs").read_text(encoding="utf-8")
+        program = Path(folder) / "central-logs"
+        program.write_text(text.replace('FOLDER = "/var/log/central"', f"FOLDER = {str(logs)!r}"))
+        Path(folder).chmod(0o755)
+        for path in (logs, *logs.rglob("*")):
+            os.chown(path, 65534, 65534, follow_symlinks=False)
+        words = [sys.executable, "-I", str(program), "show", "--service"]
+        told = [
+            subprocess.run([*words, name], capture_output=True, text=True, check=False).stdout
+            for name in ("sshd", "sudo")
+        ]
+    assert "of its own" in told[0]
+    assert "of others" not in told[1]

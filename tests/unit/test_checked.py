@@ -335,6 +335,25 @@ def test_a_symlinked_path_is_replaced_by_the_file_and_its_target_is_left(
     assert checked.files("x", files, checks=checks)["changes"] == {}
 
 
+def test_a_link_that_is_put_there_at_the_last_moment_is_not_followed(
+    checked: Any, conf: Path, me: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By who owns the folder: root would write where it leads."""
+    target, unlink = conf.with_name("elsewhere"), os.unlink
+    target.write_text("theirs\n")
+
+    def raced(path: str, *words: Any, **more: Any) -> None:
+        unlink(path, *words, **more)
+        if path == f"{conf}.stack-new" and not os.path.lexists(path):
+            os.symlink(target, path)
+
+    monkeypatch.setattr(os, "unlink", raced)
+    Path(f"{conf}.stack-new").write_text("of a run that was killed")
+    done = checked.files("x", {str(conf): {"contents": "ours\n", **me}}, checks=["true"])
+    assert done["result"] is False
+    assert target.read_text() == "theirs\n"
+
+
 # --- all or nothing -------------------------------------------------------------------------------
 
 

@@ -409,7 +409,7 @@ def test_who_is_the_person_or_the_pipelines_job(monkeypatch: pytest.MonkeyPatch)
 def locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
     """`locked("ann")`: the deploy lock, on this computer instead of over ssh."""
     program = Path(holder.__file__).read_text(encoding="utf-8")
-    program = program.replace('"/run/stack-deploy.lock"', repr(str(tmp_path / "lock")))
+    program = program.replace('"/run/stack/deploy.lock"', repr(str(tmp_path / "new" / "lock")))
     (tmp_path / "holder.py").write_text(program)
     monkeypatch.setattr(deploy, "__file__", str(tmp_path / "deploy.py"))
 
@@ -435,6 +435,22 @@ def test_a_second_deploy_is_refused_and_told_of_the_first(locked: Callable[[str]
         assert caught.value.code == 75
     with locked("bob@desk"):
         pass
+
+
+def test_a_holder_of_the_deploy_lock_that_is_false_or_gone_is_not_named(
+    locked: Callable[[str], Any], tmp_path: Path
+) -> None:
+    with locked("ann@desk"):
+        path = tmp_path / "new" / "lock"
+        assert path.parent.stat().st_mode & 0o777 == 0o700
+        assert path.stat().st_mode & 0o777 == 0o600
+        note = path.read_text().partition(" ")[2].replace("ann@desk", "eve@home")
+        path.write_text(f"1 {note}")
+        with pytest.raises(
+            Refused, match="another deploy is running, and has not said whose it is"
+        ):
+            with locked("bob@desk"):
+                pytest.fail("two at once")
 
 
 def test_the_lock_ends_when_nothing_is_heard_and_not_before(
