@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.client
+import http.server
 import json
 import re
 import shlex
+import shutil
 import signal
 import ssl
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from alarm import forget, listening, query, wait_for, wait_until_quiet
@@ -153,6 +158,55 @@ def test_a_web_page_reads_and_changes_nothing_through_the_tunnel(lab: Lab) -> No
     as_operator = lab.run("setpriv --reuid=vagrant --clear-groups curl -sS -m 5 http://127.0.0.1:9093"
                           " 2>&1", check=False)  # fmt: skip
     assert "connect" in as_operator
+
+
+HOSTILE = """<!doctype html><title>cats</title><body><script>
+const found = [];
+const base = 'http://127.0.0.1:PORT', silence = {method: 'POST', body: '{"matchers": [], "comment": "x"}'};
+const tries = [
+  fetch(base + '/api/v1/query?query=up').then(a => a.text()).then(t => found.push('read ' + t)),
+  ...['PORT', '9093'].map(port => fetch('http://127.0.0.1:' + port + '/api/v2/silences', {mode: 'no-cors',
+      headers: {'Content-Type': 'text/plain'}, ...silence})),
+  fetch('http://127.0.0.1:9093/api/v2/silences').then(a => a.text()).then(t => found.push('read ' + t)),
+  fetch('http://rebound.example:PORT/api/v1/query?query=up').then(a => a.text()).then(t => found.push('read ' + t)),
+  new Promise(done => { const one = new Image(); one.onload = () => { found.push('picture'); done(); };
+      one.onerror = done; one.src = base + '/favicon.ico'; document.body.append(one); }),
+];
+Promise.allSettled(tries).then(all => { document.title = 'done'; document.body.textContent =
+    'tried ' + all.length + ', got: ' + found.join('; '); });
+</script>"""
+
+
+@pytest.mark.nightly("a browser; what it sends is sent by the test above")
+def test_a_page_in_a_real_browser_reads_and_changes_nothing(lab: Lab, tmp_path: Path) -> None:
+    browser = shutil.which("chromium")
+    if not browser:
+        pytest.skip("no chromium on this computer")
+    before = lab.run(f"{AMTOOL} silence query -q")
+    with dashboard(lab) as (_, address):
+        port = address.split(":")[2].partition("/")[0]
+        (tmp_path / "index.html").write_text(HOSTILE.replace("PORT", port), encoding="utf-8")
+
+        def look(url: str) -> str:
+            return subprocess.run(
+                [browser, "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=20000",
+                 f"--user-data-dir={tmp_path}/profile", "--dump-dom",
+                 "--host-resolver-rules=MAP *.example 127.0.0.1", url],
+                capture_output=True, text=True, timeout=120, check=True,
+            ).stdout  # fmt: skip
+
+        handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as site:
+            threading.Thread(target=site.serve_forever, daemon=True).start()
+            text = look(f"http://evil.example:{site.server_address[1]}/index.html")
+            site.shutdown()
+        assert re.search(r"tried 6, got: *<", text), text
+        # A page of that very name, as after DNS rebinding.
+        assert "no other name leads here" in look(
+            f"http://rebound.example:{port}/api/v1/query?query=up"
+        )
+        assert "success" in look(f"http://127.0.0.1:{port}/api/v1/query?query=up")
+    assert lab.run(f"{AMTOOL} silence query -q") == before
 
 
 # What asks everybody who he is (a password, a certificate), and what is for everybody.
