@@ -20,8 +20,9 @@ from .errors import Refused
 from .terminal import printable
 from .topology import Topology
 
-# Fixed names: Prometheus of the monitor, and where the central logs are.
+# Fixed names: Prometheus and Alertmanager of the monitor, and where the central logs are.
 PROMETHEUS = "http://127.0.0.1:9090/api/v1"
+ALERTMANAGER = "http://127.0.0.1:9093/api/v2"
 LOGS = "/var/log/central"
 COLUMNS = (
     "machine",
@@ -72,6 +73,8 @@ class Known:
     logs: dict[tuple[str, str], float] = field(default_factory=dict)
     # Those that fire.
     alerts: list[Alert] = field(default_factory=list)
+    # A line for each silence that is active: who, what, until when.
+    silences: list[str] = field(default_factory=list)
     # Why there is nothing above.
     trouble: str = ""
 
@@ -99,7 +102,7 @@ def age_query(metrics: list[str]) -> str:
 
 def parse(said: str) -> Known:
     """:class:`Known` of what :func:`question` makes the monitor answer."""
-    alerts, ages, logs, now = said.split("\0")[:4]
+    alerts, ages, logs, now, *more = said.split("\0")
     known = Known(now=float(now))
     for one in json.loads(alerts)["data"]["alerts"]:
         labels, annotations = one["labels"], one.get("annotations", {})
@@ -123,17 +126,36 @@ def parse(said: str) -> Known:
         when, path = line.split(" ", 1)
         machine, _, name = path.partition("/")
         known.logs[machine, name.removesuffix(".log")] = float(when)
+    # Nothing while Alertmanager is away.
+    for one in json.loads("".join(more).strip() or "[]"):
+        if one["status"]["state"] == "active":
+            known.silences.append(silence(one))
     return known
 
 
+def silence(one: dict[str, Any]) -> str:
+    """Who silences what until when, and why, as they say themselves."""
+    signs = {(True, False): "=", (True, True): "=~", (False, False): "!=", (False, True): "!~"}
+    what = ", ".join(
+        f"{matcher['name']}{signs[matcher.get('isEqual', True), matcher['isRegex']]}"
+        f"{json.dumps(matcher['value'])}"
+        for matcher in one["matchers"]
+    )
+    until = one["endsAt"].partition(".")[0].replace("T", " ").removesuffix("Z")
+    return (
+        f"{one['createdBy'] or 'nobody'} until {until} UTC: {what} ({one['comment']}), {one['id']}"
+    )
+
+
 def question(metrics: list[str]) -> str:
-    """Shell command for the monitor: alerts, ages, logs and its clock, with NUL between."""
+    """Shell command for the monitor: alerts, ages, logs, its clock and silences, with NUL between."""
     query = shlex.quote(f"query={age_query(metrics)}")
     return (
         f"curl -qsf --noproxy '*' -m 4 {PROMETHEUS}/alerts && printf '\\0'"
         f" && curl -qsf --noproxy '*' -m 4 -G {PROMETHEUS}/query --data-urlencode {query} && printf '\\0'"
         f" && {{ find {LOGS} -mindepth 2 -maxdepth 2 -name '*.log' -printf '%T@ %P\\n' 2>/dev/null || true; }}"
-        " && printf '\\0' && date +%s"
+        " && printf '\\0' && date +%s && printf '\\0'"
+        f" && {{ curl -qsf --noproxy '*' -m 4 {ALERTMANAGER}/silences || true; }}"
     )
 
 
@@ -261,6 +283,9 @@ def table(where: Topology) -> tuple[str, bool, list[str]]:
     ]
     if known.trouble:
         lines += ["", known.trouble]
+    if known.silences:
+        lines += ["", "silenced, so told to nobody:"]
+        lines += [printable(f"  {one}") for one in sorted(known.silences)]
     calling = [one for one in known.alerts if one.severity in CALLING]
     # What each is about stands in the table, but of a machine that does not answer.
     pages = {

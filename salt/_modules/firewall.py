@@ -5,9 +5,11 @@ Called while states render, so a set of openings that is wrong, or that would cl
 run before its first state. The format of an opening is described in salt/firewalld/README.md.
 """
 
+import contextlib
 import difflib
 import ipaddress
 import json
+import pwd
 import re
 import subprocess
 
@@ -263,6 +265,36 @@ def zone():
             for rule in sorted(rules)
         ],
     }
+
+
+def loopback():
+    """
+    TCP ports on loopback that only some accounts may connect to, from each formula's own
+    ``loopback.yaml.j2``: ``[{port, uids}]``, sorted. Root's is always among them; an account that this
+    machine has not got is left out.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call firewall.loopback
+    """
+    found = {}
+    for formula, given in __salt__["formula.collect"]("loopback.yaml.j2").items():
+        for one in given or []:
+            where = f"{formula}/loopback.yaml.j2"
+            if not isinstance(one, dict) or set(one) != {"port", "accounts"}:
+                _refuse(f"{where}: {one!r}: needs port and accounts")
+            if type(one["port"]) is not int or not 1 <= one["port"] <= 65535:
+                _refuse(f"{where}: port {one['port']!r}: use a number, 1..65535")
+            found.setdefault(one["port"], {0}).update(_uids(one["accounts"]))
+    return [{"port": port, "uids": sorted(uids)} for port, uids in sorted(found.items())]
+
+
+def _uids(accounts):
+    for name in accounts:
+        with contextlib.suppress(KeyError):
+            yield pwd.getpwnam(name).pw_uid
 
 
 def own_kernel_log():

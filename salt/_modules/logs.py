@@ -76,3 +76,28 @@ def collect(ecs=False):
             if ecs:
                 found[name]["ecs"] = names
     return found
+
+
+def services(machine):
+    """
+    Services that ``machine`` (``{roles: […]}``) of the topology has logs of, by name and sorted; what is
+    nobody's is ``system``'s.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call logs.services '{roles: [edge]}'
+    """
+    tree = set(__salt__["cp.list_master"]())
+    found = set()
+    for formula in __salt__["metrics.formulas"](machine):
+        path = f"{formula}/logs.yaml.j2"
+        if path in tree:
+            key = f"logs.of.{formula}"
+            if key not in __context__:
+                __context__[key] = __salt__["slsutil.renderer"](
+                    f"salt://{path}", default_renderer="jinja|yaml"
+                )
+            found |= set(__context__[key] or {})
+    return sorted(found)

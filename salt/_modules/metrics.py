@@ -299,6 +299,40 @@ def targets():
     return list(jobs.values())
 
 
+def measured(machine):
+    """
+    Plugins and readers of collectd that machine ``machine`` (its name) has something to say by: its
+    series are ``collectd_NAME`` and ``collectd_NAME_…``. ``lines`` is this machine's alone, where the central
+    logs are.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call metrics.measured app1
+    """
+    (found,) = [one for one in __salt__["topology.machines"]() if one["name"] == machine]
+    own = machine == __salt__["topology.machine"]()["name"]
+    names = {"reader", *(["lines"] if own else [])}
+    for formula in formulas(found):
+        names |= {*_of(formula)["plugins"], *_of(formula)["readers"]}
+    return sorted(names)
+
+
+def series(machines):
+    """
+    Regular expression of ``MACHINE;SERIES`` for what each of ``machines`` (names) may say; see
+    :py:func:`measured`.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call metrics.series '[app1, app2]'
+    """
+    return "|".join(f"{name};collectd_({'|'.join(measured(name))})(_.+)?" for name in machines)
+
+
 def _of(formula):
     """What a formula says, which need not be one of this machine's."""
     if formula in collect():

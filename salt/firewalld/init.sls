@@ -80,6 +80,21 @@ firewalld running:
       - service: firewalld may start
       - service: firewall taken back at boot when unconfirmed
 
+# Last: the accounts are made by the formulas that name them.
+firewall on loopback:
+  checked.service:
+    - name: firewall-loopback
+    - files:
+        /etc/stack/loopback.nft: {source: salt://firewalld/files/loopback.nft.j2}
+        /etc/systemd/system/firewall-loopback.service: {source: salt://firewalld/files/firewall-loopback.service}
+    - checks:
+        - nft -c -f {staged}/etc/stack/loopback.nft
+    - reload: true
+    - ready: nft list table inet stack_loopback
+    - order: last
+    - require:
+      - pkg: firewalld packages
+
 # The rules that run are the ones that are wanted: what was once taken back is no news any more.
 firewall note of a change taken back:
   file.absent:

@@ -4,9 +4,11 @@
 {% set own = salt['topology.machine']() %}
 {# The monitor reaches itself over loopback where it is alone, else by its address. #}
 {% set address = salt['topology.address'](none, own.name) %}
-{% set peers = [] %}
-{% for one in machines %}
-{% do peers.append({'name': one.name, 'addresses': [address if one.name == own.name else one.address]}) %}
+{# A listener each, its own first, so that a certificate's name is compared with the address it comes from:
+   rsyslog knows names by listener. All knock at one port (files/senders.nft.j2). #}
+{% set peers = [{'name': own.name, 'address': address, 'port': rsyslog.port, 'services': salt['logs.services'](own)}] %}
+{% for one in machines if one.name != own.name %}
+{% do peers.append({'name': one.name, 'address': one.address, 'port': rsyslog.port + loop.index, 'services': salt['logs.services'](one)}) %}
 {% endfor %}
 
 account of the central logs:
@@ -30,13 +32,14 @@ central logs folder:
 
 rsyslog packages:
   pkg.installed:
-    - pkgs: [rsyslog, rsyslog-relp]
+    - pkgs: [rsyslog, rsyslog-relp, nftables]
 
 rsyslog running:
   checked.service:
     - name: rsyslog
     - files:
         /etc/rsyslog.conf: {source: salt://rsyslog/files/rsyslog.conf.j2}
+        /etc/stack/senders.nft: {source: salt://rsyslog/files/senders.nft.j2}
         /etc/systemd/system/rsyslog.service: {source: salt://rsyslog/files/unit.service}
     - context:
         folder: /var/log/central
@@ -47,6 +50,7 @@ rsyslog running:
         identity: {{ salt['pki.paths']() | json }}
     - checks:
         - rsyslogd -N1 -f {staged}/etc/rsyslog.conf
+        - nft -c -f {staged}/etc/stack/senders.nft
     - uses: {{ salt['pki.paths']().values() | list | json }}
     - require:
       - pkg: rsyslog packages

@@ -20,6 +20,15 @@ stunnel package:
     - require:
       - service: stunnel service of the package stays away
 
+stunnel account:
+  user.present:
+    - name: stack-tunnel
+    - system: true
+    - home: /nonexistent
+    - createhome: false
+    - shell: /usr/sbin/nologin
+    - usergroup: true
+
 stunnel unit:
   checked.files:
     - files:
@@ -29,6 +38,7 @@ stunnel unit:
     - instance: {{ tunnels[0].name | json }}
     - require:
       - pkg: stunnel package
+      - user: stunnel account
       - pki: machine certificate
 {% endif %}
 

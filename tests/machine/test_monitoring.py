@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import http.client
+import http.server
 import json
 import re
+import shlex
+import shutil
 import signal
 import ssl
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from alarm import forget, listening, query, wait_until_quiet
+from alarm import forget, listening, query, wait_for, wait_until_quiet
 from lab_machine import ROOT, Lab
 
 UNITS = ("collectd", "prometheus", "prometheus-alertmanager")
+AMTOOL = "amtool --alertmanager.url=http://127.0.0.1:9093"
 
 
 @pytest.mark.differs("systemd 252")
@@ -79,8 +88,9 @@ def test_every_rule_is_loaded_and_evaluates(lab: Lab) -> None:
     assert [rule["name"] for rule in rules if rule["health"] == "err"] == []
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_the_tunnel_to_the_pages_is_there_as_long_as_make_dashboard(lab: Lab, how: int) -> None:
+@contextlib.contextmanager
+def dashboard(lab: Lab) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`make dashboard` while it runs, and the address that it prints."""
     process = subprocess.Popen(
         [sys.executable, "-m", "control", "dashboard"],
         cwd=ROOT,
@@ -91,16 +101,153 @@ def test_the_tunnel_to_the_pages_is_there_as_long_as_make_dashboard(lab: Lab, ho
     )
     assert process.stdout
     try:
-        address = process.stdout.readline().strip()
+        yield process, process.stdout.readline().strip()
+    finally:
+        # Not killed: its tunnel would stay.
+        process.terminate()
+        process.wait(20)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_the_tunnel_to_the_pages_is_there_as_long_as_make_dashboard(lab: Lab, how: int) -> None:
+    with dashboard(lab) as (process, address):
         with urllib.request.urlopen(address, timeout=10) as answer:
             assert b'"panels"' in answer.read()
         process.send_signal(how)
         assert process.wait(20) == 0
+        assert process.stdout
         assert "the tunnel is closed" in process.stdout.read()
-    finally:
-        process.kill()
     with pytest.raises(urllib.error.URLError, match="refused"):
         urllib.request.urlopen(address, timeout=10)
+
+
+def test_a_web_page_reads_and_changes_nothing_through_the_tunnel(lab: Lab) -> None:
+    """What a browser sends for another site's page: to the pages, and to where Alertmanager would be."""
+    before = lab.run(f"{AMTOOL} silence query -q")
+    with dashboard(lab) as (_, address):
+        port = int(address.split(":")[2].partition("/")[0])
+
+        def send(
+            method: str, path: str, body: str | None = None, **headers: str
+        ) -> tuple[int, str]:
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+            try:
+                names = {name.replace("_", "-"): value for name, value in headers.items()}
+                connection.request(method, path, body, names)
+                answer = connection.getresponse()
+                return answer.status, f"{answer.headers}{answer.read().decode()}"
+            finally:
+                connection.close()
+
+        query_ = "/api/v1/query?query=up"
+        status, text = send("GET", query_)
+        assert (status, "collectd" in text) == (200, True)
+        for headers in (
+            {"Origin": "https://evil.example"},
+            {"Sec_Fetch_Site": "cross-site"},
+            {"Host": f"evil.example:{port}", "Origin": f"http://evil.example:{port}"},
+        ):
+            status, text = send("GET", query_, **headers)
+            assert (status, "collectd" in text) == (403, False), headers
+            assert "Access-Control" not in text
+        silence = json.dumps({"matchers": [], "comment": "x"})
+        for path in ("/api/v2/silences", "/api/v2/alerts", "/-/quit"):
+            assert send("POST", path, silence, Content_Type="text/plain")[0] in (403, 405)
+    # A tunnel by hand to Alertmanager, as an operator who is not root.
+    assert lab.run(f"{AMTOOL} silence query -q") == before
+    as_operator = lab.run("setpriv --reuid=vagrant --clear-groups curl -sS -m 5 http://127.0.0.1:9093"
+                          " 2>&1", check=False)  # fmt: skip
+    assert "connect" in as_operator
+
+
+HOSTILE = """<!doctype html><title>cats</title><body><script>
+const found = [];
+const base = 'http://127.0.0.1:PORT', silence = {method: 'POST', body: '{"matchers": [], "comment": "x"}'};
+const tries = [
+  fetch(base + '/api/v1/query?query=up').then(a => a.text()).then(t => found.push('read ' + t)),
+  ...['PORT', '9093'].map(port => fetch('http://127.0.0.1:' + port + '/api/v2/silences', {mode: 'no-cors',
+      headers: {'Content-Type': 'text/plain'}, ...silence})),
+  fetch('http://127.0.0.1:9093/api/v2/silences').then(a => a.text()).then(t => found.push('read ' + t)),
+  fetch('http://rebound.example:PORT/api/v1/query?query=up').then(a => a.text()).then(t => found.push('read ' + t)),
+  new Promise(done => { const one = new Image(); one.onload = () => { found.push('picture'); done(); };
+      one.onerror = done; one.src = base + '/favicon.ico'; document.body.append(one); }),
+];
+Promise.allSettled(tries).then(all => { document.title = 'done'; document.body.textContent =
+    'tried ' + all.length + ', got: ' + found.join('; '); });
+</script>"""
+
+
+@pytest.mark.nightly("a browser; what it sends is sent by the test above")
+def test_a_page_in_a_real_browser_reads_and_changes_nothing(lab: Lab, tmp_path: Path) -> None:
+    browser = shutil.which("chromium")
+    if not browser:
+        pytest.skip("no chromium on this computer")
+    before = lab.run(f"{AMTOOL} silence query -q")
+    with dashboard(lab) as (_, address):
+        port = address.split(":")[2].partition("/")[0]
+        (tmp_path / "index.html").write_text(HOSTILE.replace("PORT", port), encoding="utf-8")
+
+        def look(url: str) -> str:
+            return subprocess.run(
+                [browser, "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=20000",
+                 f"--user-data-dir={tmp_path}/profile", "--dump-dom",
+                 "--host-resolver-rules=MAP *.example 127.0.0.1", url],
+                capture_output=True, text=True, timeout=120, check=True,
+            ).stdout  # fmt: skip
+
+        handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as site:
+            threading.Thread(target=site.serve_forever, daemon=True).start()
+            text = look(f"http://evil.example:{site.server_address[1]}/index.html")
+            site.shutdown()
+        assert re.search(r"tried 6, got: *<", text), text
+        # A page of that very name, as after DNS rebinding.
+        assert "no other name leads here" in look(
+            f"http://rebound.example:{port}/api/v1/query?query=up"
+        )
+        assert "success" in look(f"http://127.0.0.1:{port}/api/v1/query?query=up")
+    assert lab.run(f"{AMTOOL} silence query -q") == before
+
+
+# What asks everybody who he is (a password, a certificate), and what is for everybody.
+ASKING = {22, 53, 80, 443, 2514, 6379}
+
+
+@pytest.mark.differs("nftables and systemd 252")
+def test_no_account_reaches_what_asks_nobody_on_loopback(lab: Lab) -> None:
+    """As anybody, and as a service with a user of its own such as the application: Alertmanager took a
+    silence of all alerts, an instance whatever it was told of a client."""
+    listed = lab.run("ss -Hltn src 127.0.0.0/8").splitlines()
+    ports = {int(line.split()[3].rpartition(":")[2]) for line in listed} - ASKING
+    assert {9090, 9093, 9103, 8405, 8001} <= ports
+    script = "; ".join(
+        f"(exec 3<>/dev/tcp/127.0.0.1/{port}) 2>/dev/null && echo {port}" for port in sorted(ports)
+    )
+    command = f"bash -c {shlex.quote(f'{script}; true')}"
+    for account in ("setpriv --reuid=nobody --regid=nogroup --clear-groups",
+                    "systemd-run -q --wait --pipe -p DynamicUser=yes"):  # fmt: skip
+        assert lab.run(f"{account} {command}").split() == [], account
+    assert {int(one) for one in lab.run(command).split()} == ports, "root reaches all"
+
+
+@pytest.mark.controller
+@pytest.mark.nightly("a minute; its reader, its alert and its line of status are unit tests")
+def test_a_silence_is_told_of_as_an_alert_and_by_status(lab: Lab) -> None:
+    """Whoever can, silences what tells of it first: who, what and until when stand where no silence reaches."""
+    words = "'alertname=~.+' -d 87000h -a mallory -c 'nothing to see'"
+    lab.run(f"{AMTOOL} silence add {words}")
+    try:
+        wait_for(lab, "SilenceActive")
+        told = lab.make("-s", "status", check=False)
+        assert told.returncode != 0
+        assert re.search(
+            r'(?m)^  mallory until 20\d\d-\S+ \S+ UTC: alertname=~"\.\+"', told.stdout
+        ), told.stdout
+        assert "(alertname=~.+) by mallory: SilenceActive" in told.stdout
+    finally:
+        lab.run(f"{AMTOOL} silence expire $({AMTOOL} silence query -q)")
+    fires = 'ALERTS{alertname="SilenceActive"}'
+    lab.wait("it is over", lambda: not query(lab, fires), 90)
 
 
 @pytest.mark.differs("Prometheus 2.42")

@@ -14,6 +14,7 @@ import re
 import secrets
 import subprocess
 import time
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -277,6 +278,36 @@ def test_an_application_cannot_speak_as_its_machine(prod: Many) -> None:
     assert "200 OK" in tls("app1", "monitor1", 2514, own.replace("/app.", "/machine."), relp)
     request = "GET /healthz HTTP/1.0\\r\\n\\r\\n"
     assert "200 OK" not in tls("app1", "app1", 8443, own, request)
+
+
+def test_a_log_is_taken_with_the_certificate_that_goes_with_the_address_alone(prod: Many) -> None:
+    """A machine's certificate in another's hands writes nowhere; what a sender makes up is no file."""
+    folder, mark = "/root/stolen", uuid.uuid4().hex
+    stolen = prod.on("app2", "cd /etc/stack/pki && tar c machine.crt machine.key | base64")
+    prod.on("app1", f"mkdir -m 700 {folder} && base64 -d | tar xC {folder}", data=stolen)
+
+    def send(pki: str, app: str) -> str:
+        frame = f"<14>1 2030-01-01T00:00:00Z app2 {app} - - - {mark}-{app}"
+        session = f"1 open 30 relp_version=0\\ncommands=syslog\\n2 syslog {len(frame)} {frame}\\n"
+        return prod.on(
+            "app1",
+            f"(printf '{session}'; sleep 1) | timeout 5 openssl s_client -quiet"
+            f" -connect {ADDRESSES['monitor1']}:2514 -CAfile /etc/stack/pki/ca.crt"
+            f" -cert {pki}/machine.crt -key {pki}/machine.key 2>&1 || true",
+        )
+
+    try:
+        assert "200 OK" not in send(folder, "stolen")
+        assert "200 OK" in send("/etc/stack/pki", "redis")
+        assert "200 OK" in send("/etc/stack/pki", f"made-up-{mark[:8]}")
+    finally:
+        prod.on("app1", f"rm -r {folder}")
+    # Not what sudo logs of the commands.
+    found = f"cd /var/log/central && grep -rlE '^{mark}-' . | sort"
+    assert prod.on("monitor1", found).split() == ["./app1/system.log"]
+    said = prod.on("monitor1", "journalctl -u rsyslog --since -5min")
+    assert "peer is 'DNSname: app2" in said
+    assert f"conn to clt {ADDRESSES['app1']}" in said
 
 
 def test_a_machine_has_its_own_secrets_and_no_others(prod: Many) -> None:

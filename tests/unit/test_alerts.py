@@ -27,6 +27,7 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
 
 # Those that no test makes on a machine, and why: promtool alone shows when they fire.
 ONLY_BY_PROMTOOL = {
+    "ScrapeLimitExceeded": "a Prometheus of this computer scrapes what is too much (test_scrapes)",
     "AnswersSlow": "takes minutes of slow answers, which the application's own limits cut short",
     "ClockOff": "a container has its host's clock",
     "DenialStorm": "takes ten minutes of a flood",

@@ -525,6 +525,19 @@ def test_the_oldest_go_first_when_a_bound_is_reached(program: ModuleType, store:
     assert live.exists(), "what is being written to is never removed"
 
 
+def test_a_service_has_no_more_than_so_many_files(
+    program: ModuleType, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is of one byte only is compressed to nothing: its size bounds no inode."""
+    monkeypatch.setattr(program, "MOST", 0)
+    now = time.time_ns()
+    paths = [store.put(f"a/x.log.{now - n * 10**9}.gz") for n in range(15)]
+    other = store.put(f"a/y.log.{now - 10**12}.gz")
+    trim(program, store)
+    assert [one.exists() for one in paths] == [True] * 10 + [False] * 5
+    assert other.exists()
+
+
 def test_a_full_disk_takes_the_oldest_until_enough_is_free(
     program: ModuleType, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -693,3 +706,55 @@ def test_root_reads_the_logs_as_the_account_that_owns_them(tmp_path: Path) -> No
         ]
     assert "of its own" in told[0]
     assert "of others" not in told[1]
+
+
+def listeners(one: Any) -> dict[str, tuple[str, str, list[str]]]:
+    """{machine: (its port, its address, services it may write of)}, by the receiver's configuration."""
+    text = one.text("/etc/rsyslog.conf")
+    found = {}
+    for part in re.split(r"(?m)^ruleset\(name=\"of ", text)[1:]:
+        name = part.partition('"')[0]
+        (address,) = re.findall(r'if \$fromhost-ip != "([0-9.]+)" then stop', part)
+        (machine,) = re.findall(r'set \$\.machine = "([a-z0-9-]+)"', part)
+        (peers,) = re.findall(r"tls\.permittedPeer=\[(.*)\]", part)
+        (port,) = re.findall(r'port="(\d+)"', part)
+        (services,) = re.findall(
+            r"if \$app-name == \[(.*)\] then set \$\.service = \$app-name", part
+        )
+        assert (name, peers) == (machine, f'"{machine}"')
+        found[machine] = port, address, re.findall(r'"([^"]+)"', services)
+    assert text.count("imrelp") == len(found) + 1
+    return found
+
+
+def test_a_sender_is_taken_with_the_certificate_that_goes_with_its_address(
+    all_rendered: dict[Any, Any],
+) -> None:
+    """Each address is led to a listener that takes one name; the others' names are refused there."""
+    for one in all_rendered.values():
+        if "monitor" not in one.machine["roles"]:
+            continue
+        machines = one.topology["machines"]
+        found = listeners(one)
+        assert set(found) == set(machines)
+        led = re.findall(
+            r"ip saddr (\S+) tcp dport 2514 dnat to \S+:(\d+)", one.text("/etc/stack/senders.nft")
+        )
+        others = {name: data for name, data in machines.items() if name != one.name}
+        assert {found[name][:2] for name in others} == {(port, source) for source, port in led}
+        assert {name: found[name][1] for name in others} == {
+            name: data["address"] for name, data in others.items()
+        }
+        assert found[one.name][0] == "2514"
+        assert len({port for port, *_ in found.values()}) == len(found)
+
+
+def test_a_sender_makes_no_files_but_of_its_own_services(all_rendered: dict[Any, Any]) -> None:
+    """3,000 names in a second were 3,000 files."""
+    found = listeners(all_rendered["prod", "monitor1"])
+    everywhere = {"sshd", "sudo", "kernel", "systemd", "salt", "updates", "collectd", "shipper"}
+    for name, own in {"app1": "counter", "store1": "redis", "edge1": "haproxy"}.items():
+        services = found[name][2]
+        assert everywhere | {own} <= set(services)
+        assert not {"prometheus", "system"} & set(services)
+    assert "redis" not in found["app1"][2]

@@ -292,3 +292,55 @@ def test_without_nft_a_closed_chain_of_iptables_is_found(
     }
     monkeypatch.setattr(module, "_output", lambda program, *words: said.get(program, ""))
     assert list(module.others()) == ["iptables -P INPUT DROP"]
+
+
+# --- loopback -------------------------------------------------------------------------------------
+
+
+def test_on_loopback_root_and_the_named_accounts_that_are_there_may_connect(
+    firewall: Callable[..., Any],
+) -> None:
+    said = {
+        "a": [{"port": 9093, "accounts": ["daemon", "nobody-of-this-name"]}],
+        "b": [{"port": 9093, "accounts": ["bin"]}, {"port": 5066, "accounts": []}],
+        "none": None,
+    }
+    assert firewall(said).loopback() == [
+        {"port": 5066, "uids": [0]},
+        {"port": 9093, "uids": [0, 1, 2]},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("one", "words"),
+    [
+        ({"port": 9093}, "needs port and accounts"),
+        ({"port": 9093, "accounts": [], "from": "any"}, "needs port and accounts"),
+        ({"port": "9093", "accounts": []}, "port '9093': use a number"),
+    ],
+)
+def test_a_wrong_word_on_loopback_is_refused_with_its_place(
+    firewall: Callable[..., Any], one: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(CommandExecutionError, match=rf"shop/loopback\.yaml\.j2: .*{words}"):
+        firewall({"shop": [one]}).loopback()
+
+
+def test_what_asks_for_no_password_on_loopback_is_guarded(rendered: Any) -> None:
+    """A port that a formula scrapes or leads a tunnel to, the pages' and the alerts'."""
+    guarded = set(
+        re.findall(
+            r"tcp dport (\d+) reject with tcp reset", rendered.text("/etc/stack/loopback.nft")
+        )
+    )
+    roles = rendered.machine["roles"]
+    wanted = {"9103"}
+    wanted |= {"9090", "9093"} if "monitor" in roles else set()
+    wanted |= {"8405", "8406"} if "edge" in roles else set()
+    if "app" in roles:
+        wanted |= {str(8001 + index) for index in range(rendered.machine["cpus"])}
+    # Redis asks for one.
+    behind = {one["connect"].rpartition(":")[2] for one in rendered.tunnels} - {"6379"}
+    assert guarded >= wanted | behind
+    unit = rendered.text("/etc/systemd/system/firewall-loopback.service")
+    assert "\nWantedBy=sysinit.target\n" in unit

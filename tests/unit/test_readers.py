@@ -6,6 +6,7 @@ import http.server
 import json
 import os
 import pickle
+import shutil
 import socket
 import subprocess
 import sys
@@ -31,8 +32,61 @@ def reader(load_source: Callable[..., ModuleType], root: Path) -> Reader:
     return one
 
 
+needs_alertmanager = pytest.mark.skipif(
+    not shutil.which("prometheus-alertmanager"), reason="none on this computer: `make tests-need`"
+)
+
+
 def values(found: Any) -> dict[Any, Any]:
     return {(one[0], *one[2:]) if len(one) > 2 else one[0]: one[1] for one in found}
+
+
+@needs_alertmanager
+def test_silences(reader: Reader, tmp_path: Path) -> None:
+    """Of a real Alertmanager: each that is active, what it matches, whose, until when."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+    module, settings = reader("silences"), {"port": port}
+    assert values(module.read(settings)) == {}
+    (tmp_path / "a.yml").write_text("route: {receiver: none}\nreceivers: [{name: none}]\n")
+    daemon = subprocess.Popen(
+        [
+            "prometheus-alertmanager",
+            f"--config.file={tmp_path}/a.yml",
+            f"--storage.path={tmp_path}/data",
+            f"--web.listen-address=127.0.0.1:{port}",
+            "--cluster.listen-address=",
+            "--log.level=error",
+        ]
+    )
+    try:
+        until = time.monotonic() + 30
+        while values(module.read(settings)) != {"active": 0}:
+            assert daemon.poll() is None and time.monotonic() < until
+            time.sleep(0.1)
+        amtool = ["amtool", f"--alertmanager.url=http://127.0.0.1:{port}", "silence"]
+        who = 'm"é\\' + "y" * 50
+        for words in (
+            ["add", "alertname=~.+", f"machine!={'x' * 200}", "-d", "1h", "-c", "x", "-a", who],
+            ["add", "alertname=RedisDown", "-d", "1h", "-c", "x", "-a", "me"],
+        ):
+            subprocess.run([*amtool, *words], check=True, capture_output=True)
+        found = values(module.read(settings))
+        assert found.pop("active") == 2
+        texts = sorted((one[1][9:] for one in found), key=len)
+        assert texts[0] == "(alertname=RedisDown) by me"
+        assert texts[1].startswith("(alertname=~.+ machine!=xxx") and ") by m???y" in texts[1]
+        assert all(len(one[1]) <= 120 and '"' not in one[1] for one in found)
+        assert all(3500 < when - time.time() < 3700 for when in found.values())
+        all_of = subprocess.run(
+            [*amtool, "query", "-q"], capture_output=True, text=True, check=True
+        )
+        subprocess.run([*amtool, "expire", *all_of.stdout.split()], check=True)
+        assert values(module.read(settings)) == {"active": 0}
+    finally:
+        daemon.terminate()
+        daemon.wait()
 
 
 def test_apply(reader: Reader, tmp_path: Path) -> None:

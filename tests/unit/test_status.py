@@ -264,3 +264,36 @@ def test_without_a_monitor_the_ages_are_unknown() -> None:
     rows, well = status.render({"a": [row()]}, status.Known(trouble="away"))
     assert well
     assert rows[1][-3:] == ("-", "-", "")
+
+
+SILENCE = {
+    "id": "5ca1b2cc-2277",
+    "status": {"state": "active"},
+    "matchers": [
+        {"name": "alertname", "value": ".+", "isRegex": True, "isEqual": True},
+        {"name": "machine", "value": "a", "isRegex": False, "isEqual": False},
+    ],
+    "createdBy": "mallory\x1b]52;c;x\x07",
+    "comment": "quiet\nwell, asked in 0.1 s",
+    "endsAt": "2036-01-02T03:04:05.678Z",
+}
+
+
+def test_every_silence_that_is_active_stands_under_the_table(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Who, what, until when, on one line that no terminal obeys; none that is over or yet to come."""
+    silences = [SILENCE, *({**SILENCE, "status": {"state": s}} for s in ("expired", "pending"))]
+    said = ['{"data": {"alerts": []}}', '{"data": {"result": []}}', "", "1000\n"]
+    assert status.parse("\0".join(said)).silences == []
+    assert status.parse("\0".join([*said, ""])).silences == []
+    found = status.parse("\0".join([*said, json.dumps(silences)]))
+    monkeypatch.setattr(status, "services", lambda *_: [row()])
+    monkeypatch.setattr(status, "ask_monitor", lambda *_: found)
+    where: Any = SimpleNamespace(machines={"a": None})
+    text, _, _ = status.table(where)
+    (line,) = [one for one in text.splitlines() if "5ca1b2cc" in one]
+    for word in ("mallory", "2036-01-02 03:04:05 UTC", 'alertname=~".+", machine!="a"', "quiet"):
+        assert word in line
+    assert text.isprintable() or all(one.isprintable() for one in text.splitlines())
+    assert "\nwell" not in text
