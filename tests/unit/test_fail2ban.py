@@ -239,12 +239,20 @@ def test_an_ipv6_client_is_its_network_whatever_addresses_it_uses(
     attack(["2001:db8:9::5"] * 6 + [f"192.0.2.{number}" for number in range(1, 5)])
     attack(["192.0.2.66"] * 4)
     wait("a ban", lambda: "192.0.2.66" in door("banned"))
-    assert (tmp_path / "bans").read_text().split("\n")[:2] == ["+ 2001:db8:0:7::/64", "+ 192.0.2.66"]
+    assert (tmp_path / "bans").read_text().split("\n")[:2] == [
+        "+ 2001:db8:0:7::/64",
+        "+ 192.0.2.66",
+    ]
     assert sorted(door("get", "door", "banip").split()) == ["192.0.2.66", "2001:db8:0:7::/64"]
     # By hand, with the address that somebody complains of.
     assert door("unban", "2001:db8:0:7:1:2:3:4").strip() == "1"
     assert door("set", "door", "banip", "2001:db8:0:8::1").strip() == "1"
-    wait("both", lambda: (tmp_path / "bans").read_text().endswith("- 2001:db8:0:7::/64\n+ 2001:db8:0:8::/64\n"))
+    wait(
+        "both",
+        lambda: (
+            (tmp_path / "bans").read_text().endswith("- 2001:db8:0:7::/64\n+ 2001:db8:0:8::/64\n")
+        ),
+    )
 
 
 def test_a_ban_closes_what_was_attacked_and_nothing_else(rendered: Any) -> None:
@@ -258,7 +266,9 @@ def test_a_ban_closes_what_was_attacked_and_nothing_else(rendered: Any) -> None:
         assert ports == ({"80", "443"} if web else {"22"}), rule
         # A recidivist is shut out from what he attacked.
         assert ("@recidive-" in rule) == ("@attacked-" in rule), rule
-    jails = re.findall(r"(?m)^\[([a-z0-9-]+)\]\nenabled = true", rendered.text("/etc/fail2ban/jail.local"))
+    jails = re.findall(
+        r"(?m)^\[([a-z0-9-]+)\]\nenabled = true", rendered.text("/etc/fail2ban/jail.local")
+    )
     for name in jails:
         for family in "46":
             assert f"set {name}-{family} {{" in text

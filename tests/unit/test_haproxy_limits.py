@@ -123,20 +123,31 @@ def proxy(
 
 def test_of_a_flood_few_lines_are_logged_with_its_number(proxy: Proxy) -> None:
     """Logged each, a flood from one client filled the disk and turned the journal over."""
-    statuses = [one for _ in range(3) for one in proxy.statuses(1000, source="127.0.0.1")]
-    assert statuses.count(429) >= 2000
+    statuses = proxy.statuses(890)
+    assert statuses.count(429) >= 380
     refused = [line for priority, line in proxy.lines() if line["status"] == 429 and priority == 4]
-    assert 2 <= len(refused) <= 12, len(refused)
+    assert 2 <= len(refused) <= 8, len(refused)
     floods = [line for line in refused if line["flood"] == "1"]
     assert floods and all(int(line["refused"]) >= 200 for line in floods)
     assert {line["flood"] for line in refused} == {"-", "1"}
 
 
+def test_who_goes_on_with_a_flood_costs_no_handshake(proxy: Proxy) -> None:
+    """Until fail2ban has read of it, a second or more, it took the others' time."""
+    with pytest.raises((OSError, IndexError)):
+        proxy.statuses(1000)
+    assert proxy.status() == 0, "cut before TLS"
+    assert proxy.status(source="127.0.0.2") == 503, "others are served, were there a server"
+
+
 def test_scans_beyond_the_limit_are_logged_no_more_than_a_flood(proxy: Proxy) -> None:
     """They were answered before they were counted, and logged each."""
-    assert set(proxy.statuses(1000, b"/.env")) == {403}
+    assert set(proxy.statuses(890, b"/.env")) == {403}
+
     def logged() -> int:
-        return len([line for priority, line in proxy.lines() if line["status"] == 403 and priority == 4])
+        return len(
+            [line for priority, line in proxy.lines() if line["status"] == 403 and priority == 4]
+        )
 
     proxy.wait("the lines of what is within the limit", lambda: logged() >= 500)
     assert logged() <= 520
@@ -158,9 +169,11 @@ def test_cut_connections_are_told_of_with_their_number(proxy: Proxy, port: str) 
         with contextlib.suppress(OSError), proxy.connect(port=port) as more:
             more.sendall(b"\x16\x03\x01")
             more.recv(1)
-    cut = [line for _, line in proxy.lines() if line.get("connection_error") and line["refused"] != "-"]
+    cut = [
+        line for _, line in proxy.lines() if line.get("connection_error") and line["refused"] != "-"
+    ]
     assert 2 <= len(cut) <= 8, cut
-    assert [line for line in cut if line["flood"] == "1" and int(line["refused"]) >= 50]
+    assert [line for line in cut if line["flood"] == "1" and int(line["refused"]) >= 80]
     assert {(line["client_ip"], line["status"]) for line in cut} == {("127.0.0.1", 0)}
     for one in held:
         one.close()
@@ -197,7 +210,9 @@ def test_a_network_of_many_clients_has_a_limit_too(proxy: Proxy) -> None:
         one.close()
 
 
-@pytest.mark.parametrize("proxy", [{" 5s\n    # What never": " 500ms\n    # What never"}], indirect=True)
+@pytest.mark.parametrize(
+    "proxy", [{" 5s\n    # What never": " 500ms\n    # What never"}], indirect=True
+)
 def test_a_client_that_never_says_hello_is_cut_and_told_of(proxy: Proxy) -> None:
     """It was held for twenty seconds, and not logged."""
     with proxy.connect() as silent:
