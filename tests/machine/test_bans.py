@@ -350,9 +350,10 @@ for _ in range(int(count)):
         ("-", 150, "haproxy-tls", 9),
     ],
 )
-def test_over_ipv6_who_rotates_its_addresses_is_banned_with_its_network(
+def test_bans_hold_over_ipv6_too(
     lab: Lab, strangers: tuple[Visitor, Visitor], path: str, count: int, jail: str, number: int
 ) -> None:
+    """With its whole /64, whatever addresses of it the attacker uses; banned by one, it was never caught."""
     attacker, innocent = strangers
     with (
         attacker.with_networks(number, number + 16) as (machine, (network, neighbour)),
