@@ -10,6 +10,8 @@ from salt.exceptions import CommandExecutionError
 
 __virtualname__ = "jails"
 
+# Every port and protocol, where a jail does not say what its bans close.
+_OPTIONAL = {"closes"}
 _DURATION = re.compile(r"[1-9][0-9]{0,5}[smhdw]")
 _RULES = {
     "enabled": lambda value: isinstance(value, bool),
@@ -24,6 +26,11 @@ _RULES = {
             for one in value
         )
     ),
+    "closes": lambda value: (
+        isinstance(value, list)
+        and value
+        and all(type(one) is int and 0 < one < 65536 for one in value)
+    ),
     "maxretry": lambda value: isinstance(value, int) and not isinstance(value, bool) and value > 0,
     "findtime": lambda value: isinstance(value, str) and _DURATION.fullmatch(value),
     "bantime": lambda value: isinstance(value, str) and _DURATION.fullmatch(value),
@@ -36,7 +43,7 @@ def __virtual__():
 
 def collect(changes=None):
     """
-    ``{jail: {enabled, filter, journal, maxretry, findtime, bantime}}`` of this machine.
+    ``{jail: {enabled, filter, journal, closes, maxretry, findtime, bantime}}`` of this machine.
 
     changes
         ``{jail: {enabled, maxretry, findtime, bantime}}`` from the pillar
@@ -65,9 +72,34 @@ def collect(changes=None):
                     raise CommandExecutionError(
                         f"{where}: unknown key {key}; known: {', '.join(_RULES)}"
                     )
+                if key in _OPTIONAL and key not in jail:
+                    continue
                 if key not in jail or not _RULES[key](jail[key]):
                     raise CommandExecutionError(f"{where}: {key}: {jail.get(key)!r} is not right")
             found[name] = jail
+    return found
+
+
+def attacked(jails):
+    """
+    Jails that note who attacked what, so that a recidivist is shut out from that and nothing else:
+    ``{name: {closes: [ports], jails: [names]}}``, one for all jails that close the same ports. None
+    without the jail ``recidive``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call jails.attacked '{"sshd": {"enabled": true, "closes": [22]}}'
+    """
+    found = {}
+    if not jails.get("recidive", {}).get("enabled"):
+        return found
+    for name, jail in jails.items():
+        if name != "recidive" and jail["enabled"]:
+            ports = sorted(set(jail.get("closes", [])))
+            kind = "attacked-" + ("-".join(map(str, ports)) or "all")
+            found.setdefault(kind, {"closes": ports, "jails": []})["jails"].append(name)
     return found
 
 

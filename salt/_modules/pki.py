@@ -113,7 +113,8 @@ def unfit(pem):
             "holds a private key, and certificates are readable by everybody: take the key out, and"
             " give it as an encrypted secret of its own (docs/secrets.md)"
         )
-    other = sorted(set(labels) - {"CERTIFICATE", "PGP MESSAGE"})
+    # As text that stays in its line, whatever stands in it.
+    other = sorted(ascii(one)[1:-1] for one in set(labels) - {"CERTIFICATE", "PGP MESSAGE"})
     return f"holds {', '.join(other)}: allowed: certificates" if other else None
 
 

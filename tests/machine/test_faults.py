@@ -302,15 +302,17 @@ def haproxy_says(lab: Lab, command: str) -> str:
 
 def test_an_edge_that_is_almost_full_is_told_of(lab: Lab, alarm: Alarm) -> None:
     began = time.monotonic()
-    before = re.search(r"(?m)^Maxconn: (\d+)$", haproxy_says(lab, "show info"))
+    before = re.search(
+        r"(?m)^ +maxconn (\d+)$", lab.run("sed -n '/^frontend https/,$p' /etc/haproxy/haproxy.cfg")
+    )
     assert before
-    haproxy_says(lab, "set maxconn global 30")
+    haproxy_says(lab, "set maxconn frontend https 30")
     try:
         with connections(lab, 26):
             alarm.wait("ConnectionsNearLimit", began, seconds=150)
             lab.see()
     finally:
-        haproxy_says(lab, f"set maxconn global {before[1]}")
+        haproxy_says(lab, f"set maxconn frontend https {before[1]}")
     alarm.wait("ConnectionsNearLimit", began, "resolved")
     assert alarm.names(began, severity="page") == set()
 

@@ -6,7 +6,8 @@ import ast
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -96,6 +97,9 @@ def test_a_jail_gets_its_filter_by_name_and_changes_from_the_pillar(jails: Any) 
         ({"journal": ["x=1\nbantime=1"]}, "journal"),
         ({"filter": "../x"}, "filter"),
         ({"ports": "22"}, "unknown key ports; known: "),
+        ({"closes": []}, "closes"),
+        ({"closes": ["22"]}, "closes"),
+        ({"closes": [70000]}, "closes"),
     ],
 )
 def test_a_wrong_value_names_formula_jail_and_key(jails: Any, change: Any, said: str) -> None:
@@ -183,3 +187,134 @@ def test_fail2ban_itself_accepts_the_rendered_configuration(
     )
     assert (done.returncode == 0) == (spoilt is None), done.stderr
     assert ("nowhere" in done.stderr) == bool(spoilt)
+
+
+# A jail of its own, which reads a file, takes four failures and bans into another file.
+SERVER = """
+[DEFAULT]
+backend = polling
+usedns = no
+ignoreip = 2001:db8:9::5
+ignoreself = false
+action = networks.py
+         note
+maxmatches = 1
+[door]
+enabled = true
+filter = door
+logpath = {folder}/log
+maxretry = 4
+findtime = 10m
+bantime = 1h
+"""
+
+
+@pytest.fixture
+def door(config: Path, root: Path, tmp_path: Path) -> Iterator[Callable[..., str]]:
+    """The real fail2ban with one jail and the project's networks.py: `door("status")` asks its client."""
+    folder = tmp_path / "etc"
+    shutil.copytree(config, folder)
+    for path in (folder / "jail.d").glob("*"):
+        path.unlink()
+    shutil.copy(root / "salt/fail2ban/files/networks.py", folder / "action.d")
+    (folder / "action.d/note.conf").write_text(
+        f"[Definition]\nactionban = echo + <ip> >>{tmp_path}/bans\n"
+        f"actionunban = echo - <ip> >>{tmp_path}/bans\n"
+    )
+    (folder / "filter.d/door.conf").write_text("[Definition]\nfailregex = no entry for <ADDR>$\n")
+    (folder / "fail2ban.local").write_text(
+        f"[Definition]\ndbfile = {tmp_path}/db\nlogtarget = {tmp_path}/said\n"
+    )
+    (folder / "jail.local").write_text(SERVER.format(folder=tmp_path))
+    (tmp_path / "log").write_text("")
+    words = ["-c", str(folder), "-s", str(tmp_path / "socket"), "-p", str(tmp_path / "pid")]
+
+    def ask(*command: str) -> str:
+        done = subprocess.run(
+            ["fail2ban-client", *words, *command], capture_output=True, text=True, check=False
+        )
+        return done.stdout + done.stderr
+
+    server = subprocess.Popen(["fail2ban-server", "-f", *words, "start"], stdout=subprocess.DEVNULL)
+    try:
+        wait("it answers", lambda: "pong" in ask("ping") and "door" in ask("status"))
+        yield ask
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def wait(what: str, condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.1)
+
+
+def test_an_ipv6_client_is_its_network_whatever_addresses_it_uses(
+    door: Callable[..., str], tmp_path: Path
+) -> None:
+    """Counted and banned by single addresses, one host was never banned: it has as many as it wants."""
+
+    def attack(addresses: list[str]) -> None:
+        with open(tmp_path / "log", "a", encoding="utf-8") as log:
+            for address in addresses:
+                log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} no entry for {address}\n")
+
+    attack([f"2001:db8:0:7::{number:x}" for number in range(1, 5)])
+    attack([f"2001:db8:0:{number:x}::1" for number in range(16, 20)])
+    # One that is never banned, and an IPv4 client, which is one address.
+    attack(["2001:db8:9::5"] * 6 + [f"192.0.2.{number}" for number in range(1, 5)])
+    attack(["192.0.2.66"] * 4)
+    wait("a ban", lambda: "192.0.2.66" in door("banned"))
+    assert (tmp_path / "bans").read_text().split("\n")[:2] == [
+        "+ 2001:db8:0:7::/64",
+        "+ 192.0.2.66",
+    ]
+    assert sorted(door("get", "door", "banip").split()) == ["192.0.2.66", "2001:db8:0:7::/64"]
+    # By hand, with the address that somebody complains of.
+    assert door("unban", "2001:db8:0:7:1:2:3:4").strip() == "1"
+    assert door("set", "door", "banip", "2001:db8:0:8::1").strip() == "1"
+    wait(
+        "both",
+        lambda: (
+            (tmp_path / "bans").read_text().endswith("- 2001:db8:0:7::/64\n+ 2001:db8:0:8::/64\n")
+        ),
+    )
+
+
+def test_a_ban_closes_what_was_attacked_and_nothing_else(rendered: Any) -> None:
+    """A web page's pictures had their viewer banned from ssh."""
+    text = rendered.text("/etc/fail2ban/bans.nft")
+    rules = re.findall(r"(?m)^        (tcp dport .*|ip6? saddr .*) drop$", text)
+    assert rules
+    for rule in rules:
+        ports = set(re.match(r"tcp dport \{ ([\d, ]+) \} ", rule)[1].split(", "))  # type: ignore[index]
+        web = "haproxy-" in rule or "attacked-80" in rule
+        assert ports == ({"80", "443"} if web else {"22"}), rule
+        # A recidivist is shut out from what he attacked.
+        assert ("@recidive-" in rule) == ("@attacked-" in rule), rule
+    jails = re.findall(
+        r"(?m)^\[([a-z0-9-]+)\]\nenabled = true", rendered.text("/etc/fail2ban/jail.local")
+    )
+    for name in jails:
+        for family in "46":
+            assert f"set {name}-{family} {{" in text
+            assert any(f"@{name}-{family} " in rule + " " for rule in rules)
+
+
+def test_jails_that_close_the_same_share_who_attacked_it(load_source: Any) -> None:
+    found = load_source("salt/_modules/jails.py").attacked(
+        {
+            "a": {"enabled": True, "closes": [443, 80]},
+            "b": {"enabled": True, "closes": [80, 443]},
+            "c": {"enabled": True},
+            "off": {"enabled": False, "closes": [22]},
+            "recidive": {"enabled": True},
+        }
+    )
+    assert found == {
+        "attacked-80-443": {"closes": [80, 443], "jails": ["a", "b"]},
+        "attacked-all": {"closes": [], "jails": ["c"]},
+    }
+    assert load_source("salt/_modules/jails.py").attacked({"a": {"enabled": True}}) == {}

@@ -38,6 +38,11 @@ BROKEN: list[tuple[dict[str, Any], str]] = [
         {"fail2ban": {"jails": {"haproxy-limit": {"maxretry": 1500}}}},
         "pillar haproxy:limit:connections: 2000 must",
     ),
+    (
+        {"fail2ban": {"jails": {"haproxy-tls": {"maxretry": 500}}}},
+        "pillar haproxy:limit:failures: 120 must be more than the retries of jail haproxy-tls",
+    ),
+    ({"haproxy": {"limit": {"refusals": 1600}}}, "pillar haproxy:limit:connections: 2000 must"),
     ({"haproxy": {"log": {"line_length": 3000}}}, "pillar haproxy:log:line_length: 3000 must"),
     (
         {"haproxy": {"log": {"path_length": 256, "user_agent_length": 256}}},
