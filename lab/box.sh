@@ -38,7 +38,7 @@ packages=(
     iproute2 iputils-ping procps netbase rsync less curl ca-certificates
     python3 python3-venv
 )
-mkdir -p "$work/tree/etc/systemd/network" "$work/tree/etc/sudoers.d" \
+mkdir -p "$work/tree/etc/systemd/network" "$work/tree/etc/sudoers.d" "$work/tree/etc/dpkg/dpkg.cfg.d" \
     "$work/tree/usr/local/share/ca-certificates" "$work/tree/opt/bootstrap"
 cp "${inputs[@]:1}" "$work/tree/opt/bootstrap/"
 # A laptop behind an inspecting proxy has that proxy's CA here; its machines need it too.
@@ -47,6 +47,8 @@ printf '[Match]\nName=eth0\n\n[Network]\nDHCP=ipv4\nLinkLocalAddressing=no\n' \
     > "$work/tree/etc/systemd/network/10-eth0.network"
 printf 'vagrant ALL=(ALL) NOPASSWD: ALL\n' > "$work/tree/etc/sudoers.d/vagrant"
 chmod 0440 "$work/tree/etc/sudoers.d/vagrant"
+# No wait for the disk at each file of a package: a lab machine outlives no power cut of its host.
+echo force-unsafe-io > "$work/tree/etc/dpkg/dpkg.cfg.d/lab"
 # The published keys of the installed Vagrant; `vagrant up` replaces them with one of its own.
 keys=(/usr/share/rubygems-integration/all/gems/vagrant-*/keys/vagrant.pub*
     /opt/vagrant/embedded/gems/gems/vagrant-*/keys/vagrant.pub*)

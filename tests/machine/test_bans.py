@@ -141,7 +141,7 @@ def strangers(lab: Lab, tmp_path: Path) -> Iterator[tuple[Visitor, Visitor]]:
 
 
 @pytest.mark.differs("fail2ban 1.0, firewalld 1.3, sshd's messages")
-def test_failed_logins_shut_out_everywhere_and_for_long(
+def test_failed_logins_shut_out_from_ssh_and_for_long(
     lab: Lab, strangers: tuple[Visitor, Visitor]
 ) -> None:
     attacker, innocent = strangers
