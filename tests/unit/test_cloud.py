@@ -125,9 +125,9 @@ def test_a_plan_says_what_would_be_made_and_its_price(
         assert f"+ create   droplet {name}: " in said
     assert "+ create   private network counter-prod" in said
     assert "firewall counter-prod-store: tcp 22; tcp 6379 from counter:prod:app" in said
-    # As the API prices them; a fifth more for the store's backups.
+    # As the API prices them; 30 % more for the store's backups, which are daily.
     small, larger = SIZES["s-1vcpu-1gb"][4], SIZES["s-1vcpu-2gb"][4]
-    assert f"$0.00 a month now, ${4 * small + 0.2 * small + larger:.2f} afterwards" in said
+    assert f"$0.00 a month now, ${4 * small + 0.3 * small + larger:.2f} afterwards" in said
     assert not [one for one in api.requests if one[0] != "GET"], "a plan changes nothing"
 
 
@@ -211,7 +211,7 @@ def test_the_second_time_there_is_nothing_to_do_and_removing_leaves_nothing(
     assert len(api.names()) == 5, "nobody said yes"
     monkeypatch.setenv("YES", "1")
     assert cloud.down(where) == 0
-    assert "$37.20 a month now, $0.00 afterwards" in capsys.readouterr().out
+    assert "$37.80 a month now, $0.00 afterwards" in capsys.readouterr().out
     assert api.names() == [] and not api.firewalls and api.tags == tags and len(api.keys) == keys
     assert [one["name"] for one in api.vpcs.values() if not one["default"]] == []
     assert not (here / "prod").exists()

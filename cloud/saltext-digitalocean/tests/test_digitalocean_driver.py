@@ -18,7 +18,7 @@ import pytest
 from salt.exceptions import SaltCloudSystemExit
 from salt_cloud import PUBLIC_KEY, Cloud, Loopback
 from saltext.digitalocean.api import Api, ApiError, NoToken, find_token
-from standin_digitalocean import READ_ONLY, TOKEN, Standin
+from standin_digitalocean import IMAGES, READ_ONLY, TOKEN, Standin
 
 DROPLET = r"/v2/droplets/\d+"
 
@@ -61,7 +61,7 @@ def test_creating_the_same_machine_again_changes_nothing(cloud: Cloud, api: Stan
 
 
 def test_every_page_of_a_long_list_is_read(cloud: Cloud, api: Standin) -> None:
-    for number in range(450):
+    for number in range(250):
         api._create_droplet(
             None,
             {},
@@ -73,8 +73,8 @@ def test_every_page_of_a_long_list_is_read(cloud: Cloud, api: Standin) -> None:
             },
         )
     time.sleep(api.lag)
-    assert len(cloud.call("list_nodes_min")) == 450
-    assert api.count("GET", "/v2/droplets") == 3
+    assert len(cloud.call("list_nodes_min")) == 250
+    assert api.count("GET", "/v2/droplets") == 3, "two pages; and those with GPUs"
 
 
 def test_two_droplets_of_one_name_are_both_shown_and_neither_is_touched(
@@ -116,7 +116,7 @@ def test_network_firewall_project_address_and_user_data(
     )  # fmt: skip
     assert made["vpc_uuid"] == network["id"] and made["private_ips"][0].startswith("10.20.")
     assert next(iter(api.firewalls.values()))["droplet_ids"] == [made["id"]]
-    assert f"do:droplet:{made['id']}" in next(iter(api.projects.values()))["resources"]
+    assert f"do:droplet:{made['id']}" in next(iter(api.projects.values()))["_resources"]
     assert api.reserved[made["reserved_ip"]]["droplet"]["id"] == made["id"]
     assert api.droplets[made["id"]]["_user_data"] == "#cloud-config\n"
     time.sleep(api.lag)
@@ -190,20 +190,37 @@ def test_a_wrong_setting_is_named_before_anything_is_made(
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        ({"size": "s-1vcpu-1gbb"}, "invalid size.*did you mean s-1vcpu-1gb?"),
-        ({"image": "debian-31-x64"}, "invalid image.*did you mean debian-13-x64?"),
-        ({"location": "fra2"}, "invalid region.*did you mean fra1?"),
+        ({"size": "s-1vcpu-1gbb"}, "size s-1vcpu-1gbb: did you mean s-1vcpu-1gb?"),
+        ({"size": "s-4vcpu-8gb"}, "size s-4vcpu-8gb: not available.*no region now"),
+        ({"image": "debian-31-x64"}, "image debian-31-x64: did you mean debian-13-x64?"),
+        ({"image": "12 x64"}, "2 are called that: debian-12-x64, fedora-12-x64"),
+        ({"location": "fra2"}, "location fra2: did you mean fra1?"),
         ({"location": "sgp1", "size": "s-1vcpu-512mb-10gb"}, "not available.*ams3, fra1, nyc3"),
-        ({"tags": ["not a tag"]}, "tag not a tag is invalid"),
     ],
 )
-def test_what_the_api_refuses_is_explained(
-    cloud: Cloud, api: Standin, overrides: dict[str, Any], said: str
-) -> None:
-    cloud.provider.update({key: value for key, value in overrides.items() if key == "location"})
-    line = refused(cloud, **overrides)
-    assert " 422: " in line and re.search(said, line), line
+def test_what_cannot_be_had_is_refused_before_anything_is_made(
+    cloud: Cloud, api: Standin, overrides: dict[str, Any], said: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Nor is `before_create` run, which may make a firewall."""
+    monkeypatch.setitem(IMAGES, "fedora-12-x64", (138_000_099, "Fedora", "12 x64", 7))
+    api.unavailable.add("s-4vcpu-8gb")
+    line = refused(cloud, before_create=f"touch {cloud.folder}/ran", **overrides)
+    assert re.search(said, line), line
+    assert not (cloud.folder / "ran").exists()
+    assert not [one for one in api.requests if one[0] != "GET"]
+
+
+def test_what_the_api_refuses_is_said(cloud: Cloud, api: Standin) -> None:
+    assert " 422: tag not a tag is invalid" in refused(cloud, tags=["not a tag"])
     assert api.names() == []
+
+
+def test_image_and_region_are_found_by_name_and_number_too(cloud: Cloud, api: Standin) -> None:
+    made = cloud.create("web1", image="Debian 13 x64", location="Frankfurt 1")
+    assert (made["image"], made["region"]) == ("debian-13-x64", "fra1")
+    made = cloud.create("web2", image=138_000_012, location="fra")
+    assert made["image"] == "debian-12-x64"
 
 
 def test_a_token_that_may_only_read_is_named_403(
@@ -551,7 +568,7 @@ def test_salt_cloud_fails_with_one_line_when_the_creation_does(cloud: Cloud, api
     said = cloud.command("-p", "web", "web1")
     assert said.returncode == 1, said.stdout
     errors = [line for line in said.stdout.splitlines() if "rror" in line]
-    assert len(errors) == 1 and " 422: " in errors[0], said.stdout
+    assert len(errors) == 1 and "size s-9vcpu: did you mean" in errors[0], said.stdout
 
 
 @pytest.mark.parametrize(
