@@ -292,19 +292,27 @@ def _price(size: dict[str, Any], policy: dict[str, Any] | None) -> float:
     from saltext.digitalocean.options import OptionError, price_factor
 
     try:
-        return float(size["price_monthly"]) * price_factor(policy)
+        return float(size["price_monthly"]) * float(price_factor(policy))
     except OptionError as error:
         raise Refused(str(error)) from error
 
 
 def _policies(api: Any, droplets: Sequence[dict[str, Any]]) -> dict[int, dict[str, Any]]:
     """The backup policies of those droplets that have backups, by ID."""
+    from saltext.digitalocean.api import ApiError
     from saltext.digitalocean.options import DEFAULT_PLAN
 
-    with_backups = [one["id"] for one in droplets if "backups" in one["features"]]
-    records = api.all("droplets", "policies", method="list_backup_policies") if with_backups else []
-    known = {one["droplet_id"]: one.get("backup_policy") for one in records}
-    return {one: known.get(one) or {"plan": DEFAULT_PLAN} for one in with_backups}
+    found = {}
+    for one in droplets:
+        if "backups" in (one.get("features") or ()):
+            try:
+                said = api.call("droplets", "get_backup_policy", one["id"], key="policy")
+            except ApiError as error:
+                if error.status != 404:
+                    raise
+                said = {"policy": {}}
+            found[one["id"]] = said["policy"].get("backup_policy") or {"plan": DEFAULT_PLAN}
+    return found
 
 
 def _droplets(api: Any, where: Topology) -> list[dict[str, Any]]:
@@ -822,7 +830,8 @@ def _down(where: Topology) -> int:
     stays = DEFAULT_STAYS if network and network.get("default") else ""
     tags = [one["name"] for one in api.all("tags", "tags") if _is_own(where, one["name"])]
     if not (droplets or shields or tags or (network and not stays)):
-        if _here(where) and os.environ.get("FORCE") != "1":
+        # Its network alone says that this is the account.
+        if _here(where) and not stays and os.environ.get("FORCE") != "1":
             raise Refused(
                 f"nothing of topology {where.name} is in this account, but this checkout has made it on"
                 " DigitalOcean: is the token another account's? FORCE=1 forgets it"

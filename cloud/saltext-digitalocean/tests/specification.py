@@ -1,7 +1,7 @@
 """
 Requests and answers against DigitalOcean's published OpenAPI specification, which is data and no part
-of this project: the variable DIGITALOCEAN_SPEC names a file with it, as one JSON document
-(https://github.com/digitalocean/openapi, `make bundle`). A name that it does not know is refused.
+of this project: the variable DIGITALOCEAN_SPEC names a file with it, JSON or YAML, in one document
+(README.md says where to get it). A name that it does not know is refused.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import os
 import re
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 VARIABLE = "DIGITALOCEAN_SPEC"
 _ROOT = "urn:specification"
@@ -54,7 +56,8 @@ class Specification:
         from referencing import Registry
         from referencing.jsonschema import DRAFT202012
 
-        self._document = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        self._document = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
         schemas = self._document["components"]["schemas"]
         root = {"components": {"schemas": {name: _loose(one) for name, one in schemas.items()}}}
         registry: Any = Registry().with_resource(_ROOT, DRAFT202012.create_resource(root))

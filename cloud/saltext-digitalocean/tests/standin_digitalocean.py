@@ -630,17 +630,15 @@ class Standin:
             raise Refusal(404)
         return 200, {"action": self._public(self.actions[int(found[0])])}
 
-    def _list_policies(self, _: Any, query: dict[str, str], __: Any) -> tuple[int, dict[str, Any]]:
-        policies = {
-            str(one["id"]): {
-                "droplet_id": one["id"], "backup_enabled": one["_policy"] is not None,
-                **({"backup_policy": one["_policy"]} if one["_policy"] else {}), "next_backup_window": None,
-            }
-            for one in self.droplets.values()
-        }  # fmt: skip
-        status, said = self._page("policies", "/v2/droplets/backups/policies", list(policies.values()), query)  # fmt: skip
-        said["policies"] = {str(one["droplet_id"]): one for one in said["policies"]}
-        return status, said
+    def _get_policy(self, found: Any, _: Any, __: Any) -> tuple[int, dict[str, Any]]:
+        one = self._droplet(found[0])
+        policy = {"backup_policy": one["_policy"]} if one["_policy"] else {}
+        record = {
+            "droplet_id": one["id"],
+            "backup_enabled": bool(policy),
+            "next_backup_window": None,
+        }
+        return 200, {"policy": {**record, **policy}}
 
     # --- what can be had ------------------------------------------------------------------------------
 
@@ -981,7 +979,7 @@ class Standin:
         ("GET", "/v2/images", _list_images),
         ("GET", "/v2/droplets", _list_droplets),
         ("POST", "/v2/droplets", _create_droplet),
-        ("GET", "/v2/droplets/backups/policies", _list_policies),
+        ("GET", r"/v2/droplets/(\d+)/backups/policy", _get_policy),
         ("GET", r"/v2/droplets/(\d+)", _get_droplet),
         ("DELETE", r"/v2/droplets/(\d+)", _delete_droplet),
         ("POST", r"/v2/droplets/(\d+)/actions", _post_action),

@@ -104,6 +104,8 @@ def find_token(given=None, command=None, variables=TOKEN_VARIABLES):
     if given:
         return check_token(given, "personal_access_token")
     if command:
+        if re.match(r"do[opr]_v1_", command if isinstance(command, str) else str(command[0])):
+            raise NoToken("token_command: it is a token, and should be a command that prints it")
         try:
             words = command if isinstance(command, list) else shlex.split(str(command))
         except ValueError as error:
@@ -112,12 +114,13 @@ def find_token(given=None, command=None, variables=TOKEN_VARIABLES):
             done = subprocess.run(
                 words,
                 capture_output=True,
-                text=True,
+                encoding="utf-8",
+                errors="replace",
                 stdin=subprocess.DEVNULL,
                 timeout=60,
                 check=False,
             )
-        except (OSError, subprocess.TimeoutExpired) as error:
+        except (OSError, ValueError, subprocess.TimeoutExpired) as error:
             raise NoToken(f"token_command {words[0]}: {error}") from error
         # Its output is never told, it may be half a token.
         if done.returncode or not done.stdout.strip():

@@ -73,6 +73,7 @@ ALIASES = {
     "region": "location",
     "user_data": "userdata",
     "api_root": "api_endpoint",
+    "wait_for_ip_interval": "poll_interval",
 }
 # Those that can be no more, and what to do instead; false and empty they ask for nothing.
 GONE = {
@@ -148,7 +149,8 @@ def _checked(key, value):
     if kind in ("list", "command") and not isinstance(value, (str, list, tuple, int)):
         raise OptionError(f"{key}: use a text or a list")
     if kind == "text" and isinstance(value, (dict, list, bool)):
-        raise OptionError(f"{key}: {value}: use a text")
+        # Not what it is, for it may be a token.
+        raise OptionError(f"{key}: use a text")
     return value
 
 
