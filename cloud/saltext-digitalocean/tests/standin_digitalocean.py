@@ -1024,6 +1024,8 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    # Head and body in one packet: the second of two waits 40 ms for the first to be acknowledged.
+    wbufsize = -1
     server: _Server
 
     def _serve(self) -> None:
