@@ -23,7 +23,7 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
@@ -80,11 +80,12 @@ def _told(work: Callable[[], int]) -> int:
     """``work()``, what the API refuses told in one line."""
     try:
         from saltext.digitalocean.api import ApiError, StillThere
+        from saltext.digitalocean.options import OptionError
     except ImportError:
         return work()
     try:
         return work()
-    except (ApiError, StillThere) as error:
+    except (ApiError, StillThere, OptionError) as error:
         raise Refused(str(error)) from error
 
 
@@ -162,6 +163,9 @@ def wanted(where: Topology) -> list[Wanted]:
         given = _checked(
             {**default, **profiles[profile]}, f"cloud/cloud.profiles.d: profile {profile}"
         )
+        missing = [one for one in ("size", "image", "location") if not given.get(one)]
+        if missing:
+            raise Refused(f"cloud/cloud.profiles.d: profile {profile}: no {missing[0]}", 2)
         found.append(
             Wanted(
                 machine.name,
@@ -362,8 +366,7 @@ def _differences(
     """How a droplet is not what its profile says."""
     from saltext.digitalocean.options import OptionError
 
-    region: str = one.region
-    image: str | int = one.image
+    region, image = one.region, cast("str | int", one.image)
     # What is there may be what is no longer sold.
     with contextlib.suppress(OptionError):
         region, _, image = _offer(api, one)
@@ -374,7 +377,11 @@ def _differences(
     pairs = [
         ("size", droplet["size_slug"], one.size),
         ("image", has_image.get("slug") or has_image.get("id") or image, image),
-        ("region", has_region, has_region if has_region.rstrip("0123456789") == region else region),
+        (
+            "region",
+            has_region,
+            has_region if has_region.rstrip("0123456789") == one.region else region,
+        ),
         ("backups", policy is not None, one.backups),
     ]
     if policy and one.policy:
@@ -691,7 +698,8 @@ def _surroundings(api: Any, where: Topology, todo: Plan) -> None:
     if todo.create:
         api.give_key(KEY.with_suffix(".pub").read_text(encoding="utf-8").strip())
     if todo.network_new:
-        body = {"name": _network_name(where), "region": provider()["location"]}
+        region, _, _ = _offer(api, (todo.create or wanted(where))[0])
+        body = {"name": _network_name(where), "region": region}
 
         def there() -> dict[str, Any] | None:
             found = _network(api, where)

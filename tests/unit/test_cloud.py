@@ -231,9 +231,17 @@ def test_a_plan_names_an_image_and_a_region_by_name_too(
 ) -> None:
     where = topology.load("dev")
     made(api, where)
-    profiles(monkeypatch, prod={"image": "Debian 13 x64", "location": "Frankfurt 1"})
-    assert cloud.plan(where) == 0
-    assert "differs" not in capsys.readouterr().out
+    for location in ("Frankfurt 1", "fra"):
+        profiles(monkeypatch, prod={"image": "Debian 13 x64", "location": location})
+        assert cloud.plan(where) == 0
+        assert "differs" not in capsys.readouterr().out
+    # A network is made by the region's slug.
+    roles = ("edge", "app", "store", "monitor")
+    profiles(monkeypatch, **{role: {"location": "Frankfurt 1"} for role in roles})
+    monkeypatch.setattr(cloud, "_salt_cloud", by_salt_cloud(api))
+    assert cloud.up(topology.load("prod"), Applied()) == 0
+    network = next(one for one in api.vpcs.values() if one["name"] == "counter-prod")
+    assert network["region"] == "fra1"
 
 
 def test_a_plan_sees_a_droplet_with_gpus(
@@ -420,8 +428,8 @@ def test_what_lists_did_not_know_yet_is_removed_too(
     }  # fmt: skip
     api._create_droplet(None, {}, late)
     (made_late,) = [one for one in api.droplets.values() if one["status"] == "new"]
-    made_late["_made"] += 1.5
-    monkeypatch.setattr(cloud, "LOOK", 0.5)
+    made_late["_made"] += 0.75
+    monkeypatch.setattr(cloud, "LOOK", 0.25)
     monkeypatch.setenv("YES", "1")
     assert cloud.down(where) == 0
     assert api.names() == []

@@ -144,6 +144,17 @@ def test_a_pending_event_costs_no_machine(cloud: Cloud, api: Standin) -> None:
     assert api.count("DELETE", ".*") == 0
 
 
+def test_a_droplet_that_is_not_known_everywhere_yet_is_kept(cloud: Cloud, api: Standin) -> None:
+    rules = {
+        "inbound_rules": [{"protocol": "icmp", "ports": "0", "sources": {"addresses": ["::/0"]}}]
+    }
+    api._create_firewall(None, None, {"name": "shield", **rules})
+    for path in (r"/v2/firewalls/.*/droplets", r"/v2/projects/.*", "/v2/reserved_ips"):
+        api.fault("POST", path, 404, times=2)
+    cloud.create("web1", firewalls=["shield"], project="first-project", reserved_ip="new")
+    assert api.names() == ["web1"] and api.count("DELETE", ".*") == 0
+
+
 def test_an_address_with_a_pending_event_is_removed_all_the_same(
     cloud: Cloud, api: Standin
 ) -> None:

@@ -283,7 +283,18 @@ class Api:
                 return max(asked, 0) + random.uniform(0.05, 0.5) * self.backoff
         return self.backoff * 2 ** min(attempt, 4) * random.uniform(0.8, 1.2)
 
-    def call(self, group, method, *args, found=None, repeat=None, key=None, pending=None, **kwargs):
+    def call(
+        self,
+        group,
+        method,
+        *args,
+        found=None,
+        repeat=None,
+        key=None,
+        pending=None,
+        unknown=0,
+        **kwargs,
+    ):
         """
         What operation ``group.method`` of pydo answers, as a dictionary.
 
@@ -296,6 +307,8 @@ class Api:
             what the answer must have; one that has it not is no answer
         pending
             seconds to wait for a pending event that forbids the call; ``patience`` by default
+        unknown
+            seconds for which 404 may only mean: what was just made is not everywhere known yet
 
         Raises ApiError; 404 like every other error (pydo returns it as if it were an answer).
         """
@@ -322,7 +335,10 @@ class Api:
             # What an attempt before may have done is not undone by this one's clear no.
             if not repeat:
                 unsure = failure.unsure = failure.unsure or unsure
-            is_pending = failure.status in (409, 422) and bool(_PENDING.search(failure.message))
+            is_unknown = failure.status == 404 and time.monotonic() - began < unknown
+            is_pending = is_unknown or (
+                failure.status in (409, 422) and bool(_PENDING.search(failure.message))
+            )
             if response is None and _is_final(error):
                 raise failure
             if failure.status >= 400 and failure.status not in TRY_AGAIN and not is_pending:
@@ -347,9 +363,9 @@ class Api:
                 until = datetime.datetime.now() + datetime.timedelta(seconds=delay)
                 message = f"the rate limit is used up until {until:%H:%M:%S}: run it again then"
                 raise ApiError(what, 429, message, failure.request_id, unsure=unsure)
-            if delay > left or (
-                attempt >= self.attempts and failure.status != 429 and not is_pending
-            ):
+            # Well-formed, and not what was asked for: hardly anything that passes by itself.
+            attempts = 2 if error is None and failure.status < 400 else self.attempts
+            if delay > left or (attempt >= attempts and failure.status != 429 and not is_pending):
                 raise failure
             self.say(f"{failure}; again in {delay:.0f} s", (what, failure.status, failure.message))
             time.sleep(delay)

@@ -217,7 +217,7 @@ def offer(wanted, regions, sizes, images):
     Raises OptionError for what cannot be had now.
     """
     location, slug, image = (str(wanted[key]) for key in ("location", "size", "image"))
-    # The beginning of a slug stands for any region of that city (droplet_create.yml).
+    # The beginning of a slug stands for a region of that city (droplet_create.yml).
     match = [one for one in regions if location in (one["slug"], one["name"])] or [
         one for one in regions if one["slug"].rstrip("0123456789") == location
     ]
@@ -243,7 +243,7 @@ def offer(wanted, regions, sizes, images):
     if len(known) > 1:
         names = ", ".join(str(one.get("slug") or one["id"]) for one in known)
         raise OptionError(f"image {image}: {len(known)} are called that: {names}")
-    region = match[0]["slug"] if len(match) == 1 else location
+    region = min(open_regions & set(size["regions"]))
     return region, size["slug"], known[0].get("slug") or known[0]["id"]
 
 

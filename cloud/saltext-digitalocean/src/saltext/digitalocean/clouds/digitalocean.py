@@ -72,6 +72,8 @@ _NAME = re.compile(r"[a-zA-Z0-9]?[a-z0-9A-Z.\-]*[a-z0-9A-Z]")
 # Tag of a droplet whose reserved address was made with it, and goes with it.
 _OWN_ADDRESS = "salt-cloud:reserved-ip"
 _USER_DATA_MAX = 64 * 1024
+# Seconds until a droplet is known everywhere.
+_UNKNOWN = 30
 _FINGERPRINT = re.compile(r"([0-9a-f]{2}:){15}[0-9a-f]{2}")
 
 
@@ -1009,7 +1011,8 @@ def _finish(api, vm_, made, said, after):
     identity = made["droplet"]["id"]
     # Before it can be reached at all.
     for firewall in after["firewalls"]:
-        api.call("firewalls", "assign_droplets", firewall["id"], {"droplet_ids": [identity]})
+        body = {"droplet_ids": [identity]}
+        api.call("firewalls", "assign_droplets", firewall["id"], body, unknown=_UNKNOWN)
     patience = float(_setting("wait_for_ip_timeout", vm_, 600))
     actions = [
         one for one in (said.get("links") or {}).get("actions") or [] if one.get("rel") == "create"
@@ -1043,6 +1046,7 @@ def _finish(api, vm_, made, said, after):
             "assign_resources",
             after["project"]["id"],
             {"resources": [f"do:droplet:{identity}"]},
+            unknown=_UNKNOWN,
         )
     if after["reserved_ip"]:
         _reserve(api, name, identity, made, after["reserved_ip"])
@@ -1083,7 +1087,12 @@ def _reserve(api, name, identity, made, wanted):
             return {"reserved_ip": {"ip": address}} if address else None
 
         made["reserved_ip"] = api.call(
-            "reserved_ips", "create", {"droplet_id": identity}, found=there, key="reserved_ip"
+            "reserved_ips",
+            "create",
+            {"droplet_id": identity},
+            found=there,
+            key="reserved_ip",
+            unknown=_UNKNOWN,
         )["reserved_ip"]["ip"]
         _say(name, f"reserved address {made['reserved_ip']}")
         return
@@ -1094,6 +1103,7 @@ def _reserve(api, name, identity, made, wanted):
         {"type": "assign", "droplet_id": identity},
         repeat=True,
         key="action",
+        unknown=_UNKNOWN,
     )["action"]
     _wait_action(api, action, f"{name}: reserved address {wanted}", 120)
 
