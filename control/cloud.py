@@ -34,7 +34,7 @@ from .topology import FOLDER, ROLES, ROOT, Machine, Topology
 
 NAME = "counter"
 STATE = ROOT / ".lab" / "cloud"
-KEY = STATE / "id_ed25519"
+KEY = OWN_KEY = STATE / "id_ed25519"
 TREE = STATE / "tree.tar.gz"
 PROVIDER = "digitalocean"
 # The tag and firewall of droplets that `salt-cloud -p prod` makes, which are of no topology.
@@ -166,6 +166,13 @@ def wanted(where: Topology) -> list[Wanted]:
         missing = [one for one in ("size", "image", "location") if not given.get(one)]
         if missing:
             raise Refused(f"cloud/cloud.profiles.d: profile {profile}: no {missing[0]}", 2)
+        for key in ("ssh_key_file", "ssh_public_key_file"):
+            path = ROOT / Path(given.get(key) or OWN_KEY).expanduser()
+            # This checkout's own is made at need.
+            if path.with_suffix("") != OWN_KEY and not path.is_file():
+                raise Refused(
+                    f"cloud/cloud.profiles.d: profile {profile}: {key}: {path}: no such file", 2
+                )
         found.append(
             Wanted(
                 machine.name,

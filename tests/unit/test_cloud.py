@@ -210,6 +210,8 @@ def test_backups_cost_what_their_plan_does_before_and_after(
             "profile prod: monitorings: no such option; did you mean monitoring?",
         ),
         ({"backups": "maybe"}, "profile prod: backups: maybe: use true or false"),
+        ({"ssh_key_file": "/nowhere"}, "profile prod: ssh_key_file: /nowhere: no such file"),
+        ({"size": ""}, "profile prod: no size"),
         ({"ssh_interface": "pubic"}, "profile prod: ssh_interface: pubic: use public or private"),
     ],
 )
