@@ -8,6 +8,7 @@ topology's is found by its tag (``counter:NAME``), never by memory: the account 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import ipaddress
 import json
@@ -22,7 +23,7 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
@@ -33,18 +34,21 @@ from .topology import FOLDER, ROLES, ROOT, Machine, Topology
 
 NAME = "counter"
 STATE = ROOT / ".lab" / "cloud"
-KEY = STATE / "id_ed25519"
+KEY = OWN_KEY = STATE / "id_ed25519"
 TREE = STATE / "tree.tar.gz"
 PROVIDER = "digitalocean"
 # The tag and firewall of droplets that `salt-cloud -p prod` makes, which are of no topology.
 SINGLE = "single"
-# Of the droplet's price, for the weekly ones (https://docs.digitalocean.com/products/backups/details/pricing/).
-BACKUPS = 0.2
 # What converges the topology, told which machines are about to go.
 Apply = Callable[[Topology, Sequence[str]], int]
 # Seconds for one droplet to go; and for one to let us in, then to end its first boot.
 PATIENCE = 300
 REACH, BOOT = 300, 600
+# Seconds for a private network to learn that its machines have gone.
+MEMBERS = 60
+DEFAULT_STAYS = (
+    "it is the default of its region, which DigitalOcean never deletes; it costs nothing"
+)
 # Seconds between two looks at a list, which lags behind what was done.
 LOOK = 2.0
 
@@ -58,15 +62,16 @@ def _api() -> Any:
         from saltext.digitalocean.api import Api, NoToken, find_token
     except ImportError as error:
         raise Refused(f"{error}: run it through make, such as 'make cloud-plan'", 2) from error
+    settings = _checked(provider(), f"cloud/cloud.providers.d: {PROVIDER}")
     try:
-        token = find_token(None, provider().get("token_command"))
+        token = find_token(settings.get("personal_access_token"), settings.get("token_command"))
     except NoToken as error:
         raise Refused(f"{error} (docs/cloud.md)", 2) from error
     return Api(
         token,
-        endpoint=provider().get("api_endpoint"),
-        ca_file=provider().get("api_ca_file"),
-        patience=float(provider().get("api_patience", 300)),
+        endpoint=settings.get("api_endpoint"),
+        ca_file=settings.get("api_ca_file"),
+        patience=float(settings.get("api_patience", 300)),
         say=lambda text: print(text, file=sys.stderr, flush=True),
     )
 
@@ -75,12 +80,24 @@ def _told(work: Callable[[], int]) -> int:
     """``work()``, what the API refuses told in one line."""
     try:
         from saltext.digitalocean.api import ApiError, StillThere
+        from saltext.digitalocean.options import OptionError
     except ImportError:
         return work()
     try:
         return work()
-    except (ApiError, StillThere) as error:
+    except (ApiError, StillThere, OptionError) as error:
         raise Refused(str(error)) from error
+
+
+def _checked(settings: dict[str, Any], path: str) -> dict[str, Any]:
+    """Settings as the driver reads them; Refused, with the path, where there is no such setting."""
+    from saltext.digitalocean.options import OptionError, backup_policy, checked
+
+    try:
+        found: dict[str, Any] = checked(settings)
+        return {**found, "backup_policy": backup_policy(found)}
+    except OptionError as error:
+        raise Refused(f"{path}: {error}", 2) from error
 
 
 def provider() -> dict[str, Any]:
@@ -109,6 +126,8 @@ class Wanted:
     region: str
     tags: tuple[str, ...]
     backups: bool
+    # {plan, …}, of the backups.
+    policy: dict[str, Any] | None = None
 
 
 def droplet_name(where: Topology, machine: str) -> str:
@@ -141,7 +160,19 @@ def wanted(where: Topology) -> list[Wanted]:
                 f" {', '.join(machine.roles)}; there are: {', '.join(profiles)}",
                 2,
             )
-        given = {**default, **profiles[profile]}
+        given = _checked(
+            {**default, **profiles[profile]}, f"cloud/cloud.profiles.d: profile {profile}"
+        )
+        missing = [one for one in ("size", "image", "location") if not given.get(one)]
+        if missing:
+            raise Refused(f"cloud/cloud.profiles.d: profile {profile}: no {missing[0]}", 2)
+        for key in ("ssh_key_file", "ssh_public_key_file"):
+            path = ROOT / Path(given.get(key) or OWN_KEY).expanduser()
+            # This checkout's own is made at need.
+            if path.with_suffix("") != OWN_KEY and not path.is_file():
+                raise Refused(
+                    f"cloud/cloud.profiles.d: profile {profile}: {key}: {path}: no such file", 2
+                )
         found.append(
             Wanted(
                 machine.name,
@@ -151,7 +182,8 @@ def wanted(where: Topology) -> list[Wanted]:
                 given["image"],
                 given["location"],
                 _tags(where, machine),
-                bool(given.get("backups")),
+                given["backup_policy"] is not None,
+                given["backup_policy"],
             )
         )
     return found
@@ -215,7 +247,7 @@ def _same_firewall(one: dict[str, Any], other: dict[str, Any]) -> bool:
                         rule.get("ports") or "0",
                         {
                             key: sorted(map(str, value))
-                            for key, value in rule[target].items()
+                            for key, value in (rule.get(target) or {}).items()
                             if value
                         },
                     ],
@@ -267,12 +299,35 @@ class Plan:
         )
 
 
-def _price(size: dict[str, Any], backups: bool) -> float:
-    return float(size["price_monthly"]) * (1 + BACKUPS if backups else 1)
+def _price(size: dict[str, Any], policy: dict[str, Any] | None) -> float:
+    from saltext.digitalocean.options import OptionError, price_factor
+
+    try:
+        return float(size["price_monthly"]) * float(price_factor(policy))
+    except OptionError as error:
+        raise Refused(str(error)) from error
+
+
+def _policies(api: Any, droplets: Sequence[dict[str, Any]]) -> dict[int, dict[str, Any]]:
+    """The backup policies of those droplets that have backups, by ID."""
+    from saltext.digitalocean.api import ApiError
+    from saltext.digitalocean.options import DEFAULT_PLAN
+
+    found = {}
+    for one in droplets:
+        if "backups" in (one.get("features") or ()):
+            try:
+                said = api.call("droplets", "get_backup_policy", one["id"], key="policy")
+            except ApiError as error:
+                if error.status != 404:
+                    raise
+                said = {"policy": {}}
+            found[one["id"]] = said["policy"].get("backup_policy") or {"plan": DEFAULT_PLAN}
+    return found
 
 
 def _droplets(api: Any, where: Topology) -> list[dict[str, Any]]:
-    return list(api.all("droplets", "droplets", tag_name=_tag(where)))
+    return list(api.droplets(tag=_tag(where)))
 
 
 def _network_name(where: Topology) -> str:
@@ -297,53 +352,96 @@ def _own_firewalls(api: Any, where: Topology) -> dict[str, dict[str, Any]]:
     return {
         one["name"]: one
         for one in api.all("firewalls", "firewalls")
-        if pattern.fullmatch(one["name"]) and any(_is_own(where, tag) for tag in one["tags"] or ())
+        if pattern.fullmatch(one["name"])
+        and any(_is_own(where, tag) for tag in one.get("tags") or ())
     }
 
 
+def _offer(api: Any, one: Wanted) -> tuple[str, str, str | int]:
+    """Region, size and image as DigitalOcean has them now; OptionError when it has not."""
+    from saltext.digitalocean.options import offer
+
+    asked = {"location": one.region, "size": one.size, "image": one.image}
+    kept = [api.kept(group) for group in ("regions", "sizes", "images")]
+    found: tuple[str, str, str | int] = offer(asked, *kept)
+    return found
+
+
+def _differences(
+    api: Any, one: Wanted, droplet: dict[str, Any], policy: dict[str, Any] | None
+) -> list[str]:
+    """How a droplet is not what its profile says."""
+    from saltext.digitalocean.options import OptionError
+
+    region, image = one.region, cast("str | int", one.image)
+    # What is there may be what is no longer sold.
+    with contextlib.suppress(OptionError):
+        region, _, image = _offer(api, one)
+    has_region = str((droplet.get("region") or {}).get("slug"))
+    has_image = droplet.get("image") or {}
+    if image in (has_image.get("slug"), has_image.get("id")) or not has_image:
+        image = has_image.get("slug") or image
+    pairs = [
+        ("size", droplet["size_slug"], one.size),
+        ("image", has_image.get("slug") or has_image.get("id") or image, image),
+        (
+            "region",
+            has_region,
+            has_region if has_region.rstrip("0123456789") == one.region else region,
+        ),
+        ("backups", policy is not None, one.backups),
+    ]
+    if policy and one.policy:
+        pairs[-1:] = [
+            (f"backup {key}", policy.get(key), value) for key, value in one.policy.items()
+        ]
+    return [
+        f"{what} is {is_}, the profile says {should}"
+        for what, is_, should in pairs
+        if is_ != should
+    ]
+
+
 def make_plan(api: Any, where: Topology) -> Plan:
-    sizes = {one["slug"]: one for one in api.all("sizes", "sizes")}
-    there = {one["name"]: one for one in _droplets(api, where)}
+    from saltext.digitalocean.options import OptionError
+
+    sizes = {one["slug"]: one for one in api.kept("sizes")}
+    droplets = _droplets(api, where)
+    policies = _policies(api, droplets)
+    there = {one["name"]: one for one in droplets}
     plan = Plan()
     for one in wanted(where):
-        if one.size not in sizes:
-            raise Refused(
-                f"profile {one.profile}: size {one.size}: DigitalOcean has no such size", 2
-            )
         droplet = there.pop(one.name, None)
         if droplet is None:
+            try:
+                _, size, _ = _offer(api, one)
+            except OptionError as error:
+                raise Refused(
+                    f"cloud/cloud.profiles.d: profile {one.profile}: {error}", 2
+                ) from error
             plan.create.append(one)
-            plan.after += _price(sizes[one.size], one.backups)
+            plan.after += _price(sizes[size], one.policy)
             continue
-        price = _price(droplet["size"], "backups" in droplet["features"])
+        policy = policies.get(droplet["id"])
+        price = _price(droplet["size"], policy)
         plan.now += price
         plan.after += price
         plan.keep.append((one, droplet))
         if droplet["status"] == "off":
             plan.off.append(droplet)
-        image = droplet["image"].get("slug")
-        pairs = (
-            ("size", droplet["size_slug"], one.size),
-            ("image", image or one.image, one.image),
-            ("region", droplet["region"]["slug"], one.region),
-            ("backups", "backups" in droplet["features"], one.backups),
-        )
-        wrong = [
-            f"{what} is {is_}, the profile says {should}"
-            for what, is_, should in pairs
-            if is_ != should
-        ]
+        wrong = _differences(api, one, droplet, policy)
         if wrong:
             plan.differ.append((one, wrong))
         # Tags say which firewall shields it, and whom others let in; those of other tools are theirs.
-        has = {tag for tag in droplet["tags"] if _is_own(where, tag)}
-        add = [tag for tag in one.tags if tag not in droplet["tags"]]
+        tags = droplet.get("tags") or []
+        has = {tag for tag in tags if _is_own(where, tag)}
+        add = [tag for tag in one.tags if tag not in tags]
         drop = sorted(has - set(one.tags))
         if add or drop:
             plan.retag.append((droplet, add, drop))
     for droplet in there.values():
         plan.gone.append(droplet)
-        plan.now += _price(droplet["size"], "backups" in droplet["features"])
+        plan.now += _price(droplet["size"], policies.get(droplet["id"]))
     known = _own_firewalls(api, where)
     for firewall in firewalls(where):
         old = known.pop(firewall["name"], None)
@@ -361,7 +459,7 @@ def describe(where: Topology, plan: Plan) -> str:
     lines = []
     differing = {one.name: wrong for one, wrong in plan.differ}
     for one in plan.create:
-        extra = " with backups" if one.backups else ""
+        extra = f" with {one.policy['plan']} backups" if one.policy else ""
         lines.append(
             f"+ create   droplet {one.name}: {one.size} in {one.region}, {one.image}{extra}"
         )
@@ -484,7 +582,7 @@ def _up(where: Topology, apply: Apply) -> int:
             code,
         )
     for one in todo.gone:
-        api.remove_droplet(one["id"], one["name"], PATIENCE)
+        api.remove_droplet(one["id"], one["name"], PATIENCE, LOOK)
         print(f"destroyed {one['name']}", flush=True)
     for name in gone:
         vault.drop(where, name)
@@ -558,7 +656,7 @@ def _settled(api: Any, where: Topology) -> list[dict[str, Any]]:
         found = _droplets(api, where)
         if names <= {one["name"] for one in found} or time.monotonic() > deadline:
             return found
-        time.sleep(1)
+        time.sleep(LOOK)
 
 
 def _not_the_lab(where: Topology) -> None:
@@ -587,7 +685,7 @@ def _start(api: Any, where: Topology, off: Sequence[dict[str, Any]]) -> None:
     names = {one["name"] for one in off}
     for one in off:
         print(f"starting {one['name']}", flush=True)
-        api.call("droplet_actions", "post", one["id"], {"type": "power_on"}, repeat=True)
+        api.act(one["id"], "power_on", repeat=True)
     deadline = time.monotonic() + PATIENCE
     while left := sorted(
         one["name"]
@@ -607,13 +705,14 @@ def _surroundings(api: Any, where: Topology, todo: Plan) -> None:
     if todo.create:
         api.give_key(KEY.with_suffix(".pub").read_text(encoding="utf-8").strip())
     if todo.network_new:
-        body = {"name": _network_name(where), "region": provider()["location"]}
+        region, _, _ = _offer(api, (todo.create or wanted(where))[0])
+        body = {"name": _network_name(where), "region": region}
 
         def there() -> dict[str, Any] | None:
             found = _network(api, where)
             return {"vpc": found} if found else None
 
-        api.call("vpcs", "create", body, found=there)
+        api.call("vpcs", "create", body, found=there, key="vpc")
     # A rule may only name tags that exist; a tag that exists is no error.
     for tag in sorted(
         {tag for one in wanted(where) for tag in one.tags} | {_tag(where, role) for role in ROLES}
@@ -632,7 +731,7 @@ def _create_firewall(api: Any, firewall: dict[str, Any]) -> None:
         known = api.all("firewalls", "firewalls")
         return next(({"firewall": one} for one in known if one["name"] == firewall["name"]), None)
 
-    api.call("firewalls", "create", firewall, found=there)
+    api.call("firewalls", "create", firewall, found=there, key="firewall")
 
 
 def make_map(where: Topology, todo: list[Wanted]) -> dict[str, Any]:
@@ -743,17 +842,22 @@ def _down(where: Topology) -> int:
     api = _api()
     droplets, shields = _droplets(api, where), _own_firewalls(api, where)
     network = _network(api, where)
+    # The first of a region is its default, which the API never deletes.
+    stays = DEFAULT_STAYS if network and network.get("default") else ""
     tags = [one["name"] for one in api.all("tags", "tags") if _is_own(where, one["name"])]
-    if not (droplets or shields or network or tags):
-        if _here(where) and os.environ.get("FORCE") != "1":
+    if not (droplets or shields or tags or (network and not stays)):
+        # Its network alone says that this is the account.
+        if _here(where) and not stays and os.environ.get("FORCE") != "1":
             raise Refused(
                 f"nothing of topology {where.name} is in this account, but this checkout has made it on"
                 " DigitalOcean: is the token another account's? FORCE=1 forgets it"
             )
         _forget(where)
-        print(f"nothing of topology {where.name} is on DigitalOcean")
+        but = f" but private network {_network_name(where)}: {stays}" if stays else ""
+        print(f"nothing of topology {where.name} is on DigitalOcean{but}")
         return 0
-    price = sum(_price(one["size"], "backups" in one["features"]) for one in droplets)
+    policies = _policies(api, droplets)
+    price = sum(_price(one["size"], policies.get(one["id"])) for one in droplets)
     for one in droplets:
         print(
             f"- destroy  droplet {one['name']} at {address_of(one) or 'no address'}, and all that is on it"
@@ -761,15 +865,19 @@ def _down(where: Topology) -> int:
     for name in shields:
         print(f"- destroy  firewall {name}")
     if network:
-        print(f"- destroy  private network {network['name']}")
+        print(
+            f"= keep     private network {network['name']}: {stays}"
+            if stays
+            else f"- destroy  private network {network['name']}"
+        )
     print(f"${price:.2f} a month now, $0.00 afterwards", flush=True)
-    if droplets or shields or network:
+    if droplets or shields or (network and not stays):
         ask(f"destroy topology {where.name} on DigitalOcean?")
     # What lists did not know yet, too.
     deadline = time.monotonic() + PATIENCE
     while droplets:
         for one in droplets:
-            api.remove_droplet(one["id"], one["name"], PATIENCE)
+            api.remove_droplet(one["id"], one["name"], PATIENCE, LOOK)
             print(f"destroyed {one['name']}", flush=True)
         droplets = _stable(api, where)
         if droplets and time.monotonic() > deadline:
@@ -777,16 +885,17 @@ def _down(where: Topology) -> int:
             raise Refused(f"{names}: still there, and paid: run it again")
     for firewall in shields.values():
         _gone_is_fine(api, "firewalls", firewall["id"])
-    if network:
-        _remove_network(api, network)
+    if network and not stays:
+        stays = _remove_network(api, network)
     for tag in tags:
         _gone_is_fine(api, "tags", tag)
-    if not api.all("droplets", "droplets", tag_name=NAME):
+    if not api.droplets(tag=NAME):
         # Nobody else's either: other topologies and single droplets have it too.
         _gone_is_fine(api, "tags", NAME)
     _remove_key(api)
     _forget(where)
-    print(f"nothing of topology {where.name} is left on DigitalOcean")
+    but = f" but private network {_network_name(where)}: {stays}" if stays else ""
+    print(f"nothing of topology {where.name} is left on DigitalOcean{but}")
     return 0
 
 
@@ -800,19 +909,28 @@ def _gone_is_fine(api: Any, group: str, identity: str) -> None:
             raise
 
 
-def _remove_network(api: Any, network: dict[str, Any]) -> None:
-    """A network still counts a machine for a while after it has gone: 409, or 403."""
+def _remove_network(api: Any, network: dict[str, Any]) -> str:
+    """Empty once it has gone, else why it stays. It counts a machine for a while after that has gone,
+    and is refused until then: 409, or 403."""
     from saltext.digitalocean.api import ApiError
 
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + MEMBERS
     while True:
         try:
             _gone_is_fine(api, "vpcs", network["id"])
-            return
+            return ""
         except ApiError as error:
-            if error.status not in (403, 409) or time.monotonic() > deadline:
+            if error.status == 403 and "default" in error.message.lower():
+                return DEFAULT_STAYS
+            if error.status not in (403, 409):
                 raise
-            time.sleep(2)
+            if time.monotonic() > deadline:
+                members = api.all("vpcs", "members", method="list_members", vpc_id=network["id"])
+                if not members:
+                    raise
+                urns = ", ".join(str(one.get("urn") or one.get("name")) for one in members)
+                return f"others are in it ({urns}); it costs nothing"
+            time.sleep(LOOK)
 
 
 def _remove_key(api: Any) -> None:
@@ -821,7 +939,7 @@ def _remove_key(api: Any) -> None:
         own = KEY.with_suffix(".pub").read_text(encoding="utf-8").split()[1]
     except (OSError, IndexError):
         return
-    for one in api.all("ssh_keys", "ssh_keys"):
+    for one in api.kept("ssh_keys"):
         if one["public_key"].split()[1:2] == [own]:
             _gone_is_fine(api, "ssh_keys", one["id"])
 
@@ -924,9 +1042,9 @@ def write_access(
 
 def _range(droplets: dict[str, dict[str, Any]], addresses: list[str]) -> str:
     """The private network that the machines are in."""
-    ranges = {one["id"]: one["ip_range"] for one in _api().all("vpcs", "vpcs")}
+    ranges = {one["id"]: one.get("ip_range") for one in _api().all("vpcs", "vpcs")}
     for droplet in droplets.values():
-        network = ipaddress.IPv4Network(ranges.get(droplet["vpc_uuid"], "0.0.0.0/32"))
+        network = ipaddress.IPv4Network(ranges.get(droplet.get("vpc_uuid")) or "0.0.0.0/32")
         if all(ipaddress.IPv4Address(one) in network for one in addresses):
             return str(network)
     # A network that the token may not read: as much of it as the addresses show.

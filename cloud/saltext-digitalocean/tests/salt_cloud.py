@@ -35,6 +35,8 @@ class Cloud:
 
     def __init__(self, folder: Path, api: Standin) -> None:
         self.folder, self.api = folder, api
+        # What Salt made of the configuration.
+        self._loaded: dict[str, Any] = {}
         self.provider: dict[str, Any] = {
             "driver": "digitalocean",
             "location": "fra1",
@@ -76,8 +78,11 @@ class Cloud:
         import salt.loader
         import salt.utils.context
 
-        options = salt.config.cloud_config(self.configure())
-        functions = salt.loader.clouds(options)
+        configuration = repr((self.provider, self.profile))
+        if configuration not in self._loaded:
+            options = salt.config.cloud_config(self.configure())
+            self._loaded = {configuration: salt.loader.clouds(options)}
+        functions = self._loaded[configuration]
         name = f"digitalocean.{function}"
         extra = {"__active_provider_name__": "do:digitalocean", **(patch or {})}
         with salt.utils.context.func_globals_inject(functions[name], **extra):

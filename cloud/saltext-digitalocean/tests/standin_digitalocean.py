@@ -12,8 +12,17 @@ https://docs.digitalocean.com/reference/api/. What is known of the real API and 
 - errors are ``{id, message, request_id}``;
 - a droplet is ``new`` and without address until its ``create`` action is ``completed``, and a list
   knows it a little later than its own URL does (eventual consistency);
-- while an action is pending others are refused: 422 "Droplet already has a pending event.";
-- a name may be given to several droplets.
+- while an action is pending others are refused: 422 "Droplet already has a pending event.", and so
+  for a reserved address;
+- a name may be given to several droplets;
+- droplets with GPUs are in no list but one that asks for them (``type=gpus``);
+- the first VPC of a region is its default; a default one is never deleted, one with members not yet (403);
+- keys are listed 10 times a minute: 429 without ``retry-after``, while much of the hourly limit remains;
+- ``backups`` without a ``backup_policy`` are daily;
+- a name that an operation does not know is refused here (400), so that none is sent unnoticed.
+
+Where DIGITALOCEAN_SPEC names the published specification, all that is asked and answered is checked
+against it (specification.py); what is not as specified fails the test, as the stand-in ends.
 
 Droplets are data, unless ``machines`` is given: then each is a real machine (see `Machines`).
 Faults are switched on one by one: `Standin.fault`, `stuck`, `Droplet.ssh` and so on.
@@ -22,6 +31,7 @@ Faults are switched on one by one: `Standin.fault`, `stuck`, `Droplet.ssh` and s
 from __future__ import annotations
 
 import argparse
+import collections
 import contextlib
 import datetime
 import ipaddress
@@ -38,6 +48,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 from urllib.parse import parse_qs, unquote, urlsplit
+
+import specification
 
 TOKEN = "dop_v1_" + "5ec2e7" * 10 + "cafe"
 READ_ONLY = "dop_v1_" + "0" * 64
@@ -56,6 +68,7 @@ SIZES: dict[str, tuple[int, int, int, float, float, list[str]]] = {
     "s-2vcpu-2gb": (2048, 2, 60, 3.0, 18.0, list(REGIONS)),
     "s-2vcpu-4gb": (4096, 2, 80, 4.0, 24.0, list(REGIONS)),
     "s-4vcpu-8gb": (8192, 4, 160, 5.0, 48.0, list(REGIONS)),
+    "gpu-h100x1-80gb": (245760, 20, 720, 15.0, 2522.16, ["nyc3"]),
 }
 IMAGES = {
     "debian-12-x64": (138_000_012, "Debian", "12 x64", 7),
@@ -76,6 +89,20 @@ MESSAGES = {
 }
 _DROPLET_NAME = re.compile(r"[a-zA-Z0-9]?[a-z0-9A-Z.\-]*[a-z0-9A-Z]")
 _TAG = re.compile(r"[a-zA-Z0-9_\-:]{1,255}")
+# What an operation knows in its body, by the pattern of its path.
+_BODIES = {
+    ("POST", "/v2/droplets"): {
+        "name", "region", "size", "image", "ssh_keys", "backups", "backup_policy", "ipv6", "monitoring",
+        "tags", "user_data", "vpc_uuid", "volumes", "with_droplet_agent", "public_networking",
+    },
+    ("POST", "/v2/account/keys"): {"name", "public_key"},
+    ("POST", "/v2/tags"): {"name"},
+    ("POST", "/v2/vpcs"): {"name", "region", "ip_range", "description"},
+    ("POST", "/v2/reserved_ips"): {"droplet_id", "region", "project_id"},
+    ("POST", "/v2/firewalls"): {"name", "tags", "droplet_ids", "inbound_rules", "outbound_rules"},
+}  # fmt: skip
+_QUERY = {"page", "per_page"}
+_QUERIES = {"/v2/droplets": {*_QUERY, "tag_name", "name", "type"}}
 _FIREWALL_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9.-]*")
 
 
@@ -131,11 +158,13 @@ class Standin:
     latency
         seconds that every answer is under way, so that those who ask at once all ask before
         any of them is answered
+    default_vpcs
+        whether each region has its default VPC from the beginning
     """
 
     def __init__(
         self, pace: float = 0.2, lag: float = 0.1, machines: Machines | None = None, port: int = 0,
-        latency: float = 0.0,
+        latency: float = 0.0, default_vpcs: bool = True,
     ) -> None:  # fmt: skip
         self.pace, self.lag, self.machines, self.latency = pace, lag, machines, latency
         self.lock = threading.RLock()
@@ -146,6 +175,14 @@ class Standin:
         self.tokens = {TOKEN: "write", READ_ONLY: "read"}
         self.limit = 5000
         self.remaining = 5000
+        # How often keys are listed in a window of so many seconds; and when they were.
+        self.key_limit, self.key_window = 10, 60.0
+        self._keys_listed: collections.deque[float] = collections.deque()
+        # Sizes that cannot be had now.
+        self.unavailable: set[str] = set()
+        # Answers that are not what they should be: (method, path, what to make of the JSON).
+        self.odd: list[tuple[str, str, Callable[[Any], Any]]] = []
+        self.violations: list[str] = []
         self.droplets: dict[int, dict[str, Any]] = {}
         self.actions: dict[int, dict[str, Any]] = {}
         self.keys: dict[int, dict[str, Any]] = {}
@@ -155,8 +192,8 @@ class Standin:
         self.vpcs: dict[str, dict[str, Any]] = {}
         self.projects: dict[str, dict[str, Any]] = {}
         self._next = 1_000_000
-        for region in REGIONS:
-            self._new_vpc(f"default-{region}", region, None, default=True)
+        for region in REGIONS if default_vpcs else ():
+            self._default_vpc(region)
         self._new_project("first-project", default=True)
         self._folder = tempfile.TemporaryDirectory(prefix="standin-")
         self.ca = str(Path(self._folder.name) / "ca.pem")
@@ -179,6 +216,7 @@ class Standin:
         for droplet in list(self.droplets.values()):
             self._gone(droplet)
         self._folder.cleanup()
+        assert not self.violations, "not as specified:\n" + "\n".join(self.violations)
 
     def environment(self, token: str = TOKEN) -> dict[str, str]:
         """What makes the driver speak to this instead of DigitalOcean."""
@@ -220,14 +258,10 @@ class Standin:
         return self._next
 
     def _new_vpc(
-        self,
-        name: str,
-        region: str,
-        ip_range: str | None,
-        default: bool = False,
-        description: str = "",
+        self, name: str, region: str, ip_range: str | None, description: str = ""
     ) -> dict[str, Any]:
         ip_range = ip_range or f"10.{100 + len(self.vpcs)}.0.0/20"
+        default = not any(one["default"] for one in self.vpcs.values() if one["region"] == region)
         one = {
             "id": str(uuid.uuid4()), "urn": "", "name": name, "description": description, "region": region,
             "ip_range": ip_range, "default": default, "created_at": _now(),
@@ -236,11 +270,18 @@ class Standin:
         self.vpcs[one["id"]] = one
         return one
 
+    def _default_vpc(self, region: str) -> str:
+        """The ID of a region's default VPC; made at need."""
+        for one in self.vpcs.values():
+            if one["region"] == region and one["default"]:
+                return str(one["id"])
+        return str(self._new_vpc(f"default-{region}", region, None)["id"])
+
     def _new_project(self, name: str, default: bool = False) -> dict[str, Any]:
         one = {
             "id": str(uuid.uuid4()), "owner_uuid": str(uuid.uuid4()), "owner_id": 1, "name": name,
             "description": "", "purpose": "Web Application", "environment": "Production",
-            "created_at": _now(), "updated_at": _now(), "is_default": default, "resources": [],
+            "created_at": _now(), "updated_at": _now(), "is_default": default, "_resources": [],
         }  # fmt: skip
         self.projects[one["id"]] = one
         return one
@@ -250,7 +291,8 @@ class Standin:
     ) -> dict[str, Any]:
         one = {
             "id": self._id(), "status": "in-progress", "type": kind, "started_at": _now(), "completed_at": None,
-            "resource_id": resource, "resource_type": kind_of, "region_slug": region, "_ends": time.monotonic() + self.pace,
+            "resource_id": resource, "resource_type": kind_of, "region": self._region(region), "region_slug": region,
+            "_ends": time.monotonic() + self.pace,
         }  # fmt: skip
         self.actions[one["id"]] = one
         return one
@@ -303,7 +345,7 @@ class Standin:
         if "ipv6" in droplet["features"]:
             droplet["networks"]["v6"] = [
                 {
-                    "ip_address": f"2001:db8::{droplet['id']:x}",
+                    "ip_address": f"2001:db8::{droplet['id'] % 65536:x}",
                     "netmask": 64,
                     "gateway": "2001:db8::1",
                     "type": "public",
@@ -318,7 +360,8 @@ class Standin:
             ]
         for address in self.reserved.values():
             if address["droplet"] and address["droplet"]["id"] == droplet["id"]:
-                address["droplet"] = None
+                # It is taken from the droplet by an event of its own.
+                address["droplet"], address["_until"] = None, time.monotonic() + self.pace
         if self.machines:
             self.machines.give_back(droplet["name"])
 
@@ -360,8 +403,15 @@ class Standin:
                     if fault.garbled:
                         return fault.status, {"": None}, extra
                     raise Refusal(fault.status, fault.message, fault.headers)
+                said = json.loads(json.dumps(said))
+                self._check(method, path, query, body, status, said)
+                for wanted, pattern, make in self.odd:
+                    if wanted == method and re.fullmatch(pattern, path):
+                        said = make(said)
             except Refusal as refusal:
                 extra.update(refusal.headers)
+                if "ratelimit-reset" in refusal.headers:
+                    extra["ratelimit-remaining"] = "0"
                 request = str(uuid.uuid4())
                 said = {
                     "id": ERROR_IDS[refusal.status],
@@ -369,8 +419,18 @@ class Standin:
                     "request_id": request,
                 }
                 extra["x-request-id"] = request
+                self._check(method, path, query, body, refusal.status, said)
                 return refusal.status, said, extra
             return status, said, extra
+
+    def _check(
+        self, method: str, path: str, query: dict[str, str], body: bytes, status: int, said: Any
+    ) -> None:
+        """Against the published specification, where there is one."""
+        known = specification.given()
+        if known:
+            asked = json.loads(body) if body else None
+            self.violations += known.problems(method, path, query, asked, status, said)
 
     def _route(
         self, method: str, path: str, query: dict[str, str], headers: Any, body: bytes
@@ -391,6 +451,13 @@ class Standin:
                         data = json.loads(body)
                     except ValueError:
                         raise Refusal(400, "Invalid JSON") from None
+                known = _BODIES.get((wanted, pattern))
+                unknown = [
+                    *(one for one in query if one not in _QUERIES.get(pattern, _QUERY)),
+                    *(one for one in data if known is not None and one not in known),
+                ]
+                if unknown:
+                    raise Refusal(400, f"{unknown[0]} is not a valid parameter")
                 return handler(self, found.groups(), query, data)
         raise Refusal(404)
 
@@ -432,9 +499,15 @@ class Standin:
     def _list_droplets(self, _: Any, query: dict[str, str], __: Any) -> tuple[int, dict[str, Any]]:
         if "tag_name" in query and "name" in query:
             raise Refusal(422, "name and tag_name cannot be combined")
+        if "tag_name" in query and "type" in query:
+            raise Refusal(422, "type and tag_name cannot be combined")
+        if query.get("type", "gpus") not in ("droplets", "gpus"):
+            raise Refusal(422, "type must be droplets or gpus")
+        gpus = query.get("type") == "gpus"
         known = [
             one for one in self.droplets.values()
             if time.monotonic() - one["_made"] >= self.lag
+            and one["size_slug"].startswith("gpu-") == gpus
             and query.get("tag_name") in (None, *one["tags"])
             and query.get("name", one["name"]).lower() == one["name"].lower()
         ]  # fmt: skip
@@ -463,8 +536,12 @@ class Standin:
         unless(size in SIZES, "You specified an invalid size for Droplet creation.")
         unless(region in REGIONS, "You specified an invalid region for Droplet creation.")
         memory, cpus, disk, _, _, regions = SIZES[str(size)]
-        unless(region in regions, "Size is not available in this region.")
-        known = {**IMAGES, **{one[0]: one for one in IMAGES.values()}}
+        unless(
+            region in regions and size not in self.unavailable,
+            "Size is not available in this region.",
+        )
+        slugs = {slug: slug for slug in IMAGES} | {one[0]: slug for slug, one in IMAGES.items()}
+        known = {key: IMAGES[slug] for key, slug in slugs.items()}
         unless(image in known, "You specified an invalid image for Droplet creation.")
         unless(
             known[image][3] <= disk,
@@ -483,13 +560,14 @@ class Standin:
         unless(len((body.get("user_data") or "").encode()) <= 65536, "User data exceeds 64 KiB")
         for key in ("backups", "ipv6", "monitoring"):
             unless(isinstance(body.get(key, False), bool), f"{key} must be true or false")
+        policy = body.get("backup_policy")
+        if policy is not None:
+            plan = policy.get("plan") if isinstance(policy, dict) else None
+            unless(plan in ("daily", "weekly"), "backup_policy is invalid")
+            unless(body.get("backups"), "backup_policy needs backups")
         vpc = body.get("vpc_uuid")
         if vpc is None:
-            vpc = next(
-                one["id"]
-                for one in self.vpcs.values()
-                if one["default"] and one["region"] == region
-            )
+            vpc = self._default_vpc(str(region))
         unless(vpc in self.vpcs, "VPC not found")
         unless(self.vpcs[vpc]["region"] == region, "VPC is not in the same region as the Droplet")
         self.tags |= set(tags)
@@ -500,12 +578,13 @@ class Standin:
             "status": "new", "kernel": None, "created_at": _now(), "features": [*features, "private_networking"],
             "backup_ids": [], "next_backup_window": None, "snapshot_ids": [], "volume_ids": [],
             "image": {
-                "id": number, "name": title, "distribution": distribution, "slug": str(image), "public": True,
+                "id": number, "name": title, "distribution": distribution, "slug": slugs[image], "public": True,
                 "regions": list(REGIONS), "min_disk_size": minimum, "type": "base", "status": "available",
             },
             "size": self._size(str(size)), "size_slug": size, "networks": {"v4": [], "v6": []},
             "region": self._region(str(region)), "tags": list(tags), "vpc_uuid": vpc,
             "_keys": [own[str(one)] for one in keys], "_made": time.monotonic(), "_user_data": body.get("user_data"),
+            "_policy": {"plan": "daily", "hour": 4, **(policy or {})} if body.get("backups") else None,
         }  # fmt: skip
         self.droplets[droplet["id"]] = droplet
         action = self._action("create", droplet["id"], region=str(region))
@@ -551,15 +630,24 @@ class Standin:
             raise Refusal(404)
         return 200, {"action": self._public(self.actions[int(found[0])])}
 
+    def _get_policy(self, found: Any, _: Any, __: Any) -> tuple[int, dict[str, Any]]:
+        one = self._droplet(found[0])
+        policy = {"backup_policy": one["_policy"]} if one["_policy"] else {}
+        record = {
+            "droplet_id": one["id"],
+            "backup_enabled": bool(policy),
+            "next_backup_window": None,
+        }
+        return 200, {"policy": {**record, **policy}}
+
     # --- what can be had ------------------------------------------------------------------------------
 
-    @staticmethod
-    def _size(slug: str) -> dict[str, Any]:
+    def _size(self, slug: str) -> dict[str, Any]:
         memory, cpus, disk, transfer, monthly, regions = SIZES[slug]
         return {
             "slug": slug, "memory": memory, "vcpus": cpus, "disk": disk, "transfer": transfer,
             "price_monthly": monthly, "price_hourly": round(monthly / 672, 5), "regions": sorted(regions),
-            "available": True, "description": "Basic",
+            "available": slug not in self.unavailable, "description": "Basic",
         }  # fmt: skip
 
     @staticmethod
@@ -614,6 +702,21 @@ class Standin:
         }
         self.keys[one["id"]] = one
         return {"ssh_key": one}
+
+    def _list_keys(self, _: Any, query: dict[str, str], __: Any) -> tuple[int, dict[str, Any]]:
+        now, listed = time.monotonic(), self._keys_listed
+        while listed and now - listed[0] > self.key_window:
+            listed.popleft()
+        if len(listed) >= self.key_limit:
+            raise Refusal(429)
+        listed.append(now)
+        return self._page("ssh_keys", "/v2/account/keys", list(self.keys.values()), query)
+
+    def _get_key(self, found: Any, _: Any, __: Any) -> tuple[int, dict[str, Any]]:
+        for one in self.keys.values():
+            if found[0] in (str(one["id"]), one["fingerprint"]):
+                return 200, {"ssh_key": one}
+        raise Refusal(404)
 
     def _delete_key(self, found: Any, _: Any, __: Any) -> tuple[int, None]:
         if self.keys.pop(int(found[0]), None) is None:
@@ -670,9 +773,10 @@ class Standin:
         for urn in body.get("resources") or []:
             if not re.fullmatch(r"do:[a-z]+:[\w.-]+", urn):
                 raise Refusal(422, f"{urn} is not a URN")
-            project["resources"].append(urn)
+            project["_resources"].append(urn)
+            itself = f"https://api.digitalocean.com/v2/droplets/{urn.rpartition(':')[2]}"
             said.append(
-                {"urn": urn, "assigned_at": _now(), "status": "assigned", "links": {"self": ""}}
+                {"urn": urn, "assigned_at": _now(), "status": "assigned", "links": {"self": itself}}
             )
         return 200, {"resources": said}
 
@@ -703,13 +807,28 @@ class Standin:
         )
         return 201, {"vpc": one}
 
+    def _members(self, vpc: str) -> list[dict[str, Any]]:
+        return [
+            {"urn": f"do:droplet:{one['id']}", "name": one["name"], "created_at": one["created_at"]}
+            for one in self.droplets.values()
+            if one["vpc_uuid"] == vpc
+        ]
+
+    def _list_members(
+        self, found: Any, query: dict[str, str], _: Any
+    ) -> tuple[int, dict[str, Any]]:
+        if found[0] not in self.vpcs:
+            raise Refusal(404)
+        path = f"/v2/vpcs/{found[0]}/members"
+        return self._page("members", path, self._members(found[0]), query)
+
     def _delete_vpc(self, found: Any, _: Any, __: Any) -> tuple[int, None]:
         if found[0] not in self.vpcs:
             raise Refusal(404)
         if self.vpcs[found[0]]["default"]:
             raise Refusal(403, "Can not delete default VPCs")
-        if any(one["vpc_uuid"] == found[0] for one in self.droplets.values()):
-            raise Refusal(409, "Can not delete VPC with members")
+        if self._members(found[0]):
+            raise Refusal(403, "Can not delete VPC with members")
         del self.vpcs[found[0]]
         return 204, None
 
@@ -804,29 +923,39 @@ class Standin:
         # 198.51.100.0/24 is for documentation (RFC 5737).
         one = {
             "ip": f"198.51.100.{len(self.reserved) + 1}", "droplet": self._public(droplet) if droplet else None,
-            "region": self._region(droplet["region"]["slug"] if droplet else body["region"]), "locked": False, "project_id": "",
+            "region": self._region(droplet["region"]["slug"] if droplet else body["region"]), "locked": False,
+            "project_id": next(iter(self.projects)), "_until": time.monotonic() + (self.pace if droplet else 0),
         }  # fmt: skip
         self.reserved[one["ip"]] = one
-        return 202, {"reserved_ip": one, "links": {"droplets": [], "actions": []}}
+        return 202, {"reserved_ip": self._public(one), "links": {"droplets": [], "actions": []}}
+
+    def _address(self, ip: str) -> dict[str, Any]:
+        """A reserved address of which no event is pending."""
+        if ip not in self.reserved:
+            raise Refusal(404)
+        if time.monotonic() < self.reserved[ip]["_until"]:
+            raise Refusal(422, "The reserved IP already has a pending event.")
+        return self.reserved[ip]
 
     def _delete_reserved(self, found: Any, _: Any, __: Any) -> tuple[int, None]:
-        if self.reserved.pop(found[0], None) is None:
-            raise Refusal(404)
+        del self.reserved[self._address(found[0])["ip"]]
         return 204, None
 
     def _reserved_action(
         self, found: Any, _: Any, body: dict[str, Any]
     ) -> tuple[int, dict[str, Any]]:
-        if found[0] not in self.reserved:
-            raise Refusal(404)
+        address = self._address(found[0])
         if body.get("type") == "assign":
             if body.get("droplet_id") not in self.droplets:
                 raise Refusal(422, "droplet does not exist")
-            self.reserved[found[0]]["droplet"] = self._public(self.droplets[body["droplet_id"]])
+            droplet = self.droplets[body["droplet_id"]]
+            self._pending(droplet)
+            address["droplet"] = self._public(droplet)
         elif body.get("type") == "unassign":
-            self.reserved[found[0]]["droplet"] = None
+            address["droplet"] = None
         else:
             raise Refusal(422, "type must be assign or unassign")
+        address["_until"] = time.monotonic() + self.pace
         return 201, {"action": self._public(self._action(f"{body['type']}_ip", 0, "reserved_ip"))}
 
     def _account(self, *_: Any) -> tuple[int, dict[str, Any]]:
@@ -839,7 +968,7 @@ class Standin:
         def handler(
             self: Standin, _: Any, query: dict[str, str], __: Any
         ) -> tuple[int, dict[str, Any]]:
-            return self._page(key, path, values(self), query)
+            return self._page(key, path, [self._public(one) for one in values(self)], query)
 
         return handler
 
@@ -850,11 +979,13 @@ class Standin:
         ("GET", "/v2/images", _list_images),
         ("GET", "/v2/droplets", _list_droplets),
         ("POST", "/v2/droplets", _create_droplet),
+        ("GET", r"/v2/droplets/(\d+)/backups/policy", _get_policy),
         ("GET", r"/v2/droplets/(\d+)", _get_droplet),
         ("DELETE", r"/v2/droplets/(\d+)", _delete_droplet),
         ("POST", r"/v2/droplets/(\d+)/actions", _post_action),
         ("GET", r"/v2/actions/(\d+)", _get_action),
-        ("GET", "/v2/account/keys", _simple("ssh_keys", "/v2/account/keys", lambda s: list(s.keys.values()))),
+        ("GET", "/v2/account/keys", _list_keys),
+        ("GET", r"/v2/account/keys/([\w:]+)", _get_key),
         ("POST", "/v2/account/keys", lambda self, _, __, body: (201, self._create_key(body))),
         ("DELETE", r"/v2/account/keys/(\d+)", _delete_key),
         ("GET", "/v2/tags", _simple("tags", "/v2/tags", lambda s: [s._tag(one) for one in sorted(s.tags)])),
@@ -866,6 +997,7 @@ class Standin:
         ("POST", r"/v2/projects/([\w-]+)/resources", _assign),
         ("GET", "/v2/vpcs", _simple("vpcs", "/v2/vpcs", lambda s: list(s.vpcs.values()))),
         ("POST", "/v2/vpcs", _create_vpc),
+        ("GET", r"/v2/vpcs/([\w-]+)/members", _list_members),
         ("DELETE", r"/v2/vpcs/([\w-]+)", _delete_vpc),
         ("GET", "/v2/firewalls", _simple("firewalls", "/v2/firewalls", lambda s: list(s.firewalls.values()))),
         ("POST", "/v2/firewalls", _create_firewall),
@@ -881,6 +1013,9 @@ class Standin:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+    # By default five clients wait to be accepted; the sixth of a busy computer is let wait by its
+    # kernel, for up to a minute.
+    request_queue_size = 128
     standin: Standin
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -889,6 +1024,8 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    # Head and body in one packet: the second of two waits 40 ms for the first to be acknowledged.
+    wbufsize = -1
     server: _Server
 
     def _serve(self) -> None:
@@ -897,7 +1034,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.command, self.path, self.headers, body
         )
         time.sleep(self.server.standin.latency)
-        data = b"" if said is None else json.dumps(said).encode()
+        data = b"" if status == 204 else json.dumps(said).encode()
         if said == {"": None}:
             data = b'{"droplet": {"id": 10'
         self.send_response(status)

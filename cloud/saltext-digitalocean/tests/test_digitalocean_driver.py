@@ -18,7 +18,7 @@ import pytest
 from salt.exceptions import SaltCloudSystemExit
 from salt_cloud import PUBLIC_KEY, Cloud, Loopback
 from saltext.digitalocean.api import Api, ApiError, NoToken, find_token
-from standin_digitalocean import READ_ONLY, TOKEN, Standin
+from standin_digitalocean import IMAGES, READ_ONLY, TOKEN, Standin
 
 DROPLET = r"/v2/droplets/\d+"
 
@@ -61,7 +61,7 @@ def test_creating_the_same_machine_again_changes_nothing(cloud: Cloud, api: Stan
 
 
 def test_every_page_of_a_long_list_is_read(cloud: Cloud, api: Standin) -> None:
-    for number in range(450):
+    for number in range(250):
         api._create_droplet(
             None,
             {},
@@ -73,8 +73,8 @@ def test_every_page_of_a_long_list_is_read(cloud: Cloud, api: Standin) -> None:
             },
         )
     time.sleep(api.lag)
-    assert len(cloud.call("list_nodes_min")) == 450
-    assert api.count("GET", "/v2/droplets") == 3
+    assert len(cloud.call("list_nodes_min")) == 250
+    assert api.count("GET", "/v2/droplets") == 3, "two pages; and those with GPUs"
 
 
 def test_two_droplets_of_one_name_are_both_shown_and_neither_is_touched(
@@ -85,9 +85,117 @@ def test_two_droplets_of_one_name_are_both_shown_and_neither_is_touched(
         api._create_droplet(None, {}, body)
     time.sleep(api.lag)
     assert len(cloud.call("list_nodes")) == 2
-    with pytest.raises(SaltCloudSystemExit, match="2 droplets are called web1"):
+    first, second = api.droplets
+    said = f"2 droplets are called web1: name one as web1-{first} or web1-{second}"
+    with pytest.raises(SaltCloudSystemExit, match=said):
         cloud.call("destroy", "web1", call="action")
     assert len(api.droplets) == 2
+    # Which salt-cloud, who only knows what is listed, would say were none, and exit with 0.
+    done = cloud.command("-y", "-d", "web1")
+    assert done.returncode == 1 and said in done.stdout, done.stdout
+    cloud.call("destroy", f"web1-{first}", call="action")
+    assert list(api.droplets) == [second]
+    cloud.call("destroy", "web1", call="action")
+    assert not api.droplets
+
+
+def test_no_droplet_is_hidden_by_the_name_of_another(cloud: Cloud, api: Standin) -> None:
+    """One may be called as a listing calls one of two others."""
+    body = {"name": "web1", "region": "fra1", "size": "s-1vcpu-1gb", "image": "debian-13-x64"}
+    first = api._create_droplet(None, {}, body)[1]["droplet"]["id"]
+    api._create_droplet(None, {}, body)
+    api._create_droplet(None, {}, {**body, "name": f"web1-{first}"})
+    time.sleep(api.lag)
+    assert len(cloud.call("list_nodes")) == 3
+
+
+def test_a_droplet_with_gpus_is_seen_kept_and_removed(cloud: Cloud, api: Standin) -> None:
+    """The API lists it only to those who ask for it."""
+    cloud.provider["location"] = "nyc3"
+    made = cloud.create("train1", size="gpu-h100x1-80gb")
+    time.sleep(api.lag)
+    assert "train1" in cloud.call("list_nodes")
+    assert cloud.create("train1")["id"] == made["id"] and len(api.droplets) == 1
+    cloud.call("destroy", "train1", call="action")
+    assert not api.droplets
+
+
+def test_starting_what_runs_and_stopping_what_is_off_succeeds(cloud: Cloud, api: Standin) -> None:
+    cloud.create("web1")
+    time.sleep(api.lag)
+    assert cloud.call("start", "web1", call="action")["status"] == "completed"
+    for action in ("stop", "stop", "power_off"):
+        assert cloud.call(action, "web1", call="action")["status"] == "completed"
+
+
+# --- what is pending is waited for ---------------------------------------------------------------------
+
+PENDING = "Droplet already has a pending event."
+
+
+def test_a_pending_event_costs_no_machine(cloud: Cloud, api: Standin) -> None:
+    """It was destroyed, because its address could not be assigned that very second."""
+    kept = api._create_reserved(None, None, {"region": "fra1"})[1]["reserved_ip"]["ip"]
+    api.fault("POST", r"/v2/reserved_ips/[\d.]+/actions", 422, times=3, message=PENDING)
+    made = cloud.create("web1", reserved_ip=kept)
+    assert api.reserved[kept]["droplet"]["id"] == made["id"] and api.names() == ["web1"]
+    api.fault("POST", "/v2/reserved_ips", 422, times=2, message=PENDING)
+    assert cloud.create("web2", reserved_ip="new")["reserved_ip"] in api.reserved
+    assert api.count("DELETE", ".*") == 0
+
+
+def test_a_droplet_that_is_not_known_everywhere_yet_is_kept(cloud: Cloud, api: Standin) -> None:
+    rules = {
+        "inbound_rules": [{"protocol": "icmp", "ports": "0", "sources": {"addresses": ["::/0"]}}]
+    }
+    api._create_firewall(None, None, {"name": "shield", **rules})
+    for path in (r"/v2/firewalls/.*/droplets", r"/v2/projects/.*", "/v2/reserved_ips"):
+        api.fault("POST", path, 404, times=2)
+    cloud.create("web1", firewalls=["shield"], project="first-project", reserved_ip="new")
+    assert api.names() == ["web1"] and api.count("DELETE", ".*") == 0
+
+
+def test_an_address_with_a_pending_event_is_removed_all_the_same(
+    cloud: Cloud, api: Standin
+) -> None:
+    """The removal of its droplet is one; it stayed, and cost more than with it."""
+    cloud.create("web1", reserved_ip="new")
+    time.sleep(api.lag)
+    api.fault("DELETE", r"/v2/reserved_ips/[\d.]+", 422, times=3, message=PENDING)
+    cloud.call("destroy", "web1", call="action")
+    assert not api.droplets and not api.reserved
+
+
+def test_every_action_waits_for_the_one_before(cloud: Cloud, api: Standin) -> None:
+    made = cloud.create("web1")
+    time.sleep(api.lag)
+    for action in ("reboot", "stop", "start", "power_off", "power_cycle"):
+        api.droplets[made["id"]]["locked"] = True
+        api._action("snapshot", made["id"])
+        assert cloud.call(action, "web1", call="action")["status"] == "completed"
+    # What stays pending is said in the end.
+    cloud.provider["api_patience"] = 0.1
+    api.fault("POST", r"/v2/droplets/\d+/actions", 422, times=99, message=PENDING)
+    with pytest.raises(SaltCloudSystemExit, match=PENDING):
+        cloud.call("reboot", "web1", call="action")
+
+
+def test_the_default_network_of_a_region_stays(cloud: Cloud, api: Standin) -> None:
+    with pytest.raises(SaltCloudSystemExit, match="is the default VPC of fra1, which stays"):
+        cloud.call("delete_vpc", {"name": "default-fra1"}, call="function")
+    assert api.count("DELETE", ".*") == 0
+
+
+def test_reserved_addresses_are_made_given_and_taken(cloud: Cloud, api: Standin) -> None:
+    cloud.create("web1")
+    time.sleep(api.lag)
+    ip = cloud.call("create_reserved_ip", {"region": "fra1"}, call="function")["ip"]
+    cloud.call("assign_reserved_ip", {"ip": ip, "droplet": "web1"}, call="function")
+    assert api.reserved[ip]["droplet"]["name"] == "web1"
+    cloud.call("unassign_reserved_ip", {"ip": ip}, call="function")
+    assert api.reserved[ip]["droplet"] is None
+    cloud.call("release_reserved_ip", {"ip": ip}, call="function")
+    assert not api.reserved
 
 
 def test_network_firewall_project_address_and_user_data(
@@ -116,7 +224,7 @@ def test_network_firewall_project_address_and_user_data(
     )  # fmt: skip
     assert made["vpc_uuid"] == network["id"] and made["private_ips"][0].startswith("10.20.")
     assert next(iter(api.firewalls.values()))["droplet_ids"] == [made["id"]]
-    assert f"do:droplet:{made['id']}" in next(iter(api.projects.values()))["resources"]
+    assert f"do:droplet:{made['id']}" in next(iter(api.projects.values()))["_resources"]
     assert api.reserved[made["reserved_ip"]]["droplet"]["id"] == made["id"]
     assert api.droplets[made["id"]]["_user_data"] == "#cloud-config\n"
     time.sleep(api.lag)
@@ -178,6 +286,8 @@ def test_a_key_that_another_one_gives_meanwhile_is_used(
         ({"userdata": "x" * 70000}, "larger than 64 KiB"),
         ({"userdata_file": "/nonexistent"}, "userdata_file"),
         ({"before_create": "echo no dist >&2; exit 3"}, "before_create: no dist"),
+        ({"deploy": True, "ssh_key_file": "/nonexistent"}, "ssh_key_file: /nonexistent: no such file"),
+        ({"ssh_interface": "pubic"}, "ssh_interface: pubic: use public or private"),
     ],
 )  # fmt: skip
 def test_a_wrong_setting_is_named_before_anything_is_made(
@@ -190,20 +300,37 @@ def test_a_wrong_setting_is_named_before_anything_is_made(
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        ({"size": "s-1vcpu-1gbb"}, "invalid size.*did you mean s-1vcpu-1gb?"),
-        ({"image": "debian-31-x64"}, "invalid image.*did you mean debian-13-x64?"),
-        ({"location": "fra2"}, "invalid region.*did you mean fra1?"),
+        ({"size": "s-1vcpu-1gbb"}, "size s-1vcpu-1gbb: did you mean s-1vcpu-1gb?"),
+        ({"size": "s-4vcpu-8gb"}, "size s-4vcpu-8gb: not available.*no region now"),
+        ({"image": "debian-31-x64"}, "image debian-31-x64: did you mean debian-13-x64?"),
+        ({"image": "12 x64"}, "2 are called that: debian-12-x64, fedora-12-x64"),
+        ({"location": "fra2"}, "location fra2: did you mean fra1?"),
         ({"location": "sgp1", "size": "s-1vcpu-512mb-10gb"}, "not available.*ams3, fra1, nyc3"),
-        ({"tags": ["not a tag"]}, "tag not a tag is invalid"),
     ],
 )
-def test_what_the_api_refuses_is_explained(
-    cloud: Cloud, api: Standin, overrides: dict[str, Any], said: str
-) -> None:
-    cloud.provider.update({key: value for key, value in overrides.items() if key == "location"})
-    line = refused(cloud, **overrides)
-    assert " 422: " in line and re.search(said, line), line
+def test_what_cannot_be_had_is_refused_before_anything_is_made(
+    cloud: Cloud, api: Standin, overrides: dict[str, Any], said: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Nor is `before_create` run, which may make a firewall."""
+    monkeypatch.setitem(IMAGES, "fedora-12-x64", (138_000_099, "Fedora", "12 x64", 7))
+    api.unavailable.add("s-4vcpu-8gb")
+    line = refused(cloud, before_create=f"touch {cloud.folder}/ran", **overrides)
+    assert re.search(said, line), line
+    assert not (cloud.folder / "ran").exists()
+    assert not [one for one in api.requests if one[0] != "GET"]
+
+
+def test_what_the_api_refuses_is_said(cloud: Cloud, api: Standin) -> None:
+    assert " 422: tag not a tag is invalid" in refused(cloud, tags=["not a tag"])
     assert api.names() == []
+
+
+def test_image_and_region_are_found_by_name_and_number_too(cloud: Cloud, api: Standin) -> None:
+    made = cloud.create("web1", image="Debian 13 x64", location="Frankfurt 1")
+    assert (made["image"], made["region"]) == ("debian-13-x64", "fra1")
+    made = cloud.create("web2", image=138_000_012, location="fra")
+    assert made["image"] == "debian-12-x64"
 
 
 def test_a_token_that_may_only_read_is_named_403(
@@ -551,7 +678,7 @@ def test_salt_cloud_fails_with_one_line_when_the_creation_does(cloud: Cloud, api
     said = cloud.command("-p", "web", "web1")
     assert said.returncode == 1, said.stdout
     errors = [line for line in said.stdout.splitlines() if "rror" in line]
-    assert len(errors) == 1 and " 422: " in errors[0], said.stdout
+    assert len(errors) == 1 and "size s-9vcpu: did you mean" in errors[0], said.stdout
 
 
 @pytest.mark.parametrize(
@@ -604,11 +731,23 @@ def test_salt_cloud_that_is_interrupted_removes_and_fails(cloud: Cloud, api: Sta
     assert api.names() == []
 
 
-def test_a_map_twice_has_nothing_to_do_the_second_time(cloud: Cloud, api: Standin) -> None:
-    (cloud.folder / "all.map").write_text("web:\n  - web1\n  - web2\n")
+def test_a_map_fails_with_a_machine_and_twice_has_nothing_to_do(
+    cloud: Cloud, api: Standin, tmp_path: Path
+) -> None:
+    """Keys are asked for once, for they may be 10 times a minute; a new one is given once."""
+    api.key_limit = 1
+    (tmp_path / "new.pub").write_text(PUBLIC_KEY.replace("AAAAIJ1C", "AAAAIJ1D"))
+    cloud.provider["ssh_public_key_file"] = str(tmp_path / "new.pub")
+    (cloud.folder / "all.map").write_text("web:\n  - web1\n  - web2\n  - web3\n")
     words = ("-y", "-P", "-m", str(cloud.folder / "all.map"))
+    api.fault("POST", "/v2/droplets", 422, message="the droplet limit is reached")
     first = cloud.command(*words)
-    assert first.returncode == 0 and api.names() == ["web1", "web2"], first.stdout
+    assert first.returncode == 1 and "droplet limit is reached" in first.stdout, first.stdout
+    assert len(api.names()) == 2, "the others are made"
+    assert api.count("GET", "/v2/account/keys") == 1 and len(api.keys) == 2
+    api.key_limit = 10
+    second = cloud.command(*words)
+    assert second.returncode == 0 and api.names() == ["web1", "web2", "web3"], second.stdout
     again = cloud.command(*words)
     assert again.returncode == 0 and "Already running" in again.stdout
-    assert api.count("POST", "/v2/droplets") == 2
+    assert api.count("POST", "/v2/droplets") == 4

@@ -29,7 +29,6 @@ Every key is described in the README of this extension.
 """
 
 import contextlib
-import difflib
 import logging
 import os
 import re
@@ -43,7 +42,9 @@ import salt.config
 import salt.utils.cloud
 import salt.utils.files
 from salt.exceptions import SaltCloudConfigError, SaltCloudSystemExit
-from saltext.digitalocean.api import Api, ApiError, NoToken, StillThere, find_token
+from saltext.digitalocean import exit_code, options
+from saltext.digitalocean.api import Api, ApiError, NoToken, StillThere, find_token, fingerprint
+from saltext.digitalocean.options import OptionError, nearest
 
 try:
     import pydo  # noqa: F401
@@ -55,6 +56,8 @@ except ImportError:
 log = logging.getLogger(__name__)
 
 __virtualname__ = "digitalocean"
+# As the driver in Salt's core until 3007 could be called, too.
+__virtual_aliases__ = ("digital_ocean", "do")
 # What Salt's loader puts here.
 __opts__ = {}
 __utils__ = {}
@@ -69,6 +72,9 @@ _NAME = re.compile(r"[a-zA-Z0-9]?[a-z0-9A-Z.\-]*[a-z0-9A-Z]")
 # Tag of a droplet whose reserved address was made with it, and goes with it.
 _OWN_ADDRESS = "salt-cloud:reserved-ip"
 _USER_DATA_MAX = 64 * 1024
+# Seconds until a droplet is known everywhere.
+_UNKNOWN = 30
+_FINGERPRINT = re.compile(r"([0-9a-f]{2}:){15}[0-9a-f]{2}")
 
 
 def __virtual__():
@@ -84,14 +90,17 @@ def get_configured_provider():
     """
     The provider's configuration, False when there is none.
 
-    Raises SaltCloudSystemExit when there is one without a token: salt-cloud would otherwise go on
+    Ends it all when there is one that cannot be, or none of a token: salt-cloud would otherwise go on
     without the provider and report, with exit code 0, that no machine exists.
     """
-    found = salt.config.is_provider_configured(
-        __opts__, __active_provider_name__ or __virtualname__, ()
-    )
-    if found:
-        _token(found)
+    found = _configured()
+    if not found:
+        return False
+    try:
+        provider = _checked(found)
+        _token(provider)
+    except SaltCloudSystemExit as error:
+        _fail(str(error))
     return found
 
 
@@ -102,20 +111,37 @@ def get_dependencies():
 
 def optimize_providers(providers):
     """
-    All of them as they are, once their tokens have been tried.
+    All of them as they are, once their machines have been listed.
 
     salt-cloud calls this before it lists machines, and takes a listing that failed for an empty one:
-    a wrong token would end in "No machines were found" and exit code 0.
+    a wrong token would end in "No machines were found" and exit code 0. It is also the last that is
+    called before a map's workers are forked: they share what is asked here.
     """
+    exit_code.watch()
+    asked = __opts__.get("destroy") or __opts__.get("action")
     for alias, details in providers.items():
         try:
-            _api(details).call("droplets", "list", per_page=1)
-        except ApiError as error:
-            if __opts__.get("destroy"):
-                # salt-cloud --destroy handles no error here: this ends it without a traceback.
-                sys.exit(f"Error: {alias}: {error}")
-            raise SaltCloudSystemExit(f"{alias}: {error}") from error
+            api = _api(details)
+            counts = {}
+            for one in api.droplets():
+                counts.setdefault(one["name"], []).append(one)
+            for name in (__opts__.get("names") or ()) if asked else ():
+                if len(counts.get(name, ())) > 1:
+                    raise _ambiguous(name, counts[name])
+            if (__opts__.get("map") or __opts__.get("profile")) and not asked:
+                with contextlib.suppress(ApiError):
+                    # Those who make a machine tell what they miss.
+                    api.kept("ssh_keys")
+        except (ApiError, SaltCloudSystemExit) as error:
+            _fail(f"{alias}: {error}")
     return providers
+
+
+def _fail(message):
+    """End with one line and exit code 1, also where salt-cloud would take an exception for nothing."""
+    if exit_code.is_command():
+        sys.exit(f"Error: {message}")
+    raise SaltCloudSystemExit(message)
 
 
 def _token(provider):
@@ -125,24 +151,38 @@ def _token(provider):
         raise SaltCloudSystemExit(f"DigitalOcean: {error}") from error
 
 
-def _provider():
-    found = salt.config.is_provider_configured(
-        __opts__, __active_provider_name__ or __virtualname__, ()
+def _configured():
+    return salt.config.is_provider_configured(
+        __opts__, __active_provider_name__ or __virtualname__, (), False, __virtual_aliases__
     )
+
+
+def _checked(given):
+    """Options as they are read here (``options.checked``)."""
+    try:
+        return options.checked(given, __opts__)
+    except OptionError as error:
+        where = given.get("name") or (__active_provider_name__ or __virtualname__).split(":")[0]
+        raise SaltCloudSystemExit(f"DigitalOcean: {where}: {error}") from error
+
+
+def _provider():
+    found = _configured()
     if not found:
         raise SaltCloudSystemExit("DigitalOcean: no provider is configured with this driver")
-    return found
+    return _checked(found)
 
 
 def _api(provider=None, name=None):
     """The API as the provider configures it."""
-    provider = _provider() if provider is None else provider
+    provider = _provider() if provider is None else _checked(provider)
     return Api(
         _token(provider),
         endpoint=provider.get("api_endpoint"),
         ca_file=provider.get("api_ca_file"),
         patience=float(provider.get("api_patience", 300)),
         backoff=float(provider.get("api_backoff", 1.0)),
+        read_timeout=float(provider.get("api_read_timeout", 60)),
         say=lambda text: _say(name or __virtualname__, text),
     )
 
@@ -155,10 +195,8 @@ def _say(name, text):
 
 
 def _provider_setting(key, default):
-    found = salt.config.is_provider_configured(
-        __opts__, __active_provider_name__ or __virtualname__, (), log_message=False
-    )
-    return found.get(key, default) if found else default
+    found = _configured()
+    return _checked(found).get(key, default) if found else default
 
 
 def _setting(key, vm_, default=None):
@@ -181,29 +219,30 @@ def _one_line(function):
     return wrapped
 
 
+def _listing(function):
+    """As `_one_line`, for what salt-cloud takes for an empty list when it fails."""
+
+    def wrapped(*args, **kwargs):
+        try:
+            return function(*args, **kwargs)
+        except ApiError as error:
+            return _fail(str(error))
+
+    wrapped.__name__, wrapped.__doc__ = function.__name__, function.__doc__
+    wrapped.__module__ = function.__module__
+    return wrapped
+
+
 def _must_be(call, kind, name):
     if call != kind:
         how = "-a ACTION NAME" if kind == "action" else "-f FUNCTION PROVIDER"
         raise SaltCloudSystemExit(f"{name} is called with {how}")
 
 
-def _near(name, known):
-    """What to say about a name that is not among the known."""
-    known = sorted({str(one) for one in known if one})
-    near = difflib.get_close_matches(str(name), known, 1)
-    if near:
-        return f"did you mean {near[0]}?"
-    return (
-        f"there are: {', '.join(known[:12])}{', …' if len(known) > 12 else ''}"
-        if known
-        else "there is none"
-    )
-
-
 # --- what can be had ----------------------------------------------------------------------------------
 
 
-@_one_line
+@_listing
 def avail_locations(call=None):
     """Regions by slug.
 
@@ -218,7 +257,7 @@ def avail_locations(call=None):
     return {one["slug"]: one for one in _api().all("regions", "regions")}
 
 
-@_one_line
+@_listing
 def avail_sizes(call=None):
     """Sizes by slug, with their prices.
 
@@ -233,7 +272,7 @@ def avail_sizes(call=None):
     return {one["slug"]: one for one in _api().all("sizes", "sizes")}
 
 
-@_one_line
+@_listing
 def avail_images(call=None):
     """Public and own images by slug, or by ID where there is no slug.
 
@@ -245,7 +284,7 @@ def avail_images(call=None):
     """
     if call == "action":
         raise SaltCloudSystemExit("avail_images is called with --list-images")
-    return {str(one["slug"] or one["id"]): one for one in _api().all("images", "images")}
+    return {str(one.get("slug") or one["id"]): one for one in _api().all("images", "images")}
 
 
 @_one_line
@@ -276,7 +315,9 @@ def show_keypair(kwargs=None, call=None):
     name = _argument(kwargs, "keyname")
     keys = {one["name"]: one for one in _api().all("ssh_keys", "ssh_keys")}
     if name not in keys:
-        raise SaltCloudSystemExit(f"DigitalOcean: SSH key {name}: no such key; {_near(name, keys)}")
+        raise SaltCloudSystemExit(
+            f"DigitalOcean: SSH key {name}: no such key; {nearest(name, keys)}"
+        )
     return keys[name]
 
 
@@ -294,15 +335,31 @@ def import_keypair(kwargs=None, call=None):
     return _import(_api(), _argument(kwargs, "file"), _argument(kwargs, "keyname"))
 
 
+@_one_line
+def create_key(kwargs=None, call=None):
+    """Give the account a public SSH key, which is an argument.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-cloud -f create_key my-digitalocean name=my-key public_key='ssh-ed25519 AAAA…'
+    """
+    _must_be(call, "function", "create_key")
+    return _api().give_key(_argument(kwargs, "public_key"), _argument(kwargs, "name"))
+
+
 def _import(api, path, name=None):
     """The account's entry of the public key in ``path``; made when there is none of that key."""
     try:
-        with salt.utils.files.fopen(os.path.expanduser(path), encoding="utf-8") as file:
+        with salt.utils.files.fopen(_expanded(path), encoding="utf-8") as file:
             text = file.read().strip()
     except OSError as error:
         raise SaltCloudConfigError(f"DigitalOcean: {error}") from error
     if "PRIVATE KEY" in text:
         raise SaltCloudSystemExit(f"{path} is a private key: give the .pub file")
+    if not fingerprint(text):
+        raise SaltCloudSystemExit(f"{path} is no public SSH key")
     return api.give_key(text, name)
 
 
@@ -319,7 +376,9 @@ def remove_key(kwargs=None, call=None):
     _must_be(call, "function", "remove_key")
     name = _argument(kwargs, "keyname")
     key = show_keypair({"keyname": name}, call="function")
-    _api().call("ssh_keys", "delete", key["id"])
+    api = _api()
+    api.call("ssh_keys", "delete", key["id"])
+    api.forget("ssh_keys")
     return {"removed": name}
 
 
@@ -361,16 +420,24 @@ def _node(droplet):
 
 def _by_name(droplets):
     """Machines by name; a name that two have is followed by the ID, so that none is hidden."""
-    counts = {}
-    for one in droplets:
-        counts[one["name"]] = counts.get(one["name"], 0) + 1
-    return {
-        one["name"] if counts[one["name"]] == 1 else f"{one['name']}-{one['id']}": one
-        for one in droplets
-    }
+    labels = {one["id"]: one["name"] for one in droplets}
+    while len(set(labels.values())) < len(labels):
+        known = list(labels.values())
+        labels = {
+            identity: label if known.count(label) == 1 else f"{label}-{identity}"
+            for identity, label in labels.items()
+        }
+    return {labels[one["id"]]: one for one in droplets}
 
 
-@_one_line
+def _ambiguous(name, droplets):
+    labels = " or ".join(sorted(_by_name(droplets)))
+    return SaltCloudSystemExit(
+        f"DigitalOcean: {len(droplets)} droplets are called {name}: name one as {labels}"
+    )
+
+
+@_listing
 def list_nodes(call=None):
     """Machines with their addresses.
 
@@ -382,10 +449,10 @@ def list_nodes(call=None):
     """
     if call == "action":
         raise SaltCloudSystemExit("list_nodes is called with -Q")
-    return {name: _node(one) for name, one in _by_name(_api().all("droplets", "droplets")).items()}
+    return {name: _node(one) for name, one in _by_name(_api().droplets()).items()}
 
 
-@_one_line
+@_listing
 def list_nodes_min(call=None):
     """Names and IDs of the machines.
 
@@ -397,11 +464,11 @@ def list_nodes_min(call=None):
     """
     return {
         name: {"id": one["id"], "state": one["status"]}
-        for name, one in _by_name(_api().all("droplets", "droplets")).items()
+        for name, one in _by_name(_api().droplets()).items()
     }
 
 
-@_one_line
+@_listing
 def list_nodes_full(call=None):
     """Machines with all that the API says of them.
 
@@ -413,10 +480,7 @@ def list_nodes_full(call=None):
     """
     if call == "action":
         raise SaltCloudSystemExit("list_nodes_full is called with -F")
-    return {
-        name: {**one, **_node(one)}
-        for name, one in _by_name(_api().all("droplets", "droplets")).items()
-    }
+    return {name: {**one, **_node(one)} for name, one in _by_name(_api().droplets()).items()}
 
 
 def list_nodes_select(call=None):
@@ -434,18 +498,17 @@ def list_nodes_select(call=None):
 
 
 def _find(api, name, must=True):
-    """The droplet of that name. Refused when there are two; None, or refused, when there is none."""
-    # The filter is documented as exact but case-insensitive.
-    found = [one for one in api.all("droplets", "droplets", name=name) if one["name"] == name]
+    """The droplet of that name, or as listings name one of several. Refused when there are two; None,
+    or refused, when there is none."""
+    found = api.droplets(name=name)
     if len(found) > 1:
-        ids = ", ".join(str(one["id"]) for one in found)
-        raise SaltCloudSystemExit(
-            f"DigitalOcean: {len(found)} droplets are called {name} ({ids}): remove or rename all but one"
-        )
-    if not found and must:
-        known = [one["name"] for one in api.all("droplets", "droplets")]
-        raise SaltCloudSystemExit(f"DigitalOcean: {name}: no such droplet; {_near(name, known)}")
-    return found[0] if found else None
+        raise _ambiguous(name, found)
+    if found or not must:
+        return found[0] if found else None
+    known = _by_name(api.droplets())
+    if name not in known:
+        raise SaltCloudSystemExit(f"DigitalOcean: {name}: no such droplet; {nearest(name, known)}")
+    return known[name]
 
 
 @_one_line
@@ -488,7 +551,7 @@ def _wait_action(api, action, what, seconds, name=None):
     """Wait for an action to complete; refused when it errored."""
 
     def look():
-        now = api.call("actions", "get", action["id"])["action"]
+        now = api.call("actions", "get", action["id"], key="action")["action"]
         if now["status"] == "errored":
             raise SaltCloudSystemExit(f"DigitalOcean: {what}: the action {now['id']} failed")
         return (now, "") if now["status"] == "completed" else (None, now["status"])
@@ -496,17 +559,16 @@ def _wait_action(api, action, what, seconds, name=None):
     return _wait(what, look, seconds, name)
 
 
-def _act(name, kind, call, seconds=300, body=None):
+def _act(name, kind, call, seconds=300):
     """Run a droplet action to its end."""
     _must_be(call, "action", kind)
     api = _api(name=name)
     droplet = _find(api, name)
     # Done twice, none of these does harm; reboot is left to the caller.
     repeat = kind not in ("reboot", "power_cycle")
-    action = api.call(
-        "droplet_actions", "post", droplet["id"], {"type": kind, **(body or {})}, repeat=repeat
-    )["action"]
-    _wait_action(api, action, f"{name}: {kind}", seconds, name)
+    action = api.act(droplet["id"], kind, repeat)
+    if action:
+        _wait_action(api, action, f"{name}: {kind}", seconds, name)
     return {"name": name, "action": kind, "status": "completed"}
 
 
@@ -578,33 +640,68 @@ def power_cycle(name, call=None):
 # --- create -------------------------------------------------------------------------------------------
 
 
+def _expanded(path):
+    return os.path.expanduser(str(path))
+
+
 def _listed(value):
     """A list of a list or of a text with commas."""
     if value is None or value == "":
         return []
+    if isinstance(value, int):
+        return [value]
     if isinstance(value, str):
         return [one.strip() for one in value.split(",") if one.strip()]
     return list(value)
 
 
-def _choose(api, kind, group, key, wanted, what, field="name"):
-    """ID or UUID of each wanted thing, by name, ID or UUID."""
-    if not wanted:
-        return []
-    known = api.all(group, key)
+def _choose(api, kind, group, wanted, what):
+    """The account's entry of each wanted thing, by name, ID or fingerprint."""
     found = []
+    known = api.all(group, group) if wanted else []
     for one in wanted:
         match = [
             item
             for item in known
-            if str(one) in (str(item.get(field)), str(item.get("id")), str(item.get("fingerprint")))
+            if str(one) in (str(item.get(key)) for key in ("name", "id", "fingerprint"))
         ]
         if not match:
+            near = nearest(one, [item.get("name") for item in known])
             raise SaltCloudConfigError(
-                f"DigitalOcean: {kind}: {what} {one}: not in this account; {_near(one, [item.get(field) for item in known])}"
+                f"DigitalOcean: {kind}: {what} {one}: not in this account; {near}"
             )
         found.append(match[0])
     return found
+
+
+def _choose_keys(api, wanted):
+    """IDs or fingerprints of the wanted keys. They are asked for once a run, but for one that is not
+    among them."""
+    if all(_FINGERPRINT.fullmatch(str(one)) for one in wanted):
+        return [str(one) for one in wanted]
+    known = {
+        str(item.get(key)): item["id"]
+        for key in ("fingerprint", "id", "name")
+        for item in api.kept("ssh_keys")
+    }
+    if all(str(one) in known for one in wanted):
+        return [known[str(one)] for one in wanted]
+    return [one["id"] for one in _choose(api, "ssh_key_names", "ssh_keys", wanted, "key")]
+
+
+def _offer(api, vm_):
+    """Slugs of region and size, slug or ID of the image: by slug, name or ID, as they can be had now."""
+    wanted = {key: _setting(key, vm_) for key in ("location", "size", "image")}
+    for key, value in wanted.items():
+        if not value:
+            raise SaltCloudConfigError(f"DigitalOcean: no {key} in profile or provider")
+    try:
+        region, size, image = options.offer(
+            wanted, api.kept("regions"), api.kept("sizes"), api.kept("images")
+        )
+    except OptionError as error:
+        raise SaltCloudConfigError(f"DigitalOcean: {error}") from error
+    return {"region": region, "size": size, "image": image}
 
 
 def _user_data(vm_):
@@ -612,7 +709,7 @@ def _user_data(vm_):
     path = _setting("userdata_file", vm_)
     if path:
         try:
-            with salt.utils.files.fopen(os.path.expanduser(path), encoding="utf-8") as file:
+            with salt.utils.files.fopen(_expanded(path), encoding="utf-8") as file:
                 text = file.read()
         except OSError as error:
             raise SaltCloudConfigError(f"DigitalOcean: userdata_file: {error}") from error
@@ -622,34 +719,32 @@ def _user_data(vm_):
     return text
 
 
-def _request(api, vm_):
+def _request(api, vm_, offer):
     """
     The body that creates the droplet, and what is to be done with it afterwards:
     ``{project, firewalls, reserved_ip}``. Every name is looked up before anything is made.
     """
     name = vm_["name"]
+    key_file = _setting("ssh_key_file", vm_)
+    if key_file and _setting("deploy", vm_, True) and not os.path.isfile(_expanded(key_file)):
+        raise SaltCloudConfigError(f"DigitalOcean: {name}: ssh_key_file: {key_file}: no such file")
     if not _NAME.fullmatch(name) or len(name) > 255:
         raise SaltCloudConfigError(f"DigitalOcean: {name}: a name has letters, digits, '-' and '.'")
+    try:
+        policy = options.backup_policy(vm_)
+    except OptionError as error:
+        raise SaltCloudConfigError(f"DigitalOcean: {name}: {error}") from error
     body = {
         "name": name,
-        "region": _setting("location", vm_),
-        "size": _setting("size", vm_),
-        "image": _setting("image", vm_),
+        **offer,
         "tags": [str(one) for one in _listed(_setting("tags", vm_))],
-        "backups": bool(_setting("backups", vm_, False)),
-        "ipv6": bool(_setting("ipv6", vm_, False)),
-        "monitoring": bool(_setting("monitoring", vm_, False)),
+        "backups": policy is not None,
+        "ipv6": _setting("ipv6", vm_, False),
+        "monitoring": _setting("monitoring", vm_, False),
     }
-    policy = _setting("backup_policy", vm_)
-    if policy:
-        body["backup_policy"], body["backups"] = policy, True
-    for key, config in (("region", "location"), ("size", "size"), ("image", "image")):
-        if not body[key]:
-            raise SaltCloudConfigError(f"DigitalOcean: {name}: no {config} in profile or provider")
-    keys = _listed(_setting("ssh_key_names", vm_))
-    body["ssh_keys"] = [
-        one["id"] for one in _choose(api, "ssh_key_names", "ssh_keys", "ssh_keys", keys, "key")
-    ]
+    if _setting("backup_policy", vm_):
+        body["backup_policy"] = policy
+    body["ssh_keys"] = _choose_keys(api, _listed(_setting("ssh_key_names", vm_)))
     public = _setting("ssh_public_key_file", vm_)
     if public:
         body["ssh_keys"].append(_import(api, public)["id"])
@@ -659,7 +754,7 @@ def _request(api, vm_):
         )
     vpc = _setting("vpc", vm_)
     if vpc:
-        body["vpc_uuid"] = _choose(api, "vpc", "vpcs", "vpcs", [vpc], "VPC")[0]["id"]
+        body["vpc_uuid"] = _choose(api, "vpc", "vpcs", [vpc], "VPC")[0]["id"]
     text = _user_data(vm_)
     if text:
         body["user_data"] = text
@@ -668,10 +763,10 @@ def _request(api, vm_):
     project = _setting("project", vm_)
     firewalls = _listed(_setting("firewalls", vm_))
     after = {
-        "project": _choose(api, "project", "projects", "projects", [project], "project")[0]
+        "project": _choose(api, "project", "projects", [project], "project")[0]
         if project
         else None,
-        "firewalls": _choose(api, "firewalls", "firewalls", "firewalls", firewalls, "firewall"),
+        "firewalls": _choose(api, "firewalls", "firewalls", firewalls, "firewall"),
         "reserved_ip": _setting("reserved_ip", vm_),
     }
     if after["reserved_ip"] and after["reserved_ip"] != "new":
@@ -679,7 +774,7 @@ def _request(api, vm_):
         wanted = after["reserved_ip"]
         if wanted not in known:
             raise SaltCloudConfigError(
-                f"DigitalOcean: reserved_ip: {wanted}: not in this account; {_near(wanted, known)}"
+                f"DigitalOcean: reserved_ip: {wanted}: not in this account; {nearest(wanted, known)}"
             )
         holder = known[wanted].get("droplet")
         if holder and holder.get("name") != name and not _setting("reserved_ip_take", vm_, False):
@@ -688,31 +783,6 @@ def _request(api, vm_):
                 " set reserved_ip_take: true to move it here"
             )
     return body, after
-
-
-def _explain(api, error, body):
-    """A refused creation with what would have been right, where the API's message leaves that open."""
-    if error.status != 422:
-        return error
-    try:
-        sizes = {one["slug"]: one for one in api.all("sizes", "sizes")}
-        regions = {one["slug"]: one for one in api.all("regions", "regions")}
-        images = {str(one.get("slug") or one["id"]) for one in api.all("images", "images")}
-    except ApiError:
-        return error
-    size, region, image = body["size"], body["region"], str(body["image"])
-    hint = ""
-    if region not in regions:
-        hint = f"location {region}: {_near(region, regions)}"
-    elif size not in sizes:
-        hint = f"size {size}: {_near(size, sizes)}"
-    elif not sizes[size].get("available", True) or region not in sizes[size]["regions"]:
-        hint = f"size {size} can be had in: {', '.join(sizes[size]['regions']) or 'no region now'}"
-    elif image not in images and not image.isdigit():
-        hint = f"image {image}: {_near(image, images)}"
-    if hint:
-        return ApiError(error.what, 422, f"{error.message} ({hint})", error.request_id)
-    return error
 
 
 def _after_unsure(api, name):
@@ -774,12 +844,17 @@ def create(vm_):
         raise SaltCloudConfigError(
             f"DigitalOcean: {name}: profile {vm_['profile']} is not complete (see above)"
         )
-    api = _api(name=name)
     try:
-        return _create(api, vm_)
+        provider = {key: value for key, value in _provider().items() if key != "profiles"}
+        vm_ = {**provider, **vm_, **_checked(vm_)}
+        return _create(_api(name=name), vm_)
     except (ApiError, SaltCloudConfigError) as error:
+        exit_code.failed()
         # salt-cloud shows the usage and exits 2 for a configuration error; and a map goes on.
         raise SaltCloudSystemExit(str(error)) from error
+    except BaseException:
+        exit_code.failed()
+        raise
 
 
 def _create(api, vm_):
@@ -788,8 +863,9 @@ def _create(api, vm_):
     if existing:
         _say(name, f"droplet {existing['id']} exists already, nothing is done")
         return {**_node(existing), "name": name, "Message": "exists already"}
+    offer = _offer(api, vm_)
     _local(name, "before_create", vm_, deploy=bool(_setting("deploy", vm_, True)))
-    body, after = _request(api, vm_)
+    body, after = _request(api, vm_, offer)
     _event(
         name,
         "starting create",
@@ -799,7 +875,9 @@ def _create(api, vm_):
     _say(name, f"creating {body['size']} in {body['region']} from {body['image']}")
     made = {"droplet": None, "reserved_ip": None}
     try:
-        said = api.call("droplets", "create", body, found=lambda: _after_unsure(api, name))
+        said = api.call(
+            "droplets", "create", body, found=lambda: _after_unsure(api, name), key="droplet"
+        )
         made["droplet"] = said["droplet"]
         result = _finish(api, vm_, made, said, after)
     except BaseException as error:
@@ -807,7 +885,7 @@ def _create(api, vm_):
         if made["droplet"]:
             _clean_up(api, vm_, made, error)
         elif isinstance(error, ApiError) and not error.unsure:
-            raise _explain(api, error, body) from error
+            raise
         else:
             _clean_up_unsure(api, vm_, error)
         if isinstance(error, SystemExit):
@@ -933,27 +1011,23 @@ def _finish(api, vm_, made, said, after):
     identity = made["droplet"]["id"]
     # Before it can be reached at all.
     for firewall in after["firewalls"]:
-        api.call("firewalls", "assign_droplets", firewall["id"], {"droplet_ids": [identity]})
+        body = {"droplet_ids": [identity]}
+        api.call("firewalls", "assign_droplets", firewall["id"], body, unknown=_UNKNOWN)
     patience = float(_setting("wait_for_ip_timeout", vm_, 600))
     actions = [
         one for one in (said.get("links") or {}).get("actions") or [] if one.get("rel") == "create"
     ]
-    interface = _setting("ssh_interface", vm_, "public")
-    if interface not in ("public", "private", "public_ips", "private_ips"):
-        raise SaltCloudConfigError(
-            f"DigitalOcean: ssh_interface: {interface}: use public or private"
-        )
-    kind = interface.removesuffix("_ips")
+    kind = _setting("ssh_interface", vm_, "public").removesuffix("_ips")
 
     def active():
         if actions:
-            action = api.call("actions", "get", actions[0]["id"])["action"]
+            action = api.call("actions", "get", actions[0]["id"], key="action")["action"]
             if action["status"] == "errored":
                 raise SaltCloudSystemExit(
                     f"DigitalOcean: {name}: the creation failed (action {action['id']})"
                 )
         try:
-            droplet = api.call("droplets", "get", identity)["droplet"]
+            droplet = api.call("droplets", "get", identity, key="droplet")["droplet"]
         except ApiError as error:
             if error.status == 404:
                 # What was just made is not everywhere known yet.
@@ -972,6 +1046,7 @@ def _finish(api, vm_, made, said, after):
             "assign_resources",
             after["project"]["id"],
             {"resources": [f"do:droplet:{identity}"]},
+            unknown=_UNKNOWN,
         )
     if after["reserved_ip"]:
         _reserve(api, name, identity, made, after["reserved_ip"])
@@ -1012,7 +1087,12 @@ def _reserve(api, name, identity, made, wanted):
             return {"reserved_ip": {"ip": address}} if address else None
 
         made["reserved_ip"] = api.call(
-            "reserved_ips", "create", {"droplet_id": identity}, found=there
+            "reserved_ips",
+            "create",
+            {"droplet_id": identity},
+            found=there,
+            key="reserved_ip",
+            unknown=_UNKNOWN,
         )["reserved_ip"]["ip"]
         _say(name, f"reserved address {made['reserved_ip']}")
         return
@@ -1022,6 +1102,8 @@ def _reserve(api, name, identity, made, wanted):
         wanted,
         {"type": "assign", "droplet_id": identity},
         repeat=True,
+        key="action",
+        unknown=_UNKNOWN,
     )["action"]
     _wait_action(api, action, f"{name}: reserved address {wanted}", 120)
 
@@ -1033,7 +1115,7 @@ def _deploy(vm_, address):
     given = {
         **{key: value for key, value in vm_.items() if key not in _SECRET_KEYS},
         "ssh_host": address,
-        "key_filename": os.path.expanduser(key) if key else None,
+        "key_filename": _expanded(key) if key else None,
     }
     _say(name, "deploying")
     answer = __utils__["cloud.bootstrap"](given, __opts__)
@@ -1066,7 +1148,6 @@ def _deploy(vm_, address):
 # --- destroy ------------------------------------------------------------------------------------------
 
 
-@_one_line
 def destroy(name, call=None):
     """Remove a machine and all that is on it; returns once it is gone.
 
@@ -1078,7 +1159,17 @@ def destroy(name, call=None):
     """
     if call == "function":
         raise SaltCloudSystemExit("destroy is called with -d or -a destroy")
-    api = _api(name=name)
+    try:
+        return _destroy(_api(name=name), name)
+    except (ApiError, StillThere) as error:
+        exit_code.failed()
+        raise SaltCloudSystemExit(str(error)) from error
+    except SaltCloudSystemExit:
+        exit_code.failed()
+        raise
+
+
+def _destroy(api, name):
     _event(name, "destroying instance", "destroying", {"name": name})
     droplet = _find(api, name)
     # Without its droplet, an address costs more than with it.
@@ -1138,7 +1229,7 @@ def ensure_vpc(kwargs=None, call=None):
     body = {
         key: kwargs[key] for key in ("name", "region", "ip_range", "description") if kwargs.get(key)
     }
-    return (there() or api.call("vpcs", "create", body, found=there))["vpc"]
+    return (there() or api.call("vpcs", "create", body, found=there, key="vpc"))["vpc"]
 
 
 @_one_line
@@ -1153,7 +1244,12 @@ def delete_vpc(kwargs=None, call=None):
     """
     _must_be(call, "function", "delete_vpc")
     api = _api()
-    found = _choose(api, "name", "vpcs", "vpcs", [_argument(kwargs, "name")], "VPC")[0]
+    found = _choose(api, "name", "vpcs", [_argument(kwargs, "name")], "VPC")[0]
+    if found.get("default"):
+        raise SaltCloudSystemExit(
+            f"DigitalOcean: {found['name']} is the default VPC of {found.get('region')}, which stays;"
+            " it costs nothing"
+        )
     api.call("vpcs", "delete", found["id"])
     return {"removed": found["name"]}
 
@@ -1202,6 +1298,57 @@ def release_reserved_ip(kwargs=None, call=None):
 
 
 @_one_line
+def create_reserved_ip(kwargs=None, call=None):
+    """A reserved address, paid until a droplet has it.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-cloud -f create_reserved_ip my-digitalocean region=fra1
+    """
+    _must_be(call, "function", "create_reserved_ip")
+    body = {"region": _argument(kwargs, "region")}
+    return _api().call("reserved_ips", "create", body, key="reserved_ip")["reserved_ip"]
+
+
+@_one_line
+def assign_reserved_ip(kwargs=None, call=None):
+    """Give a droplet a reserved address, whoever has it now.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-cloud -f assign_reserved_ip my-digitalocean ip=203.0.113.7 droplet=web1
+    """
+    _must_be(call, "function", "assign_reserved_ip")
+    api, name = _api(), _argument(kwargs, "droplet")
+    address = _argument(kwargs, "ip")
+    _reserve(api, name, _find(api, name)["id"], {}, address)
+    return {"ip": address, "droplet": name}
+
+
+@_one_line
+def unassign_reserved_ip(kwargs=None, call=None):
+    """Take a reserved address from its droplet; it is kept, and paid.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-cloud -f unassign_reserved_ip my-digitalocean ip=203.0.113.7
+    """
+    _must_be(call, "function", "unassign_reserved_ip")
+    api, address = _api(), _argument(kwargs, "ip")
+    action = api.call(
+        "reserved_ips_actions", "post", address, {"type": "unassign"}, repeat=True, key="action"
+    )["action"]
+    _wait_action(api, action, f"reserved address {address}", 120)
+    return {"unassigned": address}
+
+
+@_one_line
 def list_projects(call=None):
     """Projects by name.
 
@@ -1230,12 +1377,26 @@ def show_pricing(kwargs=None, call=None):
     profile = __opts__["profiles"].get(name)
     if not profile:
         raise SaltCloudSystemExit(
-            f"DigitalOcean: profile {name}: no such profile; {_near(name, __opts__['profiles'])}"
+            f"DigitalOcean: profile {name}: no such profile; {nearest(name, __opts__['profiles'])}"
         )
-    slug = profile.get("size") or _provider().get("size")
-    sizes = {one["slug"]: one for one in _api().all("sizes", "sizes")}
+    given = _checked({**_provider(), **profile})
+    slug = given.get("size")
+    sizes = {one["slug"]: one for one in _api().kept("sizes")}
     if slug not in sizes:
-        raise SaltCloudSystemExit(f"DigitalOcean: size {slug}: no such size; {_near(slug, sizes)}")
+        raise SaltCloudSystemExit(
+            f"DigitalOcean: size {slug}: no such size; {nearest(slug, sizes)}"
+        )
+    try:
+        factor = options.price_factor(options.backup_policy(given))
+    except OptionError as error:
+        raise SaltCloudSystemExit(f"DigitalOcean: {name}: {error}") from error
+    hour, month = sizes[slug]["price_hourly"] * factor, sizes[slug]["price_monthly"] * factor
     return {
-        name: {"per_hour": sizes[slug]["price_hourly"], "per_month": sizes[slug]["price_monthly"]}
+        name: {
+            "per_hour": hour,
+            "per_day": hour * 24,
+            "per_week": hour * 24 * 7,
+            "per_month": month,
+            "per_year": month * 12,
+        }
     }
