@@ -124,6 +124,14 @@ class Lab:
         )
         return done.stdout
 
+    def haproxy(self, command: str) -> str:
+        """What HAProxy answers on its admin socket (management.txt, 9.3)."""
+        code = (
+            "import socket,sys; s = socket.socket(socket.AF_UNIX); s.connect('/run/haproxy-admin/admin.sock');"
+            " s.sendall(sys.argv[1].encode() + b'\\n'); print(s.makefile().read())"
+        )
+        return self.run(f'python3 -c "{code}" "{command}"')
+
     def status(self, path: str = "", *words: str) -> int:
         return int(self.curl(path, "-o", "/dev/null", "-w", "%{http_code}", *words) or 0)
 

@@ -292,27 +292,19 @@ def connections(lab: Lab, number: int) -> Iterator[None]:
         thread.join(10)
 
 
-def haproxy_says(lab: Lab, command: str) -> str:
-    code = (
-        "import socket,sys; s = socket.socket(socket.AF_UNIX); s.connect('/run/haproxy-admin/admin.sock');"
-        " s.sendall(sys.argv[1].encode() + b'\\n'); print(s.makefile().read())"
-    )
-    return lab.run(f'python3 -c "{code}" "{command}"')
-
-
 def test_an_edge_that_is_almost_full_is_told_of(lab: Lab, alarm: Alarm) -> None:
     began = time.monotonic()
     before = re.search(
         r"(?m)^ +maxconn (\d+)$", lab.run("sed -n '/^frontend https/,$p' /etc/haproxy/haproxy.cfg")
     )
     assert before
-    haproxy_says(lab, "set maxconn frontend https 30")
+    lab.haproxy("set maxconn frontend https 30")
     try:
         with connections(lab, 26):
             alarm.wait("ConnectionsNearLimit", began, seconds=150)
             lab.see()
     finally:
-        haproxy_says(lab, f"set maxconn frontend https {before[1]}")
+        lab.haproxy(f"set maxconn frontend https {before[1]}")
     alarm.wait("ConnectionsNearLimit", began, "resolved")
     assert alarm.names(began, severity="page") == set()
 
