@@ -246,11 +246,11 @@ def test_a_flood_gets_429_then_a_ban_and_others_notice_nothing(
         calm = innocent.load(mode=mode, rate=5, seconds=12, concurrency=2)
         flood = attacker.load(mode=mode, rate=2000, seconds=6, concurrency=16, timeout=2)
         lab.wait("a ban", lambda: attacker.address in banned(lab, "haproxy-limit"), 30)
-        attack = json.loads(flood.communicate(timeout=60)[0].split("checked_load:")[0])
+        # Beside it asyncio says of connections that are cut: "SSL connection is closed".
+        said = flood.communicate(timeout=60)[0]
+        attack = json.loads(said[said.index("{") :].split("checked_load:")[0])
         served = json.loads(calm.communicate(timeout=60)[0])
-    # How many it was answered: the ban is of 200 in a period (limit:refusals), by HAProxy's own count. Its
-    # connections are cut soon after, and answers that are under way on them never come to it.
-    assert attack["statuses"].get("429", 0) > 0, attack
+    assert attack["statuses"].get("429", 0) >= 200, attack
     assert attack["ok"] <= 600, "the limit was not kept"
     assert served["errors"] == 0, served
     assert served["ok"] >= 50
