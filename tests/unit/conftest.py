@@ -58,6 +58,14 @@ def load(path: Path, **dunders: Any) -> ModuleType:
     return module
 
 
+@pytest.fixture(autouse=True)
+def umask() -> Iterator[None]:
+    """Each test begins with the usual one and leaves none behind: programs set theirs, and run in here."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The checkout."""
