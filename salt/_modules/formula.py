@@ -530,13 +530,23 @@ def collect(filename):
 
         salt-call formula.collect status.yaml.j2
     """
-    return {
-        name: __salt__["slsutil.renderer"](
-            f"{_TREE}{name}/{filename}", default_renderer="jinja|yaml"
-        )
-        for name in applied()
-        if f"{name}/{filename}" in _files()
-    }
+    return {name: said(name, filename) for name in applied() if f"{name}/{filename}" in _files()}
+
+
+def said(name, filename):
+    """
+    What formula ``name`` says in its own ``filename`` (Jinja, then YAML), also one that is none of this
+    machine's; None where it has no such file.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call formula.said redis logs.yaml.j2
+    """
+    if f"{name}/{filename}" not in _files():
+        return None
+    return __salt__["slsutil.renderer"](f"{_TREE}{name}/{filename}", default_renderer="jinja|yaml")
 
 
 def file(source):

@@ -89,15 +89,10 @@ def services(machine):
 
         salt-call logs.services '{roles: [edge]}'
     """
-    tree = set(__salt__["cp.list_master"]())
     found = set()
     for formula in __salt__["metrics.formulas"](machine):
-        path = f"{formula}/logs.yaml.j2"
-        if path in tree:
-            key = f"logs.of.{formula}"
-            if key not in __context__:
-                __context__[key] = __salt__["slsutil.renderer"](
-                    f"salt://{path}", default_renderer="jinja|yaml"
-                )
-            found |= set(__context__[key] or {})
+        key = f"logs.of.{formula}"
+        if key not in __context__:
+            __context__[key] = __salt__["formula.said"](formula, "logs.yaml.j2")
+        found |= set(__context__[key] or {})
     return sorted(found)

@@ -339,11 +339,8 @@ def _of(formula):
         return collect()[formula]
     key = f"metrics.of.{formula}"
     if key not in __context__:
-        path = f"{formula}/{_FILE}"
-        given = {"shown": ["none"]}
-        if path in __salt__["cp.list_master"]():
-            given = __salt__["slsutil.renderer"](f"salt://{path}", default_renderer="jinja|yaml")
-        __context__[key] = _checked(formula, given)
+        given = __salt__["formula.said"](formula, _FILE)
+        __context__[key] = _checked(formula, {"shown": ["none"]} if given is None else given)
     return __context__[key]
 
 

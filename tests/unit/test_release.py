@@ -457,13 +457,18 @@ def test_a_machine_fetches_a_release_by_itself(
     assert unpacked(home) == ["1.0"], "what was fetched is not kept"
 
 
+def offered(release: ModuleType, server: str, folder: Path) -> tuple[Path, str, str]:
+    """Release 1.0 where ``server`` has it, and nowhere else: its file, hash and source."""
+    path = artifact("1.0")
+    digest, source = release.sha256(path), f"{server}/{{name}}-{{version}}.tar.gz"
+    return path.rename(folder / "web" / "app-1.0.tar.gz"), digest, source
+
+
 def test_a_machine_fetches_the_signature_too(
     release: ModuleType, home: str, server: str, tmp_path: Path
 ) -> None:
     key, public = keypair(tmp_path, "ours")
-    path = artifact("1.0")
-    digest, source = release.sha256(path), f"{server}/{{name}}-{{version}}.tar.gz"
-    path = path.rename(tmp_path / "web" / "app-1.0.tar.gz")
+    path, digest, source = offered(release, server, tmp_path)
     with pytest.raises(CommandExecutionError, match=r"app-1.0.tar.gz.sig could not be fetched"):
         release.install("app", home, "1.0", source, digest, [public])
     signed(path, key)
@@ -563,9 +568,7 @@ def test_a_machine_that_fetches_by_itself_proves_what_it_has(
     release: ModuleType, home: str, server: str, tmp_path: Path
 ) -> None:
     key, public = keypair(tmp_path, "ours")
-    path = artifact("1.0")
-    digest, source = release.sha256(path), f"{server}/{{name}}-{{version}}.tar.gz"
-    path = path.rename(tmp_path / "web" / "app-1.0.tar.gz")
+    path, digest, source = offered(release, server, tmp_path)
     release.install("app", home, "1.0", source, digest)
     with pytest.raises(CommandExecutionError, match=r"app-1.0.tar.gz.sig could not be fetched"):
         release.install("app", home, "1.0", source, digest, [public])

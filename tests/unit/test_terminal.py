@@ -27,6 +27,17 @@ DEV = topology.load("dev")
 EVIL = "\x1b]52;c;eA==\x07 \x9b2J \r\x1b[K \x7f \u2028 \u202e \x85 \x0b \ud800 \x00"
 
 
+class Source(io.BytesIO):
+    """What comes in pieces of these sizes, the last one first, then the rest."""
+
+    def __init__(self, data: bytes, cuts: list[int]) -> None:
+        super().__init__(data)
+        self.cuts = cuts
+
+    def read1(self, size: int | None = -1, /) -> bytes:
+        return super().read1(self.cuts.pop() if self.cuts else -1)
+
+
 def controls(text: str) -> list[str]:
     return [one for one in text if not one.isprintable() and one != "\n"]
 
@@ -34,11 +45,7 @@ def controls(text: str) -> list[str]:
 @given(st.binary(max_size=80), st.lists(st.integers(1, 9), max_size=20))
 @settings(max_examples=300, deadline=None, derandomize=True, database=None)
 def test_any_bytes_are_shown_as_text_however_they_come(data: bytes, cuts: list[int]) -> None:
-    class Source(io.BytesIO):
-        def read1(self, size: int | None = -1, /) -> bytes:
-            return super().read1(cuts.pop() if cuts else -1)
-
-    lines = list(terminal.pieces(Source(data), terminal=False))
+    lines = list(terminal.pieces(Source(data, cuts), terminal=False))
     assert controls("".join(lines)) == []
     assert all(one.count("\n") == one.endswith("\n") for one in lines)
     assert "".join(lines).count("\n") == data.count(b"\n")
@@ -47,15 +54,11 @@ def test_any_bytes_are_shown_as_text_however_they_come(data: bytes, cuts: list[i
 @given(st.binary(max_size=80), st.lists(st.integers(1, 9), max_size=20))
 @settings(max_examples=300, deadline=None, derandomize=True, database=None)
 def test_a_terminal_obeys_colours_and_an_erased_line_alone(data: bytes, cuts: list[int]) -> None:
-    class Source(io.BytesIO):
-        def read1(self, size: int | None = -1, /) -> bytes:
-            return super().read1(cuts.pop() if cuts else -1)
-
-    said = "".join(terminal.pieces(Source(data), terminal=True))
+    said = "".join(terminal.pieces(Source(data, cuts), terminal=True))
     assert controls(terminal._OBEYED.sub("", said)) == []
     ours = "\r\x1b[K[1/2] running …\r\x1b[K\x1b[31;1mé\x1b[0m\r\n"
     cuts[:] = [1] * 100
-    assert "".join(terminal.pieces(Source(ours.encode()), terminal=True)) == ours
+    assert "".join(terminal.pieces(Source(ours.encode(), []), terminal=True)) == ours
 
 
 @pytest.fixture
