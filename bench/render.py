@@ -23,7 +23,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "unit")]
 
 from conftest import RELEASE, ask_salt, copy_tree  # noqa: E402
 
-from control import lab, pillar, topology  # noqa: E402
+from control import local_state, machine_pillar, topology  # noqa: E402
 
 LARGEST = {"edge1": "/etc/haproxy/haproxy.cfg", "store1": "/etc/firewalld/zones/stack.xml"}
 
@@ -45,12 +45,12 @@ def made(apps: int) -> dict[str, Any]:
 def measure(apps: int, folder: Path) -> list[str]:
     data = made(apps)
     rows = []
-    lab.ROOT = folder / "controller"
+    local_state.ROOT = folder / "controller"
     (folder / "bench.yaml").write_text(yaml.safe_dump(data), encoding="utf-8")
     where = topology.read(folder / "bench.yaml")
     began = time.monotonic()
     for host in where.machines:
-        pillar.files(where, host, RELEASE)
+        machine_pillar.make_files(where, host, RELEASE)
     per_machine = (time.monotonic() - began) / len(where.machines)
     for host in ("edge1", "app1", "store1", "monitor1"):
         tree = folder / host

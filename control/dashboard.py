@@ -23,8 +23,8 @@ import time
 from email.message import Message
 from pathlib import Path
 
-from . import lab
-from .errors import Refused
+from . import local_state
+from .errors import OperationError
 from .topology import Topology
 
 # Prometheus' own port on the monitor, taken here too where it is free.
@@ -141,35 +141,31 @@ def open_gate(upstream: Path) -> Gate:
     for port in (PORT, 0):
         with contextlib.suppress(OSError):
             return Gate(port, upstream)
-    raise Refused("no TCP port is free on this host")
+    raise OperationError("no TCP port is free on this host")
 
 
-def command(where: Topology) -> int:
-    if not lab.is_up(where):
-        raise lab.not_up(where)
-    monitors = where.with_role("monitor")
-    if not monitors:
-        raise Refused(f"topology {where.name} has no machine with role monitor")
+def serve(topology: Topology, monitor: str) -> int:
+    """A tunnel to the pages of machine ``monitor`` until Ctrl-C; its address on stdout. The exit code."""
     # `kill` and a terminal that is closed end it as Ctrl-C does, tunnel and all.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="dashboard-") as folder:
         upstream = Path(folder) / "prometheus"
-        words = ["ssh", "-F", str(lab.ssh_config(where)), "-N"]
+        words = ["ssh", "-F", str(local_state.ssh_config(topology)), "-N"]
         # A connection of its own: the one that is kept open would outlive Ctrl-C, tunnel and all.
         words += ["-o", "ControlMaster=no", "-o", "ControlPath=none"]
         words += ["-o", "ExitOnForwardFailure=yes", "-L", f"{upstream}:127.0.0.1:{PORT}"]
-        tunnel = subprocess.Popen([*words, monitors[0]], stdin=subprocess.DEVNULL)
+        tunnel = subprocess.Popen([*words, monitor], stdin=subprocess.DEVNULL)
         try:
             deadline = time.monotonic() + 20
-            while not reached(upstream):
+            while not is_reachable(upstream):
                 if tunnel.poll() is not None or time.monotonic() > deadline:
-                    raise Refused(f"no tunnel to {monitors[0]} (ssh's words are above)")
+                    raise OperationError(f"no tunnel to {monitor} (ssh's words are above)")
                 time.sleep(0.1)
             with open_gate(upstream) as gate:
                 threading.Thread(target=gate.serve_forever, daemon=True).start()
                 print(f"http://127.0.0.1:{gate.port}/consoles/overview.html", flush=True)
-                print(f"the tunnel to {monitors[0]} is open until Ctrl-C", flush=True)
+                print(f"the tunnel to {monitor} is open until Ctrl-C", flush=True)
                 return tunnel.wait()
         except KeyboardInterrupt:
             print("\nthe tunnel is closed")
@@ -179,7 +175,7 @@ def command(where: Topology) -> int:
             tunnel.wait()
 
 
-def reached(path: Path) -> bool:
+def is_reachable(path: Path) -> bool:
     try:
         with socket.socket(socket.AF_UNIX) as one:
             one.connect(str(path))

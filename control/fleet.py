@@ -13,8 +13,8 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 
-from . import remote
-from .errors import Refused
+from . import paths, ssh
+from .errors import ControlError
 from .topology import ROLES, Topology
 
 # Machines worked on at the same time.
@@ -69,7 +69,7 @@ def each(
     def guarded(host: str) -> int:
         try:
             code = work(host)
-        except Refused as error:
+        except ControlError as error:
             text = str(error)
             say(text if text.startswith(f"{host}:") else f"{host}: {text}", file=sys.stderr)
             return 1
@@ -82,7 +82,7 @@ def each(
 
 def say(text: str, file: object = None) -> None:
     """A line of its own, whatever other machines say meanwhile."""
-    with remote.PRINTING:
+    with ssh.PRINTING:
         print(text, file=file or sys.stdout, flush=True)  # type: ignore[arg-type]
 
 
@@ -93,7 +93,7 @@ def label(where: Topology, host: str) -> str:
     return host.ljust(max(map(len, where.machines))) + "  "
 
 
-class NotReached(Refused):
+class NotReached(ControlError):
     """An edge that cannot be asked."""
 
 
@@ -142,7 +142,7 @@ def _wait_for_edge(where: Topology, edge: str, app: str) -> None:
     deadline = time.monotonic() + PATIENCE
     while waiting := _not_used(where, edge, app):
         if time.monotonic() > deadline:
-            raise Refused(
+            raise ControlError(
                 f"{edge} does not use {', '.join(waiting)} after {PATIENCE} s: see"
                 f" 'make ssh HOST={edge}', then journalctl -u haproxy -n 50"
             )
@@ -151,10 +151,10 @@ def _wait_for_edge(where: Topology, edge: str, app: str) -> None:
 
 def _not_used(where: Topology, edge: str, *apps: str) -> list[str]:
     asked = shlex.join(apps)
-    command = f"cd {remote.PLACE} 2>/dev/null && salt-call --out=json edge.waiting {asked} || true"
+    command = f"cd {paths.PLACE} 2>/dev/null && salt-call --out=json edge.waiting {asked} || true"
     try:
-        said = remote.run(where, edge, command)
-    except Refused as error:
+        said = ssh.run(where, edge, command)
+    except ControlError as error:
         # The command itself always succeeds.
         raise NotReached(str(error)) from error
     try:

@@ -1,50 +1,45 @@
-"""`make logs`: what the central logs on the monitor say."""
+"""What the central logs on the monitor say."""
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 
-from . import remote
-from .errors import Refused
+from . import ssh
+from .errors import UserError
+from .options import Options
 from .topology import Topology
 
 
-def words(environment: dict[str, str]) -> list[str]:
-    """Arguments of ``central-logs show``, from SERVICE, HOST, REQUEST, SINCE, FOLLOW and ALL."""
-    found = []
-    for name in ("SERVICE", "HOST", "REQUEST", "SINCE"):
-        value = environment.get(name)
-        if value:
-            # Together with its name: a value that begins with - is a value.
-            found.append(f"--{name.lower()}={value}")
-    follow = environment.get("FOLLOW") or "0"
-    if follow not in ("0", "1"):
-        raise Refused(f"FOLLOW={follow}: use FOLLOW=1 to go on showing what comes", 2)
+def make_arguments(options: Options) -> list[str]:
+    """Arguments of ``central-logs show``."""
+    # Together with its name: a value that begins with - is a value.
+    arguments = [
+        f"--{name}={value}"
+        for name in ("service", "host", "request", "since")
+        if (value := getattr(options, name))
+    ]
     # Each command of the controller is a session and a sudo: who looks at all would see little else.
-    if not any((environment.get(name) or "0") != "0" for name in ("ALL", "SERVICE", "REQUEST")):
-        found.append("--without-own")
-    return [*found, "--follow"] if follow == "1" else found
+    if not (options.all or options.service not in ("", "0") or options.request not in ("", "0")):
+        arguments.append("--without-own")
+    return [*arguments, "--follow"] if options.follow else arguments
 
 
-def command(where: Topology) -> int:
+def show(topology: Topology, options: Options) -> int:
     """Show the central logs; 1 when nothing matches, 2 for what cannot be asked."""
-    asked = words(dict(os.environ))
-    for machine in where.machines.values():
-        if "monitor" in machine.roles:
-            break
-    else:
-        raise Refused(f"topology {where.name} has no machine with role monitor, so no central logs")
-    host = os.environ.get("HOST")
-    if host:
-        where.machine(host)
-    line = "central-logs show " + " ".join(shlex.quote(word) for word in asked)
+    monitors = topology.with_role("monitor")
+    if not monitors:
+        raise UserError(
+            f"topology {topology.name} has no machine with role monitor, so no central logs"
+        )
+    if options.host:
+        topology.machine(options.host)
+    command = f"exec central-logs show {shlex.join(make_arguments(options))}"
     try:
-        code = remote.stream(where, machine.name, f"exec {line}")
+        code = ssh.stream(topology, monitors[0], command.rstrip())
     except KeyboardInterrupt:
         return 0
-    if code == remote.READER_GONE:
+    if code == ssh.READER_GONE:
         # `make logs | head`.
         return 0
     if code == 127:

@@ -15,8 +15,8 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import remote
-from .errors import Refused
+from . import paths, ssh
+from .errors import ControlError
 from .terminal import printable
 from .topology import Topology
 
@@ -81,12 +81,12 @@ class Known:
 
 def services(where: Topology, host: str) -> list[dict[str, Any]]:
     """What a machine says of its own services; Refused when it does not."""
-    command = f"cd {remote.PLACE} && salt-call --out=json report.services"
-    said = remote.run(where, host, command)
+    command = f"cd {paths.PLACE} && salt-call --out=json report.services"
+    said = ssh.run(where, host, command)
     try:
         found = json.loads(said)["local"]
     except (ValueError, KeyError) as error:
-        raise Refused(f"no table of services: {said.strip()[:60] or error}") from error
+        raise ControlError(f"no table of services: {said.strip()[:60] or error}") from error
     assert isinstance(found, list)
     return found
 
@@ -164,8 +164,8 @@ def ask_monitor(where: Topology, metrics: list[str]) -> Known:
     if not monitors:
         return Known(trouble="this topology has no monitor")
     try:
-        return parse(remote.run(where, monitors[0], question(metrics)))
-    except (Refused, ValueError, KeyError) as error:
+        return parse(ssh.run(where, monitors[0], question(metrics)))
+    except (ControlError, ValueError, KeyError) as error:
         first = (str(error).splitlines() or ["?"])[0]
         return Known(trouble=f"{monitors[0]} can't be asked for metrics, logs and alerts: {first}")
 
@@ -263,7 +263,7 @@ def table(where: Topology) -> tuple[str, bool, list[str]]:
         for host, answer in asked.items():
             try:
                 found[host] = answer.result()
-            except Refused as error:
+            except ControlError as error:
                 found[host] = (str(error).splitlines() or ["?"])[0]
     metrics = sorted(
         {

@@ -13,9 +13,9 @@ from typing import Any
 
 import yaml
 
-from .errors import Refused
+from .errors import UserError
+from .paths import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "pillar" / "topologies"
 # In the order in which machines are converged: each before those that need it.
 ROLES = ("store", "app", "edge", "monitor")
@@ -70,7 +70,7 @@ class Topology:
         if name not in self.machines:
             near = difflib.get_close_matches(name, self.machines, 1)
             hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(self.machines)}"
-            raise Refused(f"HOST={name}: no such machine in topology {self.name}; {hint}", 2)
+            raise UserError(f"HOST={name}: no such machine in topology {self.name}; {hint}", 2)
         return self.machines[name]
 
 
@@ -87,13 +87,13 @@ def load(name: str, folder: Path = FOLDER) -> Topology:
     if name not in known:
         near = difflib.get_close_matches(name, known, 1)
         hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}"
-        raise Refused(f"TOPOLOGY={name}: no such topology; {hint}", 2)
+        raise UserError(f"TOPOLOGY={name}: no such topology; {hint}", 2)
     for settings in sorted((folder.parent / "settings").glob("*.sls")):
         # Nothing would ever read it, and what it sets would be missing in silence.
         if settings.stem not in known:
             near = difflib.get_close_matches(settings.stem, known, 1)
             hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}"
-            raise Refused(f"pillar/settings/{settings.name}: no such topology; {hint}", 2)
+            raise UserError(f"pillar/settings/{settings.name}: no such topology; {hint}", 2)
     return read(path)
 
 
@@ -115,11 +115,11 @@ def read(path: Path, name: str | None = None) -> Topology:
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise Refused(f"{path.name}: not a topology: {error}", 2) from error
+        raise UserError(f"{path.name}: not a topology: {error}", 2) from error
     check, schema = _check()
     wrong = check.problems(data, schema, name)
     if wrong:
-        raise Refused(f"{path.name}: {wrong[0]}", 2)
+        raise UserError(f"{path.name}: {wrong[0]}", 2)
     machines = {
         one: Machine(one, given["address"], tuple(given["roles"]))
         for one, given in data["machines"].items()

@@ -33,7 +33,7 @@ from pathlib import Path, PurePath, PurePosixPath
 
 WEBAPP = Path(__file__).resolve().parent
 NAME = "counter"
-# What a version may be, as whatever stores or deploys one takes it (control/store.py).
+# What a version may be, as whatever stores or deploys one takes it (control/artifacts/files.py).
 VERSION = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 
 # The Pythons of Debian 12 and 13. Their extension modules have different names, so that one

@@ -8,12 +8,8 @@ from __future__ import annotations
 
 import concurrent.futures
 import functools
-import json
 import os
 import re
-import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -22,6 +18,8 @@ from typing import Any
 
 import yaml
 
+from control import salt_copy
+
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 # The order in which a request meets them; the monitor looks at all of them.
@@ -29,6 +27,8 @@ ROLES = ("edge", "app", "store", "monitor")
 ANYBODY = "everybody"
 # Formulas whose settings the diagrams quote.
 QUOTED = ("haproxy", "counter", "redis")
+# Settings without which a formula measures nothing.
+OFF_BY_DEFAULT = {"filebeat": {"output": {"kind": "logstash", "hosts": ["logs.example:5044"]}}}
 
 
 @dataclass(frozen=True)
@@ -104,39 +104,34 @@ def _openings(
 
 
 def _ask(folder: Path, topology: str, name: str) -> dict[str, Any]:
-    """What machine ``name`` says of itself; the tree is copied, nothing outside is written."""
-    ignore = shutil.ignore_patterns("__pycache__", "machine.yaml")
-    for part in ("salt", "pillar"):
-        shutil.copytree(ROOT / part, folder / part, ignore=ignore)
+    """
+    What machine ``name`` says of itself: the formulas of its roles, what each lets in (firewall.yaml.j2 as it
+    was written, sources by role), measures (metrics.yaml.j2) and calls its own in the journal (logs.yaml.j2),
+    and the settings of those that are quoted.
+    """
     # The controller writes it; here the release does not matter.
     machine = {"topology": topology, "name": name, "release": "0.0.0"}
-    (folder / "pillar" / "machine.yaml").write_text(yaml.safe_dump(machine), encoding="utf-8")
-    options = yaml.safe_load((ROOT / "salt" / "_etc" / "minion").read_text(encoding="utf-8"))
-    state = folder / "state"
-    options.update(
-        id=name,
-        cachedir=str(state / "cache"),
-        pki_dir=str(state / "pki"),
-        sock_dir=str(state / "sock"),
-        pidfile=str(state / "pid"),
-        log_file=str(state / "log"),
-    )
-    config = folder / "etc" / "minion"
-    config.parent.mkdir()
-    config.write_text(yaml.safe_dump(options), encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, str(Path(__file__).parent / "ask.py"), str(config), *QUOTED],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    if done.returncode:
-        raise RuntimeError(f"{topology}/{name}: Salt ended with {done.returncode}\n{done.stderr}")
-    answer = json.loads(done.stdout)
-    assert isinstance(answer, dict)
-    return answer
+    config = salt_copy.copy_tree(folder, machine)
+    questions: list[list[Any]] = [
+        ["formula.applied", [], {}],
+        ["formula.collect", ["firewall.yaml.j2"], {}],
+        ["formula.collect", ["logs.yaml.j2"], {}],
+        *(["formula.settings", [formula], {}] for formula in QUOTED),
+        # What measures only where the pillar turns it on.
+        ["lay over pillar", [OFF_BY_DEFAULT], {}],
+        ["formula.collect", ["metrics.yaml.j2"], {}],
+    ]
+    ((applied, openings, logs, *settings, _, metrics),) = salt_copy.ask([config], questions)
+    quoted = {
+        formula: own for formula, own in zip(QUOTED, settings, strict=True) if formula in applied
+    }
+    return {
+        "applied": applied,
+        "openings": openings,
+        "logs": logs,
+        "settings": quoted,
+        "metrics": metrics,
+    }
 
 
 @functools.cache
@@ -144,7 +139,7 @@ def load_topology(name: str) -> Topology:
     """
     Topology ``name`` with what each of its machines applies and lets in.
 
-    Raises RuntimeError, with Salt's own words, when a machine does not render.
+    Raises OperationError, with Salt's own words, when a machine does not render.
     """
     path = ROOT / "pillar" / "topologies" / f"{name}.yaml"
     data = yaml.safe_load(path.read_text(encoding="utf-8"))

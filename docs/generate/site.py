@@ -18,7 +18,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from control import environment
+from control import git
 
 from . import facts, tickets
 
@@ -30,7 +30,7 @@ _FENCE = re.compile(r"(?ms)^( *)(`{3,}|~{3,}).*?^\1\2`*~* *$")
 def pages() -> dict[Path, Path]:
     """Every Markdown file of the repository to its place in the stage."""
     found = {}
-    for name in environment.git_files(facts.ROOT, "*.md") or ():
+    for name in git.list_files(facts.ROOT, "*.md") or ():
         path = Path(name)
         if not (facts.ROOT / path).exists() or name == "README.md":
             continue

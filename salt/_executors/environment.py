@@ -1,7 +1,7 @@
 """
 Through which every run of Salt on a machine passes, bare or not (salt/_etc/minion): what a login
 happens to have set changes nothing, and packages that a killed run left half-installed are finished
-before a state relies on them. The controller uses :py:func:`settle` too (control/environment.py).
+before a state relies on them. The controller uses :py:func:`settle` too (control/options.py).
 """
 
 import os

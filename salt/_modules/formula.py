@@ -281,7 +281,7 @@ def problems(pillar=None):
             lines.extend(_explain(name, error))
     lines += [] if lines else _broken_rules(pillar, known)
     if pillar.get("secrets") is not None and not lines:
-        # The controller's were checked there (control/given.py): settings may be taken back before them.
+        # The controller's were checked there (control/credentials/given_secrets.py): settings may be taken back before them.
         others = set((pillar.get("machine") or {}).get("secrets") or ())
         lines += _secret_problems(_plain(pillar["secrets"]), _secrets(pillar), others)
     return lines

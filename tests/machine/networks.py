@@ -15,8 +15,10 @@ from typing import IO, Any
 
 import yaml
 
-from control import lab
-from control.topology import FOLDER, ROOT
+from control import local_state
+from control.lab import containers
+from control.paths import ROOT
+from control.topology import FOLDER
 
 FIRST = 56
 _VARIABLE = "TEST_NETWORK"
@@ -31,7 +33,7 @@ def used_by_another_checkout(number: int) -> bool:
         claim.checkout != ROOT
         and claim.is_in_force
         and claim.address.startswith(f"192.168.{number}.")
-        for claim in lab.claims().values()
+        for claim in containers.read_owners().values()
     )
 
 
@@ -39,7 +41,7 @@ def lease() -> None:
     """Take a network for this run, unless the process that started this one has."""
     if _VARIABLE in os.environ or _held:
         return
-    folder = lab.CACHE / "networks"
+    folder = local_state.CACHE / "networks"
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(FIRST, FIRST + 8):
         handle = open(folder / str(number), "w", encoding="utf-8")  # noqa: SIM115

@@ -22,7 +22,7 @@ import runbooks
 from alarm import FAST, listening, wait_until_quiet
 from lab_machine import Lab
 
-from control.lab import CACHE
+from control import local_state
 
 SDIST = (
     "filebeat==0.0.2 --hash=sha256:d399194dee2760ec098888bd0825c31ef312f07da1cce7b46f16e96a6d9a5197"
@@ -36,7 +36,7 @@ STAND_IN = Path(__file__).with_name("elastic_stand_in.py")
 
 def archive() -> Path:
     """As Elastic packs it: filebeat-VERSION-linux-x86_64/filebeat; made once, kept outside git."""
-    folder = CACHE / "filebeat"
+    folder = local_state.CACHE / "filebeat"
     packed = folder / "filebeat-8.1.3-linux-x86_64.tar.gz"
     if packed.exists():
         return packed

@@ -9,8 +9,9 @@ import subprocess
 import pytest
 from lab_machine import ROOT, Lab
 
-from control import lab as provider
 from control import topology
+from control.lab import containers, vagrant
+from control.options import Options
 
 # Ends dpkg once, after it has unpacked the files of a package and before it knows that it has.
 KILLS_DPKG = "#!/bin/sh\n[ -e /run/died ] || { touch /run/died; kill -9 $PPID; sleep 5; }\n"
@@ -46,11 +47,11 @@ def test_a_package_whose_dpkg_was_killed_is_finished_by_the_next_apply(lab: Lab)
 def test_a_machine_that_was_switched_off_is_started_by_make_up(lab: Lab, how: str) -> None:
     """Its sshd speaks nothing that every Vagrant knows."""
     where = topology.load(lab.topology)
-    if provider.provider(where) != "lxc" or not shutil.which("lxc-stop"):
+    if vagrant.choose_provider(where, Options.read()) != "lxc" or not shutil.which("lxc-stop"):
         pytest.skip("the machine is switched off by lxc")
     before = lab.see()
     stop = ["--kill"] if how == "by force" else []
-    name = provider.container_name(where, lab.host)
+    name = containers.container_name(where, lab.host)
     subprocess.run([ROOT / "lab/enter", "lxc-stop", *stop, "-n", name], check=True, timeout=120)
     said = lab.make("up").stdout
     assert "0 changed, 0 failed" in said

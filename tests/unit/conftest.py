@@ -10,8 +10,6 @@ import importlib.util
 import json
 import os
 import pwd
-import shutil
-import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
@@ -27,6 +25,8 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 # `import control`, whatever folder pytest was started from.
 sys.path.insert(0, str(ROOT))
+
+from control import salt_copy  # noqa: E402
 
 RELEASE = "0.1.0-g0123456789ab"
 # As a machine would have made it; no rendered file but a secret one may hold even its hash.
@@ -91,17 +91,9 @@ def me() -> dict[str, str]:
 
 
 def copy_tree(target: Path, machine: dict[str, str]) -> Path:
-    """
-    The part of the checkout that a machine gets, in `target`, with a minion configuration that
-    writes nothing outside of it. Returns that configuration's path.
-    """
-    target.mkdir(parents=True, exist_ok=True)
-    ignore = shutil.ignore_patterns("__pycache__", "machine.yaml")
-    for part in ("salt", "pillar"):
-        shutil.copytree(ROOT / part, target / part, ignore=ignore)
-    shutil.copy(ROOT / "Saltfile", target)
-    (target / "pillar" / "machine.yaml").write_text(yaml.safe_dump(machine), encoding="utf-8")
-
+    """As control/salt_copy.py copies it, with secrets as the machine would have made them. Returns the
+    path of its minion configuration."""
+    config = salt_copy.copy_tree(target, machine)
     secrets = target / "secrets"
     secrets.mkdir()
     for name, value in SECRETS.items():
@@ -110,38 +102,13 @@ def copy_tree(target: Path, machine: dict[str, str]) -> Path:
     text = module.read_text(encoding="utf-8")
     assert text.count('FOLDER = "/etc/stack/secrets"') == 1
     module.write_text(text.replace('"/etc/stack/secrets"', repr(str(secrets))), encoding="utf-8")
-
-    options = yaml.safe_load((ROOT / "salt" / "_etc" / "minion").read_text(encoding="utf-8"))
-    state = target / "state"
-    options.update(
-        id=machine["name"],
-        cachedir=str(state / "cache"),
-        pki_dir=str(state / "pki"),
-        sock_dir=str(state / "sock"),
-        pidfile=str(state / "pid"),
-        log_file=str(state / "log"),
-    )
-    path = target / "etc" / "minion"
-    path.parent.mkdir()
-    path.write_text(yaml.safe_dump(options), encoding="utf-8")
-    return path
+    return config
 
 
 def ask_salt(tree: Path, questions: list[list[Any]]) -> list[Any]:
     """Answers of real Salt, from within `tree`, to `[function, arguments, keywords]`."""
-    done = subprocess.run(
-        [sys.executable, str(Path(__file__).parent / "in_salt.py"), str(tree / "etc" / "minion")],
-        input=json.dumps(questions),
-        cwd=tree,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert done.returncode == 0, f"Salt ended with {done.returncode}:\n{done.stderr[-4000:]}"
-    answers = json.loads(done.stdout)
-    assert isinstance(answers, list)
-    return answers
+    program = Path(__file__).parent / "in_salt.py"
+    return salt_copy.ask([tree / "etc" / "minion"], questions, program)[0]
 
 
 @dataclass

@@ -1,9 +1,6 @@
 """Run inside real Salt, in a process of its own: what a machine would make of a copied tree.
 
-    python in_salt.py MINION_CONFIG < questions.json > answers.json
-
-`questions`: a list of `[function, arguments, keywords]`; the answers come in the same order.
-The function `render everything` is ours: the lowstate, with every configuration file that its
+As control/salt_answers.py, with functions of our own: `render everything` is the lowstate, with every configuration file that its
 `checked` states would write and every status.yaml.j2 rendered. `render settings` is the same with the
 settings of its argument in the tree's pillar.
 """
@@ -11,7 +8,6 @@ settings of its argument in the tree's pillar.
 from __future__ import annotations
 
 import base64
-import contextlib
 import json
 import re
 import sys
@@ -21,9 +17,9 @@ from typing import Any
 import salt.client
 import salt.config
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bootstrap"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import file_clients
+from control import salt_answers
 
 
 def render_everything(caller: salt.client.Caller) -> dict[str, Any]:
@@ -60,7 +56,7 @@ def without(settings: dict[str, Any], where: str) -> bool:
     return len(above) > 1 and without(settings, ":".join(above))
 
 
-def render_settings(settings: dict[str, Any]) -> dict[str, Any]:
+def render_settings(_: salt.client.Caller, settings: dict[str, Any]) -> dict[str, Any]:
     """
     `{settings, rendered}`: the settings are refused together or one by one with their paths, which are
     taken out until the rest is taken; `{error}` for anything else that goes wrong.
@@ -81,23 +77,5 @@ def render_settings(settings: dict[str, Any]) -> dict[str, Any]:
     return {"error": error}
 
 
-def main() -> None:
-    file_clients.share()
-    options = salt.config.minion_config(sys.argv[1])
-    caller = salt.client.Caller(mopts=options)
-    questions = json.load(sys.stdin)
-    answers: list[Any] = []
-    # Whatever Salt prints must not get between the answers.
-    with contextlib.redirect_stdout(sys.stderr):
-        for function, arguments, keywords in questions:
-            if function == "render everything":
-                answers.append(render_everything(caller))
-            elif function == "render settings":
-                answers.append(render_settings(*arguments))
-            else:
-                answers.append(caller.cmd(function, *arguments, **keywords))
-    json.dump(answers, sys.stdout, default=str)
-
-
 if __name__ == "__main__":
-    main()
+    salt_answers.main(render_everything=render_everything, render_settings=render_settings)

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from control import age
+from control.credentials import age
 
 # Of age's own README and tests.
 KNOWN = "AGE-SECRET-KEY-1GFPYYSJZGFPYYSJZGFPYYSJZGFPYYSJZGFPYYSJZGFPYYSJZGFPQ4EGAEX"

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from control import deploy
+from control.deploy import roll
 
 ROOT = Path(__file__).resolve().parents[2]
 # A lock and the list it is made from.
@@ -228,7 +228,7 @@ def test_a_deploy_waits_for_the_roll_that_its_killed_deployer_left(
     threading.Timer(0.3, first.close).start()
     with converge.take_lock(20) as mine:
         assert mine.seekable()
-    assert deploy.APPLYING in (ROOT / "bootstrap" / "converge").read_text(encoding="utf-8")
+    assert roll.APPLYING in (ROOT / "bootstrap" / "converge").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -264,7 +264,7 @@ def test_only_the_process_that_holds_the_lock_of_applies_is_named(
             wanted = named.replace("{pid}", pid)
             assert said == f"an apply is running on this machine already ({wanted})\n"
             told = subprocess.run(
-                ["sh", "-c", deploy._APPLIER.replace(deploy.APPLYING, str(lock))],
+                ["sh", "-c", roll._APPLIER.replace(roll.APPLYING, str(lock))],
                 capture_output=True,
                 text=True,
                 check=True,

@@ -628,16 +628,17 @@ def test_every_daemon_of_a_machine_is_claimed(
 
 
 def test_make_logs_hands_its_values_over_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    from control import logs, remote, topology
-    from control.errors import Refused
+    from control import logs, ssh, topology
+    from control.errors import ControlError
+    from control.options import Options
 
-    monkeypatch.setattr(remote, "stream", lambda where, host, line: lines.append((host, line)) or 0)
+    monkeypatch.setattr(ssh, "stream", lambda where, host, line: lines.append((host, line)) or 0)
     for name in ("SERVICE", "HOST", "REQUEST", "SINCE", "FOLLOW", "ALL"):
         monkeypatch.delenv(name, raising=False)
     lines: list[tuple[str, str]] = []
     monkeypatch.setenv("REQUEST", "'; reboot #")
     monkeypatch.setenv("SINCE", "-10m")
-    assert logs.command(topology.load("prod")) == 0
+    assert logs.show(topology.load("prod"), Options.read()) == 0
     ((host, sent),) = lines
     assert host == "monitor1"
     import shlex
@@ -650,18 +651,18 @@ def test_make_logs_hands_its_values_over_as_they_are(monkeypatch: pytest.MonkeyP
         "--since=-10m",
     ]
     monkeypatch.setenv("FOLLOW", "yes")
-    with pytest.raises(Refused, match="FOLLOW=yes"):
-        logs.command(topology.load("prod"))
+    with pytest.raises(ControlError, match="FOLLOW=yes"):
+        logs.show(topology.load("prod"), Options.read())
     monkeypatch.setenv("FOLLOW", "1")
     words = {
-        name: logs.words({name: value})
-        for name, value in {"HOST": "a", "SERVICE": "sudo", "REQUEST": "x", "ALL": "1"}.items()
+        name: logs.make_arguments(Options(**{name.lower(): value}))
+        for name, value in {"HOST": "a", "SERVICE": "sudo", "REQUEST": "x", "ALL": True}.items()
     }
     own = {name for name, given in words.items() if "--without-own" in given}
     assert own == {"HOST"}, "asked for anything, all of it is shown"
     monkeypatch.setenv("HOST", "edge9")
-    with pytest.raises(Refused, match="edge9"):
-        logs.command(topology.load("prod"))
+    with pytest.raises(ControlError, match="edge9"):
+        logs.show(topology.load("prod"), Options.read())
 
 
 def test_where_the_logs_are_is_the_same_everywhere_and_no_setting(

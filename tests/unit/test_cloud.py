@@ -20,8 +20,25 @@ import pytest
 import yaml
 from standin_digitalocean import SIZES, TOKEN, Standin
 
-from control import access, cloud, deploy, lab, openings, remote, topology, vault
-from control.errors import Refused
+from control import apply, bundle, controller_state, local_state, releases, ssh, topology
+from control.cloud import (
+    account,
+    addresses,
+    firewalls,
+    hooks,
+    inbound_rules,
+    login,
+    machines,
+    plan,
+    removal,
+    salt_cloud,
+)
+from control.cloud.plan import Plan
+from control.commands import cloud_plan as cloud_plan_command
+from control.credentials import shared_secrets
+from control.errors import ControlError
+from control.options import Options
+from control.topology import FOLDER, Machine, Topology
 
 ROOT = Path(__file__).resolve().parents[2]
 # What the formulas let in, as far as these tests need it; rendered for real in one test.
@@ -46,14 +63,14 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[Standin]:
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Nothing is written into this checkout; salt-cloud is only pretended to converge."""
-    monkeypatch.setattr(cloud, "STATE", tmp_path / "cloud")
-    monkeypatch.setattr(cloud, "KEY", tmp_path / "cloud" / "id_ed25519")
-    monkeypatch.setattr(cloud, "TREE", tmp_path / "cloud" / "tree.tar.gz")
-    monkeypatch.setattr(lab, "state", lambda where: tmp_path / where.name)
-    monkeypatch.setattr(lab, "CACHE", tmp_path / "cache")
-    monkeypatch.setattr(cloud, "LOOK", 0.05)
+    monkeypatch.setattr(account, "STATE", tmp_path / "cloud")
+    monkeypatch.setattr(account, "KEY", tmp_path / "cloud" / "id_ed25519")
+    monkeypatch.setattr(hooks, "TREE", tmp_path / "cloud" / "tree.tar.gz")
+    monkeypatch.setattr(local_state, "folder", lambda where: tmp_path / where.name)
+    monkeypatch.setattr(local_state, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(account, "LOOK", 0.05)
     # Droplets of the stand-in that let everybody in at once.
-    monkeypatch.setattr(remote, "ssh", lambda *_, **__: ["true"])
+    monkeypatch.setattr(ssh, "command_line", lambda *_, **__: ["true"])
 
     def said(_: Path, name: str, machines: list[str]) -> dict[str, list[dict[str, Any]]]:
         known = topology.load(name).machines
@@ -62,7 +79,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             for one in machines
         }
 
-    monkeypatch.setattr(openings, "of", said)
+    monkeypatch.setattr(inbound_rules, "ask_machines", said)
     return tmp_path
 
 
@@ -72,15 +89,22 @@ class Applied:
     def __init__(self, code: int = 0) -> None:
         self.code, self.machines, self.gone = code, dict[str, str](), list[str]()
 
-    def __call__(self, where: topology.Topology, gone: Sequence[str]) -> int:
+    def __call__(self, where: Topology, _: Options, gone: Sequence[str]) -> int:
         self.gone = list(gone)
         self.machines = {name: one.address for name, one in where.machines.items()}
         return self.code
 
 
-def made(api: Standin, where: topology.Topology) -> None:
+def make_up(where: Topology, applied: Any) -> int:
+    """`make cloud-up` with ``applied`` in place of the apply."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(apply, "apply", applied)
+        return machines.up(where, Options.read())
+
+
+def made(api: Standin, where: Topology) -> None:
     """The topology's droplets, as salt-cloud would have made them."""
-    for one in cloud.wanted(where):
+    for one in plan.list_wanted(where):
         body = {
             "name": one.name, "region": one.region, "size": one.size, "image": one.image,
             "tags": list(one.tags), "backups": one.backups,
@@ -94,11 +118,11 @@ def made(api: Standin, where: topology.Topology) -> None:
 def by_salt_cloud(api: Standin) -> Any:
     """In place of salt-cloud: what the map names is made, with the map's own words."""
 
-    def run(where: topology.Topology, todo: cloud.Plan) -> None:
-        profiles = cloud._configured("profiles")
+    def run(where: Topology, todo: Plan) -> None:
+        profiles = account.read_settings("profiles")
         vpcs = {one["name"]: one["id"] for one in api.vpcs.values()}
-        for profile, machines in cloud.make_map(where, todo.create).items():
-            for one in machines:
+        for profile, listed in salt_cloud.make_map(where, todo.create).items():
+            for one in listed:
                 ((name, own),) = one.items()
                 given = profiles[profile]
                 body = {
@@ -120,7 +144,7 @@ def by_salt_cloud(api: Standin) -> Any:
 def test_a_plan_says_what_would_be_made_and_its_price(
     api: Standin, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cloud.plan(topology.load("prod")) == 0
+    assert cloud_plan_command.run(topology.load("prod"), Options.read()) == 0
     said = capsys.readouterr().out
     for name in ("prod-edge1", "prod-app1", "prod-app2", "prod-store1", "prod-monitor1"):
         assert f"+ create   droplet {name}: " in said
@@ -144,7 +168,7 @@ def test_a_plan_names_what_differs_and_what_is_too_many(
         "tags": ["counter:prod"],
     })  # fmt: skip
     time.sleep(api.lag + api.pace)
-    cloud.plan(where)
+    cloud_plan_command.run(where, Options.read())
     said = capsys.readouterr().out
     assert "! differs  droplet prod-app2: size is s-2vcpu-4gb, the profile says s-1vcpu-1gb" in said
     assert "- destroy  droplet prod-app9: not in the topology" in said
@@ -153,7 +177,7 @@ def test_a_plan_names_what_differs_and_what_is_too_many(
 
 def profiles(monkeypatch: pytest.MonkeyPatch, **changes: dict[str, Any]) -> None:
     """The project's profiles, with `changes` laid over some of them."""
-    configured = cloud._configured
+    configured = account.read_settings
 
     def changed(what: str) -> dict[str, Any]:
         found = configured(what)
@@ -161,7 +185,7 @@ def profiles(monkeypatch: pytest.MonkeyPatch, **changes: dict[str, Any]) -> None
             found = {name: {**one, **changes.get(name, {})} for name, one in found.items()}
         return found
 
-    monkeypatch.setattr(cloud, "_configured", changed)
+    monkeypatch.setattr(account, "read_settings", changed)
 
 
 @pytest.mark.parametrize(
@@ -181,17 +205,17 @@ def test_backups_cost_what_their_plan_does_before_and_after(
     where = topology.load("dev")
     profiles(monkeypatch, prod=given)
     price = f"{SIZES['s-2vcpu-2gb'][4] * factor:.2f}"
-    assert cloud.plan(where) == 0
+    assert cloud_plan_command.run(where, Options.read()) == 0
     said = capsys.readouterr().out
     assert f"$0.00 a month now, ${price} afterwards" in said
     assert (f" with {word} backups" in said) == bool(word) == (" backups" in said)
     made(api, where)
-    assert cloud.plan(where) == 0
+    assert cloud_plan_command.run(where, Options.read()) == 0
     said = capsys.readouterr().out
     assert f"${price} a month now, ${price} afterwards" in said and "differs" not in said
     # Another plan is a difference, and is paid as it is.
     profiles(monkeypatch, prod={"backup_policy": {"plan": "weekly", "hour": 20}, "backups": None})
-    assert cloud.plan(where) == 0
+    assert cloud_plan_command.run(where, Options.read()) == 0
     said = capsys.readouterr().out
     assert f"${price} a month now, ${price} afterwards" in said
     should = "the profile says 20" if word == "weekly" else "the profile says "
@@ -221,8 +245,11 @@ def test_a_plan_refuses_what_cannot_be_had(
     api.unavailable.add("s-4vcpu-8gb")
     profiles(monkeypatch, prod=given)
     where = topology.load("dev")
-    for run in (lambda: cloud.plan(where), lambda: cloud.up(where, Applied())):
-        with pytest.raises(Refused, match=re.escape(said)) as refused:
+    for run in (
+        lambda: cloud_plan_command.run(where, Options.read()),
+        lambda: make_up(where, Applied()),
+    ):
+        with pytest.raises(ControlError, match=re.escape(said)) as refused:
             run()
         assert refused.value.code == 2 and str(refused.value).startswith("cloud/cloud.profiles.d: ")
     assert not [one for one in api.requests if one[0] != "GET"]
@@ -235,13 +262,13 @@ def test_a_plan_names_an_image_and_a_region_by_name_too(
     made(api, where)
     for location in ("Frankfurt 1", "fra"):
         profiles(monkeypatch, prod={"image": "Debian 13 x64", "location": location})
-        assert cloud.plan(where) == 0
+        assert cloud_plan_command.run(where, Options.read()) == 0
         assert "differs" not in capsys.readouterr().out
     # A network is made by the region's slug.
     roles = ("edge", "app", "store", "monitor")
     profiles(monkeypatch, **{role: {"location": "Frankfurt 1"} for role in roles})
-    monkeypatch.setattr(cloud, "_salt_cloud", by_salt_cloud(api))
-    assert cloud.up(topology.load("prod"), Applied()) == 0
+    monkeypatch.setattr(salt_cloud, "make_droplets", by_salt_cloud(api))
+    assert make_up(topology.load("prod"), Applied()) == 0
     network = next(one for one in api.vpcs.values() if one["name"] == "counter-prod")
     assert network["region"] == "fra1"
 
@@ -253,11 +280,11 @@ def test_a_plan_sees_a_droplet_with_gpus(
     where = topology.load("dev")
     profiles(monkeypatch, prod={"size": "gpu-h100x1-80gb", "location": "nyc3"})
     made(api, where)
-    assert cloud.plan(where) == 0
+    assert cloud_plan_command.run(where, Options.read()) == 0
     said = capsys.readouterr().out
     assert "= keep     droplet dev" in said and "+ create   droplet" not in said
     monkeypatch.setenv("YES", "1")
-    assert cloud.down(where) == 0
+    assert removal.down(where, Options.read()) == 0
     assert api.names() == []
 
 
@@ -274,10 +301,10 @@ def test_an_account_that_lacks_optional_fields_is_planned_and_used(
         return said
 
     api.odd.append(("GET", "/v2/.*", without))
-    monkeypatch.setattr(cloud, "_salt_cloud", by_salt_cloud(api))
+    monkeypatch.setattr(salt_cloud, "make_droplets", by_salt_cloud(api))
     where = topology.load("dev")
     for _ in range(2):
-        assert cloud.up(where, Applied()) == 0
+        assert make_up(where, Applied()) == 0
     assert api.names() == ["dev"]
 
 
@@ -293,7 +320,7 @@ def public(firewall: dict[str, Any]) -> list[str]:
 def test_the_cloud_firewall_is_what_the_formulas_let_in() -> None:
     """Rendered by real Salt, from the same files as firewalld's on the machine."""
     where = topology.load("prod")
-    found = {one["name"]: one for one in cloud.firewalls(where)}
+    found = {one["name"]: one for one in firewalls.make_firewalls(where)}
     edge, store = found["counter-prod-edge"], found["counter-prod-store"]
     assert {"22", "80", "443"} <= set(public(edge))
     assert public(store) == ["22"], "the store is open to nobody but machines"
@@ -303,9 +330,9 @@ def test_the_cloud_firewall_is_what_the_formulas_let_in() -> None:
 
 def test_a_topology_without_a_profile_for_its_roles_is_refused(here: Path) -> None:
     where = topology.load("prod")
-    odd = topology.Machine("odd", "192.168.56.99", ("edge", "store"))
-    with pytest.raises(Refused, match="no profile edge-store for odd"):
-        cloud.wanted(topology.Topology("x", "x.test", where.network, {"odd": odd}))
+    odd = Machine("odd", "192.168.56.99", ("edge", "store"))
+    with pytest.raises(ControlError, match="no profile edge-store for odd"):
+        plan.list_wanted(Topology("x", "x.test", where.network, {"odd": odd}))
 
 
 # --- make, make again, remove ------------------------------------------------------------------------
@@ -314,39 +341,39 @@ def test_a_topology_without_a_profile_for_its_roles_is_refused(here: Path) -> No
 def test_the_second_time_there_is_nothing_to_do_and_removing_leaves_nothing(
     api: Standin, here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cloud, "_salt_cloud", by_salt_cloud(api))
+    monkeypatch.setattr(salt_cloud, "make_droplets", by_salt_cloud(api))
     where, applied = topology.load("prod"), Applied()
     keys, tags = len(api.keys), set(api.tags)
-    assert cloud.up(where, applied) == 0
+    assert make_up(where, applied) == 0
     network = next(one for one in api.vpcs.values() if one["name"] == "counter-prod")
     for droplet in api.droplets.values():
         assert droplet["vpc_uuid"] == network["id"]
-        assert applied.machines[droplet["name"].removeprefix("prod-")] == cloud.address_of(
+        assert applied.machines[droplet["name"].removeprefix("prod-")] == account.find_address(
             droplet, "private"
         )
     # What every machine is given is a topology like the checkout's, checked like it.
     given = topology.read(here / "prod" / "cloud.yaml", "prod")
     assert str(given.network) == network["ip_range"] and len(given.machines) == 5
-    assert cloud.public(where) == cloud.address_of(
+    assert addresses.read_public_address(where) == account.find_address(
         next(one for one in api.droplets.values() if one["name"] == "prod-edge1")
     )
     before = len([one for one in api.requests if one[0] != "GET"])
     capsys.readouterr()
-    assert cloud.up(where, applied) == 0
+    assert make_up(where, applied) == 0
     assert "nothing to do" in capsys.readouterr().out
     later = [one for one in api.requests if one[0] != "GET"][before:]
     assert {one[1] for one in later} <= {"/v2/tags"}, "tags that are there are no change"
 
-    with pytest.raises(Refused, match="YES=1"):
-        cloud.down(where)
+    with pytest.raises(ControlError, match="YES=1"):
+        removal.down(where, Options.read())
     assert len(api.names()) == 5, "nobody said yes"
     monkeypatch.setenv("YES", "1")
-    assert cloud.down(where) == 0
+    assert removal.down(where, Options.read()) == 0
     assert "$37.80 a month now, $0.00 afterwards" in capsys.readouterr().out
     assert api.names() == [] and not api.firewalls and api.tags == tags and len(api.keys) == keys
     assert [one["name"] for one in api.vpcs.values() if not one["default"]] == []
     assert not (here / "prod").exists()
-    cloud.down(where)
+    removal.down(where, Options.read())
     assert "nothing of topology prod is on DigitalOcean" in capsys.readouterr().out
 
 
@@ -358,15 +385,15 @@ def test_removing_leaves_the_default_network_of_a_region_and_ends(
     with Standin(pace=0.05, lag=0.02, default_vpcs=False) as api:
         for name, value in api.environment().items():
             monkeypatch.setenv(name, value)
-        monkeypatch.setattr(cloud, "_salt_cloud", by_salt_cloud(api))
+        monkeypatch.setattr(salt_cloud, "make_droplets", by_salt_cloud(api))
         monkeypatch.setenv("YES", "1")
         where = topology.load("prod")
-        assert cloud.up(where, Applied()) == 0
+        assert make_up(where, Applied()) == 0
         (network,) = api.vpcs.values()
         assert network["default"] and network["name"] == "counter-prod"
         for said in ("is left on DigitalOcean", "is on DigitalOcean"):
             capsys.readouterr()
-            assert cloud.down(where) == 0
+            assert removal.down(where, Options.read()) == 0
             assert (
                 f"nothing of topology prod {said} but private network counter-prod: it is the default"
                 in capsys.readouterr().out
@@ -375,28 +402,28 @@ def test_removing_leaves_the_default_network_of_a_region_and_ends(
         assert api.count("DELETE", "/v2/vpcs/.*") == 0
         assert not (here / "prod").exists()
         # It serves again.
-        assert cloud.up(where, Applied()) == 0
+        assert make_up(where, Applied()) == 0
         assert {one["vpc_uuid"] for one in api.droplets.values()} == {network["id"]}
 
 
 def test_removing_leaves_a_network_that_others_are_in_and_ends(
     api: Standin, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cloud, "_salt_cloud", by_salt_cloud(api))
+    monkeypatch.setattr(salt_cloud, "make_droplets", by_salt_cloud(api))
     monkeypatch.setenv("YES", "1")
     where = topology.load("prod")
-    assert cloud.up(where, Applied()) == 0
+    assert make_up(where, Applied()) == 0
     network = next(one for one in api.vpcs.values() if one["name"] == "counter-prod")
     other = {"name": "x", "region": "fra1", "size": "s-1vcpu-1gb", "image": "debian-13-x64"}
     made = api._create_droplet(None, {}, {**other, "vpc_uuid": network["id"]})[1]["droplet"]
-    monkeypatch.setattr(cloud, "MEMBERS", 0.1)
-    assert cloud.down(where) == 0
+    monkeypatch.setattr(removal, "MEMBERS", 0.1)
+    assert removal.down(where, Options.read()) == 0
     assert f"others are in it (do:droplet:{made['id']})" in capsys.readouterr().out
     assert api.names() == ["x"] and not api.firewalls and not (here / "prod").exists()
     api._delete_droplet([made["id"]], None, None)
     # A network forgets a machine a while after it has gone: that is waited for.
-    monkeypatch.setattr(cloud, "MEMBERS", 60)
-    assert cloud.down(where) == 0
+    monkeypatch.setattr(removal, "MEMBERS", 60)
+    assert removal.down(where, Options.read()) == 0
     assert network["id"] not in api.vpcs
 
 
@@ -408,11 +435,11 @@ def test_a_token_of_another_account_makes_nobody_forget_the_topology(
     (here / "prod" / "secrets" / "backup-identity").write_text("AGE-SECRET-KEY-1")
     (here / "prod" / "provider").write_text("digitalocean\n")
     monkeypatch.setenv("YES", "1")
-    with pytest.raises(Refused, match="is the token another account's"):
-        cloud.down(where)
+    with pytest.raises(ControlError, match="is the token another account's"):
+        removal.down(where, Options.read())
     assert (here / "prod" / "secrets" / "backup-identity").exists()
     monkeypatch.setenv("FORCE", "1")
-    assert cloud.down(where) == 0
+    assert removal.down(where, Options.read()) == 0
     assert not (here / "prod").exists()
     (kept,) = here.glob("prod.removed-*/secrets/backup-identity")
     assert kept.read_text() == "AGE-SECRET-KEY-1", "what opens the backups outlives the machines"
@@ -431,9 +458,9 @@ def test_what_lists_did_not_know_yet_is_removed_too(
     api._create_droplet(None, {}, late)
     (made_late,) = [one for one in api.droplets.values() if one["status"] == "new"]
     made_late["_made"] += 0.75
-    monkeypatch.setattr(cloud, "LOOK", 0.25)
+    monkeypatch.setattr(account, "LOOK", 0.25)
     monkeypatch.setenv("YES", "1")
-    assert cloud.down(where) == 0
+    assert removal.down(where, Options.read()) == 0
     assert api.names() == []
 
 
@@ -443,35 +470,35 @@ def test_what_cannot_be_removed_is_a_failure(
     where = topology.load("prod")
     made(api, where)
     monkeypatch.setenv("YES", "1")
-    monkeypatch.setattr(cloud, "PATIENCE", 0)
+    monkeypatch.setattr(account, "PATIENCE", 0)
     # Accepted, and not done.
-    monkeypatch.setattr(type(cloud._api()), "remove_droplet", lambda *_: None)
-    with pytest.raises(Refused, match="prod-app1.*: still there, and paid"):
-        cloud.down(where)
+    monkeypatch.setattr(type(account.connect()), "remove_droplet", lambda *_: None)
+    with pytest.raises(ControlError, match="prod-app1.*: still there, and paid"):
+        removal.down(where, Options.read())
 
 
 def test_a_machine_with_another_role_gets_its_tags_and_firewall(
     api: Standin, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cloud, "_salt_cloud", by_salt_cloud(api))
+    monkeypatch.setattr(salt_cloud, "make_droplets", by_salt_cloud(api))
     where = topology.load("prod")
-    assert cloud.up(where, Applied()) == 0
+    assert make_up(where, Applied()) == 0
     tagged = next(one for one in api.droplets.values() if one["name"] == "prod-app2")
     tagged["tags"].append("team:ops")
     machines = {**where.machines, "app2": replace(where.machines["app2"], roles=("monitor",))}
     other = replace(where, machines=machines)
     seen: list[list[str]] = []
 
-    def apply(where: topology.Topology, gone: Sequence[str]) -> int:
+    def applied(where: Topology, _: Options, gone: Sequence[str]) -> int:
         seen.append(list(tagged["tags"]))
         return 0
 
-    assert cloud.up(other, apply) == 0
+    assert make_up(other, applied) == 0
     line = "~ change   tags of droplet prod-app2: +counter:prod:monitor -counter:prod:app"
     assert line in capsys.readouterr().out
     assert {"counter:prod:app", "counter:prod:monitor"} <= set(seen[0]), "until it has changed"
     assert set(tagged["tags"]) == {"counter", "counter:prod", "counter:prod:monitor", "team:ops"}
-    assert cloud.up(other, apply) == 0
+    assert make_up(other, applied) == 0
     assert "nothing to do" in capsys.readouterr().out
 
 
@@ -483,9 +510,9 @@ def test_to_add_and_to_take_away_at_once_is_refused(
     machines = {name: one for name, one in where.machines.items() if name != "app2"}
     machines["app3"] = replace(where.machines["app2"], name="app3")
     monkeypatch.setenv("YES", "1")
-    monkeypatch.setattr(cloud, "firewalls", lambda _: [])
-    with pytest.raises(Refused, match="lost app2 and gained app3: first add"):
-        cloud.up(replace(where, machines=machines), Applied())
+    monkeypatch.setattr(firewalls, "make_firewalls", lambda _: [])
+    with pytest.raises(ControlError, match="lost app2 and gained app3: first add"):
+        make_up(replace(where, machines=machines), Applied())
     assert len(api.names()) == 5
 
 
@@ -495,25 +522,25 @@ def test_machines_are_converged_once_they_let_in_and_have_booted(
     where = topology.load("prod")
     asked: list[tuple[str, str]] = []
 
-    def ssh(_: Any, host: str, command: str, **__: Any) -> list[str]:
+    def command_line(_: Any, host: str, command: str, **__: Any) -> list[str]:
         asked.append((host, command))
         tries = asked.count((host, "true"))
         if command == "true" and (host == "app2" or tries < 3):
             return ["sh", "-c", "echo Connection refused >&2; exit 255"]
         return ["true"]
 
-    monkeypatch.setattr(remote, "ssh", ssh)
-    monkeypatch.setattr(cloud, "REACH", 0.5)
-    cloud.wait_for_login(where)
+    monkeypatch.setattr(ssh, "command_line", command_line)
+    monkeypatch.setattr(login, "REACH", 0.5)
+    login.wait_for_login(where)
     said = capsys.readouterr()
     assert "app1: waiting for ssh (Connection refused)" in said.out
     assert "app1: ready after" in said.out
     assert said.err == "app2: ssh still does not let us in after 0.5 s: Connection refused\n"
     booted = [host for host, command in asked if "cloud-init status --wait" in command]
     assert sorted(booted) == ["app1", "edge1", "monitor1", "store1"]
-    monkeypatch.setattr(remote, "ssh", lambda *_, **__: ["false"])
-    with pytest.raises(Refused, match="no machine of topology prod could be used"):
-        cloud.wait_for_login(where)
+    monkeypatch.setattr(ssh, "command_line", lambda *_, **__: ["false"])
+    with pytest.raises(ControlError, match="no machine of topology prod could be used"):
+        login.wait_for_login(where)
 
 
 def test_trusted_clients_of_the_operators_own_stay_trusted(
@@ -522,18 +549,18 @@ def test_trusted_clients_of_the_operators_own_stay_trusted(
     where = topology.load("prod")
     made(api, where)
     droplets = {one["name"]: one for one in api.droplets.values()}
-    text = (topology.FOLDER / "prod.yaml").read_text()
+    text = (FOLDER / "prod.yaml").read_text()
     (here / "files").mkdir()
     written = here / "files" / "prod.yaml"
-    monkeypatch.setattr(cloud, "FOLDER", written.parent)
+    monkeypatch.setattr(addresses, "FOLDER", written.parent)
     written.write_text(text.replace("[192.168.56.1]", "[192.168.56.1, 198.51.100.7]"))
-    cloud.write_access(where, droplets)
+    addresses.write_access(where, droplets)
     given = yaml.safe_load((here / "prod" / "cloud.yaml").read_text())
     assert given["trusted"] == ["198.51.100.7"], "the lab's host is nobody in a cloud"
-    cloud.notice(where)
+    addresses.warn_of_changed_topology(where)
     assert capsys.readouterr().err == ""
     written.write_text(text.replace("memory: 1024", "memory: 2048"))
-    cloud.notice(where)
+    addresses.warn_of_changed_topology(where)
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "has changed since 'make cloud-up'" in said
 
@@ -542,7 +569,7 @@ def test_after_a_crash_of_salt_cloud_the_account_is_asked_what_was_made(
     api: Standin, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     where = topology.load("prod")
-    todo = cloud.make_plan(cloud._api(), where)
+    todo = plan.make_plan(account.connect(), where)
     first = todo.create[0]
 
     def crash(line: list[str]) -> int:
@@ -555,14 +582,18 @@ def test_after_a_crash_of_salt_cloud_the_account_is_asked_what_was_made(
         api._create_droplet(None, {}, {**body, "tags": list(first.tags)})
         return 137
 
-    monkeypatch.setattr(cloud, "_ended", crash)
-    with pytest.raises(Refused, match=f"137 and no answer.*made, and paid: {first.name}: run it"):
-        cloud._salt_cloud(where, todo)
+    monkeypatch.setattr(salt_cloud, "wait_for_salt_cloud", crash)
+    with pytest.raises(
+        ControlError, match=f"137 and no answer.*made, and paid: {first.name}: run it"
+    ):
+        salt_cloud.make_droplets(where, todo)
 
 
 def test_ctrl_c_waits_for_what_salt_cloud_cleans_up(tmp_path: Path) -> None:
     began = "trap 'sleep 1; echo cleaned >&2; exit 1' INT; echo began; while :; do sleep 0.1; done"
-    code = f"from control import cloud; cloud._ended(['sh', '-c', {began!r}])"
+    code = (
+        f"from control.cloud import salt_cloud as s; s.wait_for_salt_cloud(['sh', '-c', {began!r}])"
+    )
     with subprocess.Popen(
         [sys.executable, "-c", code], cwd=ROOT, start_new_session=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -589,7 +620,7 @@ def test_what_the_lab_and_other_topologies_have_is_left_alone(
     api._create_firewall(None, None, shield)
     time.sleep(api.pace + api.lag)
     monkeypatch.setenv("YES", "1")
-    cloud.down(topology.load("prod"))
+    removal.down(topology.load("prod"), Options.read())
     assert len(api.names()) == 2 and len(api.firewalls) == 4
     assert {"counter", "counter:production"} <= api.tags
 
@@ -601,14 +632,14 @@ def test_a_machine_that_left_the_topology_is_destroyed_after_a_yes(
     made(api, where)
     (here / "prod").mkdir()
     (here / "prod" / "provider").write_text("digitalocean\n")
-    monkeypatch.setattr(cloud, "_salt_cloud", by_salt_cloud(api))
+    monkeypatch.setattr(salt_cloud, "make_droplets", by_salt_cloud(api))
     machines = {name: one for name, one in where.machines.items() if name != "app2"}
-    fewer = topology.Topology("prod", where.domain, where.network, machines)
-    with pytest.raises(Refused, match="destroy prod-app2, and all that is on them?"):
-        cloud.up(fewer, applied)
+    fewer = Topology("prod", where.domain, where.network, machines)
+    with pytest.raises(ControlError, match="destroy prod-app2, and all that is on them?"):
+        make_up(fewer, applied)
     assert "prod-app2" in api.names()
     monkeypatch.setenv("YES", "1")
-    assert cloud.up(fewer, applied) == 0
+    assert make_up(fewer, applied) == 0
     assert "prod-app2" not in api.names() and len(api.names()) == 4
     assert applied.gone == ["app2"], "its peers are told before it goes"
 
@@ -619,11 +650,11 @@ def test_the_cloud_and_the_lab_do_not_forget_each_others_machines(
     where = topology.load("dev")
     (here / "dev").mkdir()
     (here / "dev" / "provider").write_text("lxc\n")
-    with pytest.raises(Refused, match="is up in the lab"):
-        cloud.up(where, Applied())
+    with pytest.raises(ControlError, match="is up in the lab"):
+        make_up(where, Applied())
     (here / "dev" / "provider").write_text("digitalocean\n")
-    with pytest.raises(Refused, match="and paid"):
-        cloud.refuse_here(where)
+    with pytest.raises(ControlError, match="and paid"):
+        addresses.refuse_cloud(where)
 
 
 def test_nothing_leads_from_making_a_topology_to_destroying_it(
@@ -633,41 +664,45 @@ def test_nothing_leads_from_making_a_topology_to_destroying_it(
     where = topology.load("dev")
     (here / "dev").mkdir()
     (here / "dev" / "provider").write_text("digitalocean\n")
-    monkeypatch.setattr(cloud, "_salt_cloud", by_salt_cloud(api))
-    monkeypatch.setattr(cloud, "REACH", 0.1)
+    monkeypatch.setattr(salt_cloud, "make_droplets", by_salt_cloud(api))
+    monkeypatch.setattr(login, "REACH", 0.1)
     refusals = []
-    with pytest.raises(Refused, match="'make cloud-up TOPOLOGY=dev' makes what is missing") as no:
-        cloud.refuse_here(where)
+    with pytest.raises(
+        ControlError, match="'make cloud-up TOPOLOGY=dev' makes what is missing"
+    ) as no:
+        addresses.refuse_cloud(where)
     refusals.append(str(no.value))
-    with pytest.raises(Refused, match="not converged: mend the above, then 'make apply") as no:
-        cloud.up(where, Applied(1))
+    with pytest.raises(ControlError, match="not converged: mend the above, then 'make apply") as no:
+        make_up(where, Applied(1))
     refusals.append(str(no.value))
-    monkeypatch.setattr(remote, "ssh", lambda *_, **__: ["false"])
-    with pytest.raises(Refused, match="then 'make cloud-up TOPOLOGY=dev' again") as no:
-        cloud.up(where, Applied())
+    monkeypatch.setattr(ssh, "command_line", lambda *_, **__: ["false"])
+    with pytest.raises(ControlError, match="then 'make cloud-up TOPOLOGY=dev' again") as no:
+        make_up(where, Applied())
     refusals.append(str(no.value))
     assert not [one for one in refusals if "cloud-down" in one]
-    with pytest.raises(Refused, match="'make cloud-down TOPOLOGY=dev' lists what it would destroy"):
-        cloud.refuse_here(where, down=True)
+    with pytest.raises(
+        ControlError, match="'make cloud-down TOPOLOGY=dev' lists what it would destroy"
+    ):
+        addresses.refuse_cloud(where, down=True)
 
 
 def test_a_droplet_that_is_off_is_started(
     api: Standin, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     where, applied = topology.load("prod"), Applied()
-    monkeypatch.setattr(cloud, "_salt_cloud", by_salt_cloud(api))
-    assert cloud.up(where, applied) == 0
+    monkeypatch.setattr(salt_cloud, "make_droplets", by_salt_cloud(api))
+    assert make_up(where, applied) == 0
     off = [one for one in api.droplets.values() if one["name"] in ("prod-app1", "prod-edge1")]
     for one in off:
         one["status"] = "off"
     capsys.readouterr()
-    assert cloud.plan(where) == 0
+    assert cloud_plan_command.run(where, Options.read()) == 0
     assert "~ start    droplet prod-app1: it is off" in capsys.readouterr().out
     assert [one["status"] for one in off] == ["off", "off"], "a plan changes nothing"
-    assert cloud.up(where, applied) == 0
+    assert make_up(where, applied) == 0
     assert [one["status"] for one in off] == ["active", "active"]
     assert "starting prod-edge1" in capsys.readouterr().out
-    assert cloud.up(where, applied) == 0
+    assert make_up(where, applied) == 0
     assert "nothing to do" in capsys.readouterr().out
     assert len(api.names()) == 5
 
@@ -676,14 +711,14 @@ def test_a_droplet_that_does_not_start_is_named(
     api: Standin, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     where = topology.load("dev")
-    monkeypatch.setattr(cloud, "_salt_cloud", by_salt_cloud(api))
-    assert cloud.up(where, Applied()) == 0
+    monkeypatch.setattr(salt_cloud, "make_droplets", by_salt_cloud(api))
+    assert make_up(where, Applied()) == 0
     (droplet,) = api.droplets.values()
     droplet["status"] = "off"
-    monkeypatch.setattr(cloud, "PATIENCE", 0)
+    monkeypatch.setattr(account, "PATIENCE", 0)
     api.pace = 600
-    with pytest.raises(Refused, match="dev: still off after 0 s: see the control panel"):
-        cloud.up(where, Applied())
+    with pytest.raises(ControlError, match="dev: still off after 0 s: see the control panel"):
+        make_up(where, Applied())
 
 
 def test_another_checkout_is_told_how_to_take_over_and_can(
@@ -695,38 +730,38 @@ def test_another_checkout_is_told_how_to_take_over_and_can(
 ) -> None:
     """The controller's disk is lost; what was sealed opens every machine, old and new."""
     where = topology.load("prod")
-    monkeypatch.setattr(cloud, "_salt_cloud", by_salt_cloud(api))
-    assert cloud.up(where, Applied()) == 0
-    old = cloud.KEY.read_text()
+    monkeypatch.setattr(salt_cloud, "make_droplets", by_salt_cloud(api))
+    assert make_up(where, Applied()) == 0
+    old = account.KEY.read_text()
     (here / "prod" / "known_hosts").write_text("203.0.113.2 ssh-ed25519 AAAA\n")
     for machine in where.machines.values():
-        vault.of(where, machine)
-    packed = access.pack(where)
+        shared_secrets.make_for(where, machine)
+    packed = controller_state.export_state(where)
     other = tmp_path_factory.mktemp("other")
-    monkeypatch.setattr(lab, "state", lambda where: other / where.name)
-    monkeypatch.setattr(cloud, "STATE", other / "cloud")
-    monkeypatch.setattr(cloud, "KEY", other / "cloud" / "id_ed25519")
+    monkeypatch.setattr(local_state, "folder", lambda where: other / where.name)
+    monkeypatch.setattr(account, "STATE", other / "cloud")
+    monkeypatch.setattr(account, "KEY", other / "cloud" / "id_ed25519")
     del api.requests[:]
     with pytest.raises(
-        Refused, match="made from another checkout.*control.access unpack prod FILE"
+        ControlError, match="made from another checkout.*control import-state --topology prod FILE"
     ):
-        cloud.up(where, Applied())
+        make_up(where, Applied())
     assert not [one for one in api.requests if one[0] != "GET"], "nothing was changed"
-    with pytest.raises(Refused, match="control.access unpack prod FILE"):
-        deploy.hosts(where)
-    access.unpack(where, packed)
+    with pytest.raises(ControlError, match="control import-state --topology prod FILE"):
+        releases.application_hosts(where)
+    controller_state.import_state(where, packed)
     api._delete_droplet([next(one for one in api.droplets)], None, None)
     time.sleep(api.pace + api.lag)
-    assert cloud.up(where, Applied()) == 0, "a lost machine is made anew from here"
+    assert make_up(where, Applied()) == 0, "a lost machine is made anew from here"
     config = (other / "prod" / "ssh_config").read_text()
     keys = re.findall(r"IdentityFile (.+)", config)
-    assert [Path(key).read_text() for key in keys] == [old, cloud.KEY.read_text()]
+    assert [Path(key).read_text() for key in keys] == [old, account.KEY.read_text()]
     assert (other / "prod" / "known_hosts").read_text().startswith("203.0.113.2")
-    third = access.pack(where)
-    monkeypatch.setattr(lab, "state", lambda where: other / "third" / where.name)
-    access.unpack(where, third)
+    third = controller_state.export_state(where)
+    monkeypatch.setattr(local_state, "folder", lambda where: other / "third" / where.name)
+    controller_state.import_state(where, third)
     kept = {path.read_text() for path in (other / "third" / "prod" / "keys").iterdir()}
-    assert kept == {old, cloud.KEY.read_text()}
+    assert kept == {old, account.KEY.read_text()}
 
 
 def test_machines_are_reached_at_the_clouds_addresses_and_told_them(
@@ -735,11 +770,11 @@ def test_machines_are_reached_at_the_clouds_addresses_and_told_them(
     where = topology.load("dev")
     made(api, where)
     (droplet,) = api.droplets.values()
-    cloud.make_key()
-    cloud.write_access(where, {droplet["name"]: droplet})
-    public, private = cloud.address_of(droplet), cloud.address_of(droplet, "private")
-    assert cloud.public(where) == public
-    assert cloud.resolved(where).machines["dev"].address == private
+    account.ensure_key()
+    addresses.write_access(where, {droplet["name"]: droplet})
+    public, private = account.find_address(droplet), account.find_address(droplet, "private")
+    assert addresses.read_public_address(where) == public
+    assert addresses.resolve(where).machines["dev"].address == private
     config = (here / "dev" / "ssh_config").read_text()
     assert f"Host dev\n  HostName {public}\n  User root\n" in config
     assert "StrictHostKeyChecking accept-new" in config and "UserKnownHostsFile" in config
@@ -750,12 +785,12 @@ def test_machines_are_reached_at_the_clouds_addresses_and_told_them(
     ).stdout  # fmt: skip
     assert re.search(r"(?m)^kexalgorithms (mlkem768|sntrup761)x25519-", asked), asked
     # What is carried says so too; what is in the checkout stays as it is.
-    monkeypatch.setattr(remote, "ROOT", ROOT)
+    monkeypatch.setattr(bundle, "ROOT", ROOT)
     dist = sorted((ROOT / "dist").glob("counter-*.tar.gz"))
     if not dist:
         pytest.skip("no artifact was built yet: make artifact")
     release = dist[0].name.removeprefix("counter-").removesuffix(".tar.gz")
-    _, archive = remote.pack(where, "dev", release)
+    _, archive = bundle.pack(where, "dev", release)
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         carried = tar.extractfile("pillar/topologies/dev.yaml")
         assert carried is not None
@@ -768,9 +803,9 @@ def test_machines_are_reached_at_the_clouds_addresses_and_told_them(
 def test_a_failed_apply_says_that_the_droplets_are_paid(
     api: Standin, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cloud, "_salt_cloud", by_salt_cloud(api))
-    with pytest.raises(Refused, match="are there, and paid, but not converged") as refused:
-        cloud.up(topology.load("dev"), Applied(3))
+    monkeypatch.setattr(salt_cloud, "make_droplets", by_salt_cloud(api))
+    with pytest.raises(ControlError, match="are there, and paid, but not converged") as refused:
+        make_up(topology.load("dev"), Applied(3))
     assert refused.value.code == 3
 
 
@@ -810,21 +845,21 @@ def test_salt_cloud_runs_the_map_and_what_fails_is_told(
 ) -> None:
     """The real salt-cloud with this project's own configuration: one machine made, one refused."""
     where = topology.load("dev")
-    todo = cloud.make_plan(cloud._api(), where)
+    todo = plan.make_plan(account.connect(), where)
     # The checkout's own key: salt-cloud reads the configuration, which names it.
-    monkeypatch.setattr(cloud, "KEY", ROOT / ".lab" / "cloud" / "id_ed25519")
-    monkeypatch.setattr(cloud, "STATE", ROOT / ".lab" / "cloud")
-    cloud.make_key()
-    cloud._surroundings(cloud._api(), where, todo)
-    cloud._salt_cloud(where, todo)
+    monkeypatch.setattr(account, "KEY", ROOT / ".lab" / "cloud" / "id_ed25519")
+    monkeypatch.setattr(account, "STATE", ROOT / ".lab" / "cloud")
+    account.ensure_key()
+    machines.ensure_network_and_firewalls(account.connect(), where, todo)
+    salt_cloud.make_droplets(where, todo)
     assert api.names() == ["dev"]
     (droplet,) = api.droplets.values()
     assert droplet["_user_data"] == "#cloud-config\nhostname: dev\n"
     assert droplet["tags"][:2] == ["counter", "counter:dev"]
     api.fault("POST", "/v2/droplets", 422, times=9, message="the droplet limit is reached")
     api.droplets.clear()
-    with pytest.raises(Refused, match=r"dev: .*422: the droplet limit is reached"):
-        cloud._salt_cloud(where, todo)
+    with pytest.raises(ControlError, match=r"dev: .*422: the droplet limit is reached"):
+        salt_cloud.make_droplets(where, todo)
     assert api.names() == []
     said = capfd.readouterr()
     assert TOKEN not in said.out + said.err
@@ -837,8 +872,8 @@ def test_salt_cloud_runs_the_map_and_what_fails_is_told(
 @pytest.fixture
 def own_key(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The checkout's own: salt-cloud reads the project's configuration, which names it."""
-    monkeypatch.setattr(cloud, "KEY", ROOT / ".lab" / "cloud" / "id_ed25519")
-    monkeypatch.setattr(cloud, "STATE", ROOT / ".lab" / "cloud")
+    monkeypatch.setattr(account, "KEY", ROOT / ".lab" / "cloud" / "id_ed25519")
+    monkeypatch.setattr(account, "STATE", ROOT / ".lab" / "cloud")
 
 
 def untracked() -> set[str]:
@@ -858,17 +893,17 @@ def test_salt_cloud_makes_all_machines_of_a_topology_side_by_side(
     before = untracked()
     where, applied = topology.load("prod"), Applied()
     api.latency = 0.2
-    assert cloud.up(where, applied) == 0
+    assert make_up(where, applied) == 0
     assert api.names() == [f"prod-{one}" for one in ("app1", "app2", "edge1", "monitor1", "store1")]
     assert len(api.keys) == 1
     network = next(one for one in api.vpcs.values() if one["name"] == "counter-prod")
     for droplet in api.droplets.values():
-        wanted = next(one for one in cloud.wanted(where) if one.name == droplet["name"])
+        wanted = next(one for one in plan.list_wanted(where) if one.name == droplet["name"])
         assert tuple(droplet["tags"]) == wanted.tags
         assert droplet["size_slug"] == wanted.size
         assert droplet["vpc_uuid"] == network["id"]
         assert droplet["_keys"] == list(api.keys)
     assert untracked() == before, "nothing is left in the checkout"
     capfd.readouterr()
-    assert cloud.up(where, applied) == 0
+    assert make_up(where, applied) == 0
     assert "nothing to do" in capfd.readouterr().out

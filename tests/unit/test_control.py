@@ -16,9 +16,11 @@ from typing import Any
 import pytest
 import yaml
 
-from control import __main__ as main
-from control import lab, remote, topology
-from control.errors import Refused
+from control import __main__, apply, bundle, converge, endpoint, local_state, ssh, topology
+from control.errors import ControlError
+from control.lab import vagrant
+from control.options import Options
+from control.topology import FOLDER, Topology
 
 GOOD: dict[str, Any] = {
     "name": "test",
@@ -32,10 +34,10 @@ GOOD: dict[str, Any] = {
 
 
 @pytest.fixture
-def load(tmp_path: Path) -> Callable[..., topology.Topology]:
+def load(tmp_path: Path) -> Callable[..., Topology]:
     """`load(data)`: the topology `test`, with `data` as its file."""
 
-    def read(data: Any, name: str = "test") -> topology.Topology:
+    def read(data: Any, name: str = "test") -> Topology:
         text = data if isinstance(data, str) else yaml.safe_dump(data)
         (tmp_path / "test.yaml").write_text(text, encoding="utf-8")
         return topology.load(name, tmp_path)
@@ -49,13 +51,13 @@ def changed(**machine: Any) -> dict[str, Any]:
 
 
 def test_every_topology_of_the_project_loads() -> None:
-    names = sorted(path.stem for path in topology.FOLDER.glob("*.yaml"))
+    names = sorted(path.stem for path in FOLDER.glob("*.yaml"))
     assert {"dev", "prod"} <= set(names)
     for name in names:
         assert topology.load(name).name == name, "the file and its name differ"
 
 
-def test_a_good_topology_is_read(load: Callable[..., topology.Topology]) -> None:
+def test_a_good_topology_is_read(load: Callable[..., Topology]) -> None:
     read = load(GOOD)
     assert read.edge.name == "one"
     assert read.gateway == "10.1.0.1"
@@ -101,44 +103,46 @@ def test_a_good_topology_is_read(load: Callable[..., topology.Topology]) -> None
     ],
 )
 def test_a_wrong_topology_is_refused_with_its_file_and_key(
-    load: Callable[..., topology.Topology], data: Any, said: str
+    load: Callable[..., Topology], data: Any, said: str
 ) -> None:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(ControlError) as caught:
         load(data)
     assert str(caught.value).startswith("test.yaml: ")
     assert said in str(caught.value)
     assert caught.value.code == 2
 
 
-def test_an_unknown_topology_gets_a_hint(load: Callable[..., topology.Topology]) -> None:
-    with pytest.raises(Refused, match=r"TOPOLOGY=tset: no such topology; did you mean test\?"):
+def test_an_unknown_topology_gets_a_hint(load: Callable[..., Topology]) -> None:
+    with pytest.raises(ControlError, match=r"TOPOLOGY=tset: no such topology; did you mean test\?"):
         load(GOOD, "tset")
-    with pytest.raises(Refused, match="there are: test"):
+    with pytest.raises(ControlError, match="there are: test"):
         load(GOOD, "../../etc/passwd")
 
 
-def test_an_unknown_machine_gets_a_hint(load: Callable[..., topology.Topology]) -> None:
-    with pytest.raises(Refused, match=r"HOST=tow: no such machine in topology test; did you mean"):
+def test_an_unknown_machine_gets_a_hint(load: Callable[..., Topology]) -> None:
+    with pytest.raises(
+        ControlError, match=r"HOST=tow: no such machine in topology test; did you mean"
+    ):
         load(GOOD).machine("tow")
-    with pytest.raises(Refused, match="there are: one, two"):
+    with pytest.raises(ControlError, match="there are: one, two"):
         load(GOOD).machine("xyz")
 
 
-NONE = topology.Topology("none", "x", None, {})  # type: ignore[arg-type]
+NONE = Topology("none", "x", None, {})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("variable", "call"),
     [
-        ("PROVIDER", lambda: lab.provider(NONE)),
-        ("SUITE", lambda: lab.suite(NONE)),
+        ("PROVIDER", lambda: vagrant.choose_provider(NONE, Options.read())),
+        ("SUITE", lambda: vagrant.choose_suite(NONE, Options.read())),
     ],
 )
 def test_an_unknown_provider_or_suite_is_refused_with_the_known_ones(
     variable: str, call: Callable[[], object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(variable, "banana")
-    with pytest.raises(Refused, match=f"{variable}=banana: .*use ") as caught:
+    with pytest.raises(ControlError, match=f"{variable}=banana: .*use ") as caught:
         call()
     assert caught.value.code == 2
 
@@ -170,12 +174,12 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     (tmp_path / "bootstrap/bootstrap.sh").chmod(0o755)
-    monkeypatch.setattr(remote, "ROOT", tmp_path)
+    monkeypatch.setattr(bundle, "ROOT", tmp_path)
     return tmp_path
 
 
 def pack(host: str = "dev", release: str = "1") -> tuple[str, dict[str, bytes]]:
-    name, data = remote.pack(topology.load(host), host, release)
+    name, data = bundle.pack(topology.load(host), host, release)
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
         # Of two members of one name the later would win, and hide the other.
         assert len(set(archive.getnames())) == len(archive.getnames())
@@ -218,10 +222,10 @@ def test_any_change_of_content_mode_or_identity_changes_the_name(checkout: Path)
 
 
 def test_the_real_tree_carries_nothing_private(root: Path) -> None:
-    carried = {str(path.relative_to(root)) for path in remote._files()}
+    carried = {str(path.relative_to(root)) for path in bundle._list_files()}
     assert {"Saltfile", "salt/top.sls", "pillar/topology.sls", "bootstrap/converge"} <= carried
     for name in carried:
-        assert name.split("/")[0] in remote.CARRIED, name
+        assert name.split("/")[0] in bundle.UPLOADED, name
         assert "__pycache__" not in name
         assert not name.endswith(("machine.yaml", ".pem", ".key", "private_key")), name
 
@@ -294,19 +298,18 @@ def test_machines_that_are_not_up_are_a_refusal_that_says_what_to_do(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from control import __main__ as main
 
-    monkeypatch.setattr(lab, "ROOT", tmp_path)
+    monkeypatch.setattr(local_state, "ROOT", tmp_path)
     for name in ("HOST", "PILLAR", "SLS", "TEST"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TOPOLOGY", "dev12")
     monkeypatch.setattr(sys, "argv", ["control", command])
-    assert main.main() == 1
+    assert __main__.main() == 1
     said = capsys.readouterr().err
     assert said.startswith(f"{command}: no machines of topology dev12 are up: 'make up' first")
     # Of a topology in a cloud it would make a second one, here.
     assert "made them, bring what the checkout that made them knows:" in said
-    assert "-m control.access unpack dev12 FILE'" in said
+    assert "-m control import-state --topology dev12 FILE'" in said
     assert len(said.splitlines()) == 1
 
 
@@ -316,17 +319,17 @@ def test_pillar_and_sls_reach_the_machine_as_one_word_each(
     """A quote or a space in PILLAR must neither split nor run on the machine."""
     import shlex
 
-    from control import __main__ as main
-
     sent: list[str] = []
 
     def stream(where: Any, host: str, command: str, label: str) -> int:
         sent.append(command)
         return 0
 
-    monkeypatch.setattr(remote, "stream", stream)
+    monkeypatch.setattr(ssh, "stream", stream)
     overlay = {"base": {"timezone": "it's; rm -rf $HOME `x`"}}
-    main.converge(topology.load("dev"), "dev", ["haproxy", f"pillar={json.dumps(overlay)}"])
+    converge.converge_host(
+        topology.load("dev"), "dev", ["haproxy", f"pillar={json.dumps(overlay)}"]
+    )
     words = shlex.split(sent[0])
     assert words[-2] == "haproxy"
     assert json.loads(words[-1].removeprefix("pillar=")) == overlay
@@ -339,16 +342,15 @@ def test_an_apply_names_what_changes_and_with_verbose_every_state(
     monkeypatch: pytest.MonkeyPatch, verbose: str | None, words: list[str]
 ) -> None:
     """Of the controller and of a server that converges itself alike."""
-    from control import __main__ as main
 
     given: list[list[str]] = []
-    monkeypatch.setattr(main, "apply_here", lambda where, words: given.append(words) or 0)
+    monkeypatch.setattr(apply, "apply_here", lambda where, words, options: given.append(words) or 0)
     for name in ("TEST", "PILLAR", "SLS", "VERBOSE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOST", "local")
     if verbose is not None:
         monkeypatch.setenv("VERBOSE", verbose)
-    assert main.command_apply(topology.load("dev")) == 0
+    assert apply.apply(topology.load("dev"), Options.read()) == 0
     assert given == [words]
 
 
@@ -387,25 +389,26 @@ def test_a_changed_firewall_is_confirmed_over_a_new_connection(
     code: int,
     said: str,
 ) -> None:
-    from control import __main__ as main
 
     def run(where: Any, host: str, command: str, fresh: bool = False) -> str:
         if not fresh:
             return waits
         if not reachable:
-            raise Refused("dev: firewall-confirm: timed out")
+            raise ControlError("dev: firewall-confirm: timed out")
         return "firewall: confirmed\n"
 
-    monkeypatch.setattr(remote, "run", run)
-    monkeypatch.setattr(remote, "stream", lambda *words: 0)
-    assert main.converge(topology.load("dev"), "dev", []) == code
+    monkeypatch.setattr(ssh, "run", run)
+    monkeypatch.setattr(ssh, "stream", lambda *words: 0)
+    assert converge.converge_host(topology.load("dev"), "dev", []) == code
     out, err = capsys.readouterr()
     assert (out, err[: len(said)]) == ("", said)
-    assert main.converge(topology.load("dev"), "dev", ["test=True"]) == 0, "nothing was changed"
+    assert converge.converge_host(topology.load("dev"), "dev", ["test=True"]) == 0, (
+        "nothing was changed"
+    )
 
 
 def test_clients_get_the_given_certificate_where_the_machine_has_no_ca_of_its_own(
-    load: Callable[..., topology.Topology], tmp_path: Path, monkeypatch: Any
+    load: Callable[..., Topology], tmp_path: Path, monkeypatch: Any
 ) -> None:
     """Also when the CA of before is still there; with neither it fails."""
     folder = tmp_path / "pki"
@@ -416,12 +419,12 @@ def test_clients_get_the_given_certificate_where_the_machine_has_no_ca_of_its_ow
         line = command.replace("/etc/stack/pki", str(folder))
         return subprocess.run(line, shell=True, check=True, capture_output=True, text=True).stdout
 
-    monkeypatch.setattr(main.remote, "run", run)
-    monkeypatch.setattr(main.lab, "state", lambda _: tmp_path)
+    monkeypatch.setattr(ssh, "run", run)
+    monkeypatch.setattr(local_state, "folder", lambda _: tmp_path)
     where = load(GOOD)
     with pytest.raises(subprocess.CalledProcessError):
-        main.fetch_ca(where)
+        endpoint.fetch_ca(where)
     (folder / "ca.pem").write_text("its own", encoding="ascii")
-    assert main.fetch_ca(where).read_text(encoding="ascii") == "its own"
+    assert endpoint.fetch_ca(where).read_text(encoding="ascii") == "its own"
     (folder / "site.pem").write_text("given", encoding="ascii")
-    assert main.fetch_ca(where).read_text(encoding="ascii") == "given"
+    assert endpoint.fetch_ca(where).read_text(encoding="ascii") == "given"

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from control import environment, remote
-from control.errors import Refused
+from control import bundle, git
+from control.errors import ControlError
 from tests.unit.conftest import copy_tree
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -223,7 +223,7 @@ def test_a_new_file_is_carried_whatever_gits_own_settings_hide(
     (repository / "secret").touch()
     for name in ("GIT_CONFIG_GLOBAL", "HOME"):
         monkeypatch.setenv(name, hostile[name])
-    found = environment.git_files(repository)
+    found = git.list_files(repository)
     assert found == [".gitignore", "known.sls", "new.sls", "né w.sls"]
 
 
@@ -232,8 +232,8 @@ def test_a_repository_that_git_will_not_read_is_no_folder_without_one(
 ) -> None:
     """Else files that are ignored, such as secrets, would be carried."""
     (repository / ".git" / "index").write_text("nonsense")
-    with pytest.raises(Refused, match="git ls-files in"):
-        environment.git_files(repository)
-    monkeypatch.setattr(remote, "ROOT", repository)
-    with pytest.raises(Refused):
-        list(remote._files())
+    with pytest.raises(ControlError, match="git ls-files in"):
+        git.list_files(repository)
+    monkeypatch.setattr(bundle, "ROOT", repository)
+    with pytest.raises(ControlError):
+        list(bundle._list_files())

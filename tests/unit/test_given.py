@@ -15,8 +15,11 @@ from typing import Any
 import pytest
 import yaml
 
-from control import access, given, lab, pillar, remote, topology, vault
-from control.errors import Refused
+from control import controller_state, local_state, machine_pillar, paths, ssh, topology
+from control.commands import secret as secret_command
+from control.credentials import given_secrets, shared_secrets
+from control.errors import ControlError
+from control.options import Options
 from control.topology import Machine, Topology
 
 from .conftest import RELEASE, ask_salt, copy_tree
@@ -44,7 +47,7 @@ def tree(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "pillar" / "settings.sls").write_text("# Comments and nothing else.\n{}\n")
     own = {"haproxy": {"tls": {"certificate": "PEM", "key": "site-key"}}}
     (tmp_path / "pillar" / "settings" / "test.sls").write_text(yaml.safe_dump(own))
-    for module in (lab, given, pillar):
+    for module in (local_state, given_secrets, machine_pillar):
         monkeypatch.setattr(module, "ROOT", tmp_path)
     for name in ("SECRET", "HOST", "FORGET"):
         monkeypatch.delenv(name, raising=False)
@@ -53,8 +56,8 @@ def tree(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def delivered(where: Topology, host: str) -> dict[str, Any]:
     """The secrets in a machine's own pillar; for root alone."""
-    for path, text, mode in pillar.files(where, host, "1"):
-        if path == pillar.SECRETS:
+    for path, text, mode in machine_pillar.make_files(where, host, "1"):
+        if path == paths.SECRETS:
             assert mode == 0o600
             return dict(yaml.safe_load(text))
     return {}
@@ -66,8 +69,8 @@ def typed(monkeypatch: pytest.MonkeyPatch, where: Topology, value: str, **words:
     for name, word in words.items():
         monkeypatch.setenv(name, word)
     stdin = SimpleNamespace(buffer=io.BytesIO(value.encode()), isatty=lambda: False)
-    monkeypatch.setattr(given.sys, "stdin", stdin)
-    return given.command(where)
+    monkeypatch.setattr(secret_command.sys, "stdin", stdin)
+    return secret_command.run(where, Options.read())
 
 
 @pytest.mark.parametrize("words", [{}, {"HOST": "edge1"}])
@@ -91,7 +94,7 @@ def test_a_machine_made_anew_is_given_it_again_and_so_is_a_new_one_of_its_role(
     tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     typed(monkeypatch, TWO, KEY, SECRET="site-key")
-    vault.drop(TWO, "edge1")
+    shared_secrets.delete_machine_keys(TWO, "edge1")
     assert delivered(TWO, "edge1")["site-key"] == KEY
     three = made(("edge1", "edge"), ("back1", "app store"), ("edge2", "edge"))
     assert delivered(three, "edge2")["site-key"] == KEY
@@ -123,7 +126,7 @@ def test_a_later_value_replaces_the_one_before_wherever_that_was_given(
     assert capsys.readouterr().out == "site-key: for edge1\n", "names, never values"
     typed(monkeypatch, TWO, "", SECRET="site-key", FORGET="1")
     assert "site-key" not in delivered(TWO, "edge1")
-    with pytest.raises(Refused, match="SECRET=site-key: none is kept for topology test"):
+    with pytest.raises(ControlError, match="SECRET=site-key: none is kept for topology test"):
         typed(monkeypatch, TWO, "", SECRET="site-key", FORGET="1")
 
 
@@ -154,11 +157,11 @@ def test_a_later_value_replaces_the_one_before_wherever_that_was_given(
 def test_what_is_not_to_be_given_is_refused_in_one_line_and_nothing_is_kept(
     tree: Path, monkeypatch: pytest.MonkeyPatch, value: str, words: dict[str, str], said: str
 ) -> None:
-    with pytest.raises(Refused, match=re.escape(said)) as no:
+    with pytest.raises(ControlError, match=re.escape(said)) as no:
         typed(monkeypatch, TWO, value, **words)
     assert no.value.code == 2
     assert "\n" not in str(no.value)
-    assert given.kept(TWO) == {}
+    assert given_secrets.list_kept(TWO) == {}
 
 
 def test_a_shared_secret_is_given_to_all_that_share_it(
@@ -169,7 +172,7 @@ def test_a_shared_secret_is_given_to_all_that_share_it(
     for host in ("app1", "store1"):
         assert delivered(three, host)["redis-counter"] == "of another system"
     assert "redis-counter" not in delivered(three, "edge1")
-    vault.rotate(three, "redis-counter")
+    shared_secrets.rotate(three, "redis-counter")
     assert delivered(three, "app1")["redis-counter"] != "of another system"
 
 
@@ -177,7 +180,9 @@ def test_settings_that_only_salt_can_read_want_a_host(
     tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tree / "pillar/settings/test.sls").write_text("{% set a = 1 %}\nhaproxy: {}\n")
-    with pytest.raises(Refused, match=r"settings/test.sls: not plain YAML.* HOST=… says for which"):
+    with pytest.raises(
+        ControlError, match=r"settings/test.sls: not plain YAML.* HOST=… says for which"
+    ):
         typed(monkeypatch, TWO, KEY, SECRET="site-key")
     typed(monkeypatch, TWO, KEY, SECRET="site-key", HOST="edge1")
     assert delivered(TWO, "edge1")["site-key"] == KEY
@@ -189,12 +194,12 @@ def test_a_second_controller_and_a_pipeline_have_what_was_given(
     typed(monkeypatch, TWO, KEY, SECRET="site-key")
     first = {host: delivered(TWO, host) for host in TWO.machines}
     (tree / ".lab/test/ssh_config").write_text("Host *\n")
-    text = access.pack(TWO)
+    text = controller_state.export_state(TWO)
     other = tmp_path_factory.mktemp("other")
-    monkeypatch.setattr(lab, "ROOT", other)
-    monkeypatch.setattr(lab, "CACHE", other / "cache")
-    monkeypatch.setattr(remote, "run", lambda *words, **more: "yes\n")
-    access.unpack(TWO, text)
+    monkeypatch.setattr(local_state, "ROOT", other)
+    monkeypatch.setattr(local_state, "CACHE", other / "cache")
+    monkeypatch.setattr(ssh, "run", lambda *words, **more: "yes\n")
+    controller_state.import_state(TWO, text)
     assert {host: delivered(TWO, host) for host in TWO.machines} == first
 
 
@@ -202,7 +207,7 @@ def test_given_names_are_those_that_the_machines_know(
     root: Path, machine_copy: Callable[..., list[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The controller reads schemas without Salt: it must come to what a machine comes to."""
-    names = given.users(topology.load("dev"))
+    names = given_secrets.find_users(topology.load("dev"))
     wrong = {"secrets": {"nobody-s": "x"}}
     (answer,) = machine_copy([["state.show_sls", ["base"], {"pillar": wrong}]])
     known = re.search(r"known: ([a-z0-9, -]+)", str(answer))
@@ -320,21 +325,21 @@ def test_a_machine_is_carried_the_settings_of_its_topology_alone() -> None:
         "pillar/topologies/live.yaml": True,
         "salt/haproxy/init.sls": True,
     }.items():
-        assert pillar.is_carried(TWO, path) is carried, path
+        assert machine_pillar.is_included(TWO, path) is carried, path
 
 
 def test_what_only_one_machine_can_decrypt_is_not_carried_to_several(
     tree: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Salt refuses the whole pillar where it can't decrypt: each apply on the others would fail."""
-    assert pillar.is_carried(ONE, "pillar/secrets.sls")
-    assert not pillar.is_carried(TWO, "pillar/secrets.sls")
-    pillar.notice(TWO)
+    assert machine_pillar.is_included(ONE, "pillar/secrets.sls")
+    assert not machine_pillar.is_included(TWO, "pillar/secrets.sls")
+    machine_pillar.warn_of_encrypted_file(TWO)
     assert capsys.readouterr().err == ""
     (tree / "pillar/secrets.sls").write_text("#!yaml|gpg\n")
-    pillar.notice(ONE)
+    machine_pillar.warn_of_encrypted_file(ONE)
     assert capsys.readouterr().err == ""
-    pillar.notice(TWO)
+    machine_pillar.warn_of_encrypted_file(TWO)
     said = capsys.readouterr().err
     assert "not carried to the 2 of topology test: 'make secret' gives each its own" in said
 
@@ -355,6 +360,6 @@ def test_settings_of_a_topology_that_there_is_not_are_refused(tmp_path: Path) ->
     assert topology.load("live", tmp_path / "topologies").name == "live"
     (tmp_path / "settings" / "lvie.sls").write_text("{}\n")
     with pytest.raises(
-        Refused, match=r"pillar/settings/lvie.sls: no such topology; did you mean live"
+        ControlError, match=r"pillar/settings/lvie.sls: no such topology; did you mean live"
     ):
         topology.load("live", tmp_path / "topologies")

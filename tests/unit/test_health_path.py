@@ -115,7 +115,7 @@ def test_an_instance_on_another_machine_is_asked_by_tls(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """With the edge's own certificate, and by the name of the machine, as HAProxy does."""
-    from control import certificates
+    from control.credentials import certificates
 
     ca, ca_key = certificates.make_ca("test", 2)
     (tmp_path / "ca.crt").write_text(ca)

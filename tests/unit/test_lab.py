@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
-from control import lab
-from control.errors import Refused
+from control import local_state
+from control.errors import ControlError
+from control.lab import containers, vagrant
+from control.options import Options
 from control.topology import Machine, Topology
 
 # Stands for Vagrant under a hypervisor that this computer has not: notes how it was called.
@@ -35,8 +37,9 @@ def topology(name: str, **addresses: str) -> Topology:
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A checkout and a cache of their own; containers are those in the list."""
-    monkeypatch.setattr(lab, "ROOT", tmp_path / "checkout")
-    monkeypatch.setattr(lab, "CACHE", tmp_path / "cache")
+    for module in (local_state, containers):
+        monkeypatch.setattr(module, "ROOT", tmp_path / "checkout")
+    monkeypatch.setattr(local_state, "CACHE", tmp_path / "cache")
     for name in ("SUITE", "PROVIDER"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
@@ -49,14 +52,14 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def host(home: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Topology], None]:
     """`host(topology)`: what `make up` of it leaves on this computer."""
     running: list[str] = []
-    monkeypatch.setattr(lab, "containers", lambda: running)
-    monkeypatch.setattr(lab, "_destroy", running.remove)
+    monkeypatch.setattr(containers, "list_containers", lambda: running)
+    monkeypatch.setattr(containers, "destroy", running.remove)
 
     def up(where: Topology) -> None:
-        lab.claim(where)
+        containers.take_ownership(where)
         for name in where.machines:
-            running.append(lab.container_name(where, name))
-            made = lab.state(where) / "vagrant" / "machines" / name / "lxc" / "id"
+            running.append(containers.container_name(where, name))
+            made = local_state.folder(where) / "vagrant" / "machines" / name / "lxc" / "id"
             made.parent.mkdir(parents=True, exist_ok=True)
             made.touch()
 
@@ -71,25 +74,27 @@ def test_two_topologies_whose_names_run_together_have_machines_of_their_own(
     host(first)
     host(second)
     assert (
-        set(lab.claims()) == set(lab.containers()) == {"counter_bz_eu-web1", "counter_bz-eu_web1"}
+        set(containers.read_owners())
+        == set(containers.list_containers())
+        == {"counter_bz_eu-web1", "counter_bz-eu_web1"}
     )
     # And again: nobody's is taken for a half-made one.
-    lab.claim(first)
-    assert len(lab.containers()) == 2
+    containers.take_ownership(first)
+    assert len(containers.list_containers()) == 2
 
 
 def test_an_address_that_another_topologys_machine_has_is_refused(
     host: Callable[[Topology], None],
 ) -> None:
     host(topology("bz", web="10.1.0.2"))
-    with pytest.raises(Refused) as caught:
-        lab.claim(topology("other", app="10.1.0.9", web="10.1.0.2"))
+    with pytest.raises(ControlError) as caught:
+        containers.take_ownership(topology("other", app="10.1.0.9", web="10.1.0.2"))
     line = str(caught.value)
     assert line.startswith(
         "other: machine web has address 10.1.0.2, which machine web of topology bz"
     )
     assert "'make down TOPOLOGY=bz'" in line
-    assert set(lab.claims()) == {"counter_bz_web"}, "nothing was claimed"
+    assert set(containers.read_owners()) == {"counter_bz_web"}, "nothing was claimed"
 
 
 def test_a_machine_that_another_checkout_made_is_left_to_it(
@@ -97,10 +102,11 @@ def test_a_machine_that_another_checkout_made_is_left_to_it(
 ) -> None:
     where = topology("bz", web="10.1.0.2")
     host(where)
-    monkeypatch.setattr(lab, "ROOT", home / "second")
-    with pytest.raises(Refused, match="runs already, for the checkout in"):
-        lab.claim(where)
-    assert lab.containers() == ["counter_bz_web"]
+    for module in (local_state, containers):
+        monkeypatch.setattr(module, "ROOT", home / "second")
+    with pytest.raises(ControlError, match="runs already, for the checkout in"):
+        containers.take_ownership(where)
+    assert containers.list_containers() == ["counter_bz_web"]
 
 
 # --- up -------------------------------------------------------------------------------------------
@@ -124,7 +130,7 @@ def up(home: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
     def bring(
         one: str, two: str, up_one: int = 1, ssh: int = 0, known: str = "one two"
     ) -> list[str]:
-        folder = lab.state(where)
+        folder = local_state.folder(where)
         folder.mkdir(parents=True)
         if known:
             text = "".join(f"Host {name}\n  HostName x\n" for name in known.split())
@@ -132,7 +138,7 @@ def up(home: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
         settings: dict[str, Any] = {"ONE": one, "TWO": two, "UP_ONE": up_one, "SSH": ssh}
         for name, value in settings.items():
             monkeypatch.setenv(name, str(value))
-        lab.bring_up(where)
+        vagrant.bring_up(where, Options.read())
         return (home / "calls").read_text().splitlines()
 
     return bring
@@ -169,6 +175,6 @@ def test_the_first_up_asks_for_no_state(up: Callable[..., list[str]]) -> None:
 def test_a_started_machine_that_does_not_answer_is_named(
     up: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lab, "SSH_WAIT", 0)
-    with pytest.raises(Refused, match=r"^one: started, and no answer over ssh within 0 s"):
+    monkeypatch.setattr(vagrant, "SSH_WAIT", 0)
+    with pytest.raises(ControlError, match=r"^one: started, and no answer over ssh within 0 s"):
         up("poweroff", "running", ssh=255)

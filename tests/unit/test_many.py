@@ -16,8 +16,20 @@ from typing import Any
 import pytest
 import yaml
 
-from control import access, certificates, fleet, lab, machines, pillar, remote, vault
-from control.errors import Refused
+from control import (
+    apply,
+    bundle,
+    controller_state,
+    converge,
+    fleet,
+    local_state,
+    machine_pillar,
+    paths,
+    ssh,
+)
+from control.commands import export_state as export_state_command
+from control.credentials import certificates, shared_secrets
+from control.errors import ControlError
 from control.topology import Machine, Topology
 
 
@@ -36,7 +48,7 @@ ONE = topology(one=["edge", "app", "store", "monitor"])
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What is kept of a topology is kept here."""
-    monkeypatch.setattr(lab, "ROOT", tmp_path)
+    monkeypatch.setattr(local_state, "ROOT", tmp_path)
     return tmp_path
 
 
@@ -44,7 +56,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_machine_gets_the_secrets_of_its_roles_and_no_others() -> None:
-    given = {name: vault.of(PROD, machine) for name, machine in PROD.machines.items()}
+    given = {
+        name: shared_secrets.make_for(PROD, machine) for name, machine in PROD.machines.items()
+    }
     assert {name: sorted(found) for name, found in given.items()} == {
         "edge1": ["pki"],
         "app1": ["pki", "redis-counter"],
@@ -60,21 +74,23 @@ def test_a_machine_gets_the_secrets_of_its_roles_and_no_others() -> None:
 
 
 def test_a_topology_of_one_machine_makes_its_own_secrets(home: Path) -> None:
-    assert vault.of(ONE, ONE.machines["one"]) == {}
-    assert [path for path, _, _ in pillar.files(ONE, "one", "1")] == [pillar.IDENTITY]
+    assert shared_secrets.make_for(ONE, ONE.machines["one"]) == {}
+    assert [path for path, _, _ in machine_pillar.make_files(ONE, "one", "1")] == [paths.IDENTITY]
     assert not (home / ".lab").exists()
 
 
 def test_secrets_are_made_once_also_by_many_at_once() -> None:
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda _: vault.of(PROD, PROD.machines["app1"]), range(16)))
+        found = list(
+            pool.map(lambda _: shared_secrets.make_for(PROD, PROD.machines["app1"]), range(16))
+        )
     assert all(one == found[0] for one in found)
 
 
 def test_what_is_kept_is_for_its_owner_alone(home: Path) -> None:
     before = os.umask(0)
     try:
-        vault.of(PROD, PROD.machines["app1"])
+        shared_secrets.make_for(PROD, PROD.machines["app1"])
     finally:
         os.umask(before)
     place = home / ".lab" / "test" / "secrets"
@@ -85,17 +101,19 @@ def test_what_is_kept_is_for_its_owner_alone(home: Path) -> None:
 
 
 def test_secrets_travel_in_a_file_of_their_own_that_only_root_reads() -> None:
-    files = {path: (text, mode) for path, text, mode in pillar.files(PROD, "app1", "1")}
-    text, mode = files[pillar.SECRETS]
+    files = {
+        path: (text, mode) for path, text, mode in machine_pillar.make_files(PROD, "app1", "1")
+    }
+    text, mode = files[paths.SECRETS]
     assert mode == 0o600
     assert set(yaml.safe_load(text)) == {"pki", "redis-counter"}
-    assert b"PRIVATE KEY" not in files[pillar.IDENTITY][0]
+    assert b"PRIVATE KEY" not in files[paths.IDENTITY][0]
 
 
 def test_the_ca_key_never_leaves_the_controller(home: Path) -> None:
     (home / "x").mkdir()
     for host in PROD.machines:
-        sent = b"".join(text for _, text, _ in pillar.files(PROD, host, "1"))
+        sent = b"".join(text for _, text, _ in machine_pillar.make_files(PROD, host, "1"))
         for path in (home / ".lab/test/secrets").glob("*.key"):
             own = path.name == f"machine-{host}.key"
             body = path.read_text().splitlines()[1]
@@ -108,7 +126,7 @@ def test_machines_believe_the_certificate_that_the_controller_makes(
     """Judged by the formula's own eyes."""
     pki = load_source("salt/_modules/pki.py")
     machine = PROD.machines["app1"]
-    parts = vault.of(PROD, machine)["pki"]
+    parts = shared_secrets.make_for(PROD, machine)["pki"]
     assert pki.problems(parts, "app1", [machine.address, "127.0.0.1"], 30) == []
 
 
@@ -117,7 +135,10 @@ def test_an_application_gets_a_certificate_of_its_own_that_passes_for_no_machine
 ) -> None:
     """Judged by the formula's own eyes. Each machine with an application gets its own, no other any."""
     pki = load_source("salt/_modules/pki.py")
-    given = {host: vault.of(PROD, machine)["pki"] for host, machine in PROD.machines.items()}
+    given = {
+        host: shared_secrets.make_for(PROD, machine)["pki"]
+        for host, machine in PROD.machines.items()
+    }
     keys = set()
     for host, parts in given.items():
         assert isinstance(parts, dict)
@@ -130,17 +151,19 @@ def test_an_application_gets_a_certificate_of_its_own_that_passes_for_no_machine
             assert pki.problems(own, host) != []
             keys |= {own["key"], parts["key"]}
     assert len(keys) == 4
-    assert given == {host: vault.of(PROD, one)["pki"] for host, one in PROD.machines.items()}
-    vault.drop(PROD, "app1")
+    assert given == {
+        host: shared_secrets.make_for(PROD, one)["pki"] for host, one in PROD.machines.items()
+    }
+    shared_secrets.delete_machine_keys(PROD, "app1")
     assert not list((home / ".lab/test/secrets").glob("*app1*"))
 
 
 def test_a_certificate_is_made_anew_when_it_no_longer_fits_or_lasts(home: Path) -> None:
     machine = PROD.machines["app1"]
-    first = vault.of(PROD, machine)["pki"]
-    assert vault.of(PROD, machine)["pki"] == first
+    first = shared_secrets.make_for(PROD, machine)["pki"]
+    assert shared_secrets.make_for(PROD, machine)["pki"] == first
     moved = Machine("app1", "10.0.0.99", ("app",))
-    second = vault.of(PROD, moved)["pki"]
+    second = shared_secrets.make_for(PROD, moved)["pki"]
     assert second != first
     assert second["ca"] == first["ca"], "the others still trust it"  # type: ignore[index]
     place = home / ".lab/test/secrets"
@@ -148,20 +171,20 @@ def test_a_certificate_is_made_anew_when_it_no_longer_fits_or_lasts(home: Path) 
     old, key = certificates.issue(ca, ca_key, "app1", ["10.0.0.99", "127.0.0.1"], 29)
     (place / "machine-app1.crt").write_text(old)
     (place / "machine-app1.key").write_text(key)
-    assert vault.of(PROD, moved)["pki"]["certificate"] != old  # type: ignore[index]
+    assert shared_secrets.make_for(PROD, moved)["pki"]["certificate"] != old  # type: ignore[index]
 
 
 def test_an_interrupted_rotation_goes_on_with_the_value_it_had(home: Path) -> None:
     app = PROD.machines["app1"]
-    old = vault.of(PROD, app)["redis-counter"]
-    vault.rotate(PROD, "redis-counter")
-    new = vault.of(PROD, app)["redis-counter"]
+    old = shared_secrets.make_for(PROD, app)["redis-counter"]
+    shared_secrets.rotate(PROD, "redis-counter")
+    new = shared_secrets.make_for(PROD, app)["redis-counter"]
     assert new != old
-    vault.rotate(PROD, "redis-counter")
-    assert vault.of(PROD, app)["redis-counter"] == new
-    vault.forget(PROD, "redis-counter")
-    vault.rotate(PROD, "redis-counter")
-    assert vault.of(PROD, app)["redis-counter"] not in (old, new)
+    shared_secrets.rotate(PROD, "redis-counter")
+    assert shared_secrets.make_for(PROD, app)["redis-counter"] == new
+    shared_secrets.delete_previous(PROD, "redis-counter")
+    shared_secrets.rotate(PROD, "redis-counter")
+    assert shared_secrets.make_for(PROD, app)["redis-counter"] not in (old, new)
 
 
 @pytest.fixture
@@ -170,7 +193,7 @@ def reached(home: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     (home / ".lab" / "test").mkdir(parents=True)
     (home / ".lab" / "test" / "ssh_config").write_text("Host *\n")
     answers: dict[str, str] = {}
-    monkeypatch.setattr(remote, "run", lambda where, host, *words, **more: answers.get(host, ""))
+    monkeypatch.setattr(ssh, "run", lambda where, host, *words, **more: answers.get(host, ""))
     return answers
 
 
@@ -180,28 +203,32 @@ def test_secrets_are_not_made_anew_for_machines_that_share_some(
 ) -> None:
     """Else a deploy from a new checkout cuts the machines off from each other."""
     reached["store1"] = "yes\n"
-    with pytest.raises(Refused, match=r"store1 has secrets .* DEPLOY_STATE.*, nothing was changed"):
+    with pytest.raises(
+        ControlError, match=r"store1 has secrets .* DEPLOY_STATE.*, nothing was changed"
+    ):
         if act == "of":
-            vault.of(PROD, PROD.machines["app1"])
+            shared_secrets.make_for(PROD, PROD.machines["app1"])
         else:
-            vault.rotate(PROD, "redis-counter")
+            shared_secrets.rotate(PROD, "redis-counter")
     assert [one.name for one in (home / ".lab/test/secrets").iterdir()] == [".lock"]
     reached.clear()
-    assert vault.of(PROD, PROD.machines["app1"]), "new machines get them all the same"
+    assert shared_secrets.make_for(PROD, PROD.machines["app1"]), (
+        "new machines get them all the same"
+    )
     reached["store1"] = "yes\n"
-    assert vault.of(PROD, PROD.machines["app2"]), "this is where they were made"
+    assert shared_secrets.make_for(PROD, PROD.machines["app2"]), "this is where they were made"
 
 
 def test_a_machine_in_a_cloud_is_not_told_the_labs_addresses(reached: dict[str, str]) -> None:
     reached["app1"] = "/srv/stack.d/1\ncloud\n"
-    with pytest.raises(Refused, match=r"app1 is in a cloud, .*cloud\.yaml from where"):
-        remote.carry(PROD, "app1", "1")
+    with pytest.raises(ControlError, match=r"app1 is in a cloud, .*cloud\.yaml from where"):
+        bundle.upload(PROD, "app1", "1")
 
 
 def test_a_second_controller_is_given_all_that_the_first_has(
     home: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = {name: vault.of(PROD, one) for name, one in PROD.machines.items()}
+    first = {name: shared_secrets.make_for(PROD, one) for name, one in PROD.machines.items()}
     folder = home / ".lab" / "test"
     (folder / "cloud.yaml").write_text("network: 10.0.0.0/24\n")
     (home / "id").write_text("a key\n")
@@ -209,18 +236,20 @@ def test_a_second_controller_is_given_all_that_the_first_has(
         f"Host app1\n  IdentityFile {home}/id\nHost *\n  IdentityFile {home}/id\n"
         f"  UserKnownHostsFile {folder}/known_hosts\n  ControlPath {home}/x/%C\n"
     )
-    text = access.pack(PROD)
-    assert len(text) < access.LARGEST, "more than a variable of GitLab takes"
+    text = controller_state.export_state(PROD)
+    assert len(text) < export_state_command.LARGEST, "more than a variable of GitLab takes"
     other = tmp_path_factory.mktemp("other")
-    monkeypatch.setattr(lab, "ROOT", other)
-    monkeypatch.setattr(lab, "CACHE", other / "cache")
-    monkeypatch.setattr(remote, "run", lambda *words, **more: "yes\n")
+    monkeypatch.setattr(local_state, "ROOT", other)
+    monkeypatch.setattr(local_state, "CACHE", other / "cache")
+    monkeypatch.setattr(ssh, "run", lambda *words, **more: "yes\n")
     before = os.umask(0)
     try:
-        access.unpack(PROD, text)
+        controller_state.import_state(PROD, text)
     finally:
         os.umask(before)
-    assert {name: vault.of(PROD, one) for name, one in PROD.machines.items()} == first
+    assert {
+        name: shared_secrets.make_for(PROD, one) for name, one in PROD.machines.items()
+    } == first
     config = (other / ".lab/test/ssh_config").read_text()
     assert str(home) not in config
     assert config.count(f"IdentityFile {other}/.lab/test/keys/key-1\n") == 2
@@ -230,8 +259,8 @@ def test_a_second_controller_is_given_all_that_the_first_has(
         if path.name != ".lock":
             assert path.stat().st_mode & 0o777 == (0o700 if path.is_dir() else 0o600), path
     for wrong in ("nothing", text[: len(text) // 2]):
-        with pytest.raises(Refused, match="not what 'control.access pack' gives"):
-            access.unpack(PROD, wrong)
+        with pytest.raises(ControlError, match="not what 'export-state' gives"):
+            controller_state.import_state(PROD, wrong)
 
 
 # --- order ----------------------------------------------------------------------------------------
@@ -273,28 +302,29 @@ def test_where_nobody_serves_yet_only_applications_wait() -> None:
     assert fleet.batches(ONE, ["one"], ["one"]) == [["one"]]
 
 
-def converge(
+def converge_all(
     codes: dict[str, int], monkeypatch: pytest.MonkeyPatch, **more: Any
 ) -> tuple[list[str], dict[str, int]]:
     """Who was converged, in which order, and who failed, when machines end with `codes`."""
     done: list[str] = []
     lock = threading.Lock()
 
-    def one(where: Topology, host: str, words: list[str]) -> int:
+    def converge_host(where: Topology, host: str, words: list[str]) -> int:
         with lock:
             done.append(host)
         if codes.get(host) == -1:
-            raise Refused(f"{host}: cannot be reached")
+            raise ControlError(f"{host}: cannot be reached")
         return codes.get(host, 0)
 
     monkeypatch.setattr(fleet, "wait_for_edges", lambda *_: None)
-    return done, machines.converge(PROD, fleet.order(PROD), [], one, **more)
+    monkeypatch.setattr(converge, "converge_host", converge_host)
+    return done, converge.converge_machines(PROD, fleet.order(PROD), [], **more)
 
 
 def test_a_machine_that_cannot_be_reached_is_passed_over(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    done, failed = converge({"app1": 255}, monkeypatch)
+    done, failed = converge_all({"app1": 255}, monkeypatch)
     assert done == ["store1", "app1", "app2", "edge1", "monitor1"]
     assert failed == {"app1": 255}
 
@@ -302,7 +332,7 @@ def test_a_machine_that_cannot_be_reached_is_passed_over(
 def test_what_breaks_one_machine_is_not_done_to_the_next_of_its_kind(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    done, failed = converge({"app1": 2}, monkeypatch)
+    done, failed = converge_all({"app1": 2}, monkeypatch)
     assert done == ["store1", "app1", "edge1", "monitor1"]
     assert failed == {"app1": 2, "app2": 1}
     assert "app2: left as it is, for app1 failed" in capsys.readouterr().err
@@ -313,61 +343,63 @@ def test_an_edge_that_cannot_be_asked_is_named_once_and_the_others_finish(
 ) -> None:
     done: list[str] = []
 
-    def one(where: Topology, host: str, words: list[str]) -> int:
+    def converge_host(where: Topology, host: str, words: list[str]) -> int:
         done.append(host)
         return 255 if host == "edge1" else 0
 
     def run(where: Topology, host: str, command: str) -> str:
-        raise Refused(f"{host}: ssh: connect to host: timed out")
+        raise ControlError(f"{host}: ssh: connect to host: timed out")
 
-    monkeypatch.setattr(remote, "run", run)
-    failed = machines.converge(PROD, fleet.order(PROD), [], one)
+    monkeypatch.setattr(ssh, "run", run)
+    monkeypatch.setattr(converge, "converge_host", converge_host)
+    failed = converge.converge_machines(PROD, fleet.order(PROD), [])
     assert done == ["store1", "app1", "app2", "edge1", "monitor1"]
     assert failed == {"edge1": 255}
     said = capsys.readouterr().err
     assert said.count("timed out") == 1 and "edge1: not asked whether it uses app1" in said
     hosts = [host for host in fleet.order(PROD) if host != "edge1"]
-    assert machines.converge(PROD, hosts, [], one, known=["edge1"]) == {}
+    assert converge.converge_machines(PROD, hosts, [], known=["edge1"]) == {}
     assert capsys.readouterr().err == "", "it was named already"
-    with pytest.raises(Refused, match="timed out"):
+    with pytest.raises(ControlError, match="timed out"):
         fleet.wait_for_edges(PROD, ["app1"])
 
 
 def test_a_connection_that_is_killed_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    from control import __main__ as main
 
-    monkeypatch.setattr(remote, "ssh", lambda *_, **__: ["sh", "-c", "kill -9 $$"])
-    monkeypatch.setattr(main, "confirm_firewall", lambda *_: 0)
+    monkeypatch.setattr(ssh, "command_line", lambda *_, **__: ["sh", "-c", "kill -9 $$"])
+    monkeypatch.setattr(converge, "confirm_firewall", lambda *_: 0)
     for where, host in ((PROD, "app1"), (ONE, "one")):
-        assert main.converge(where, host, []) == 137
+        assert converge.converge_host(where, host, []) == 137
 
 
 def test_a_formula_alone_is_applied_where_roles_bring_it() -> None:
-    def having(formulas: str, *hosts: str) -> dict[str, list[str]]:
-        return machines.having(PROD, hosts or list(PROD.machines), formulas)
+    def filtered(formulas: str, *hosts: str) -> dict[str, list[str]]:
+        return apply.filter_by_formula(PROD, hosts or list(PROD.machines), formulas)
 
-    assert having("haproxy") == {"edge1": ["haproxy"]}
-    assert having("base.people") == {host: ["base.people"] for host in PROD.machines}
-    assert having("redis,counter") == {
+    assert filtered("haproxy") == {"edge1": ["haproxy"]}
+    assert filtered("base.people") == {host: ["base.people"] for host in PROD.machines}
+    assert filtered("redis,counter") == {
         "app1": ["counter"],
         "app2": ["counter"],
         "store1": ["redis"],
     }
-    with pytest.raises(Refused, match="SLS=haproxy: nothing for app1, by roles"):
-        having("haproxy", "app1")
-    with pytest.raises(Refused, match="SLS=haprox: no formula of salt/top.sls, which has base, "):
-        having("haprox")
+    with pytest.raises(ControlError, match="SLS=haproxy: nothing for app1, by roles"):
+        filtered("haproxy", "app1")
+    with pytest.raises(
+        ControlError, match="SLS=haprox: no formula of salt/top.sls, which has base, "
+    ):
+        filtered("haprox")
 
 
 def test_before_a_machine_goes_the_edge_forgets_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    done, _ = converge({}, monkeypatch, edges_first=True)
+    done, _ = converge_all({}, monkeypatch, edges_first=True)
     assert done == ["edge1", "store1", "app1", "app2", "monitor1"]
 
 
 def test_the_exit_code_and_a_line_say_who_failed(capsys: pytest.CaptureFixture[str]) -> None:
-    assert machines.summary(PROD, list(PROD.machines), {"monitor1": 1, "app1": 255}) == 255
+    assert apply.report_failed(PROD, list(PROD.machines), {"monitor1": 1, "app1": 255}) == 255
     assert capsys.readouterr().err == "2 of 5 machines failed: app1, monitor1\n"
-    assert machines.summary(ONE, ["one"], {}) == 0
+    assert apply.report_failed(ONE, ["one"], {}) == 0
 
 
 def test_one_that_refuses_is_named_and_the_others_go_on(
@@ -375,9 +407,9 @@ def test_one_that_refuses_is_named_and_the_others_go_on(
 ) -> None:
     def work(host: str) -> int:
         if host == "app1":
-            raise Refused("app1: ssh: connect to host: timed out")
+            raise ControlError("app1: ssh: connect to host: timed out")
         if host == "app2":
-            raise Refused("nothing there")
+            raise ControlError("nothing there")
         return -15 if host == "edge1" else 0
 
     codes = fleet.each(PROD, work)
@@ -405,22 +437,22 @@ def made(home: Path, *names: str) -> None:
 
 
 def test_a_machine_that_the_topology_lost_is_known_to_be_there(home: Path) -> None:
-    assert machines.refuse_swap(PROD) == []
+    assert converge.refuse_add_and_remove(PROD) == []
     made(home, "edge1", "app1", "app2", "store1", "monitor1", "app3")
-    assert machines.refuse_swap(PROD) == ["app3"]
+    assert converge.refuse_add_and_remove(PROD) == ["app3"]
 
 
 def test_to_add_and_to_take_away_at_once_is_refused(home: Path) -> None:
     made(home, "edge1", "app1", "app3", "store1", "monitor1")
-    with pytest.raises(Refused, match="lost app3 and gained app2: first add"):
-        machines.refuse_swap(PROD)
+    with pytest.raises(ControlError, match="lost app3 and gained app2: first add"):
+        converge.refuse_add_and_remove(PROD)
 
 
 def test_a_new_machine_wants_up_before_apply(home: Path) -> None:
     made(home, "edge1", "app1", "store1", "monitor1")
-    assert machines.refuse_swap(PROD) == []
-    with pytest.raises(Refused, match="app2: new in the topology: 'make up' makes it"):
-        machines.refuse_swap(PROD, booted=True)
+    assert converge.refuse_add_and_remove(PROD) == []
+    with pytest.raises(ControlError, match="app2: new in the topology: 'make up' makes it"):
+        converge.refuse_add_and_remove(PROD, is_booted=True)
 
 
 # --- output ---------------------------------------------------------------------------------------
@@ -429,15 +461,15 @@ def test_a_new_machine_wants_up_before_apply(home: Path) -> None:
 def test_lines_of_several_machines_say_whose_they_are(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(remote, "ssh", lambda *a, **k: ["printf", "one\ntwo\n"])
-    assert remote.stream(PROD, "app1", "x", fleet.label(PROD, "app1")) == 0
+    monkeypatch.setattr(ssh, "command_line", lambda *a, **k: ["printf", "one\ntwo\n"])
+    assert ssh.stream(PROD, "app1", "x", fleet.label(PROD, "app1")) == 0
     assert capsys.readouterr().out == "app1      one\napp1      two\n"
     assert fleet.label(ONE, "one") == ""
 
 
 def test_the_checkouts_own_machine_files_never_travel(root: Path) -> None:
     ignored = subprocess.run(
-        ["git", "check-ignore", pillar.IDENTITY, pillar.SECRETS, ".lab/prod/secrets/ca.key"],
+        ["git", "check-ignore", paths.IDENTITY, paths.SECRETS, ".lab/prod/secrets/ca.key"],
         cwd=root,
         capture_output=True,
         text=True,

@@ -101,7 +101,7 @@ def test_what_is_published_passed_make_test_and_what_is_released_everything() ->
 
 def test_a_deploy_has_all_that_the_controller_knows_of_the_machines() -> None:
     script = " && ".join(jobs()["production"]["script"])
-    assert 'control.access unpack "$TOPOLOGY" "$DEPLOY_STATE" && make deploy' in script
+    assert 'control import-state --topology "$TOPOLOGY" "$DEPLOY_STATE" && make deploy' in script
 
 
 @pytest.mark.parametrize("missing", ["make", "git", "ssh", ""])

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from salt.exceptions import CommandExecutionError
 
-from control import certificates
+from control.credentials import certificates
+from control.credentials.certificates import WITHOUT_KEYS
 
 ADDRESSES = ["127.0.0.1", "192.0.2.7"]
 OPTIONS = {"machine": "app1", "addresses": ADDRESSES, "days": 90, "ca_days": 3650}
@@ -237,7 +238,6 @@ def test_the_controller_fetches_certificates_and_leaves_a_key_where_it_is(
     world: SimpleNamespace, tmp_path: Path
 ) -> None:
     """An older version wrote the pillar's combined PEM there as it was."""
-    from control.certificates import WITHOUT_KEYS
 
     parts = made(world)
     path = tmp_path / "site.pem"

@@ -421,7 +421,7 @@ def certificate(folder: Path) -> None:
 
 def identity(folder: Path, path: Path) -> None:
     """A machine's certificate in `folder`, which the configuration `path` then names."""
-    from control import certificates
+    from control.credentials import certificates
 
     folder.mkdir(parents=True, exist_ok=True)
     ca, ca_key = certificates.make_ca("test", 2)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from control import status
-from control.errors import Refused
+from control.errors import ControlError
 
 
 def known() -> status.Known:
@@ -129,7 +129,7 @@ def test_no_alert_is_left_out_whatever_it_is_about(monkeypatch: pytest.MonkeyPat
 
     def services(_: Any, host: str) -> Any:
         if host == "b":
-            raise Refused("no route")
+            raise ControlError("no route")
         return BASE
 
     monkeypatch.setattr(status, "services", services)

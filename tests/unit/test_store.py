@@ -19,8 +19,18 @@ from typing import Any
 import pytest
 import yaml
 
-from control import deploy, lab, remote, store, topology
-from control.errors import Refused
+from control import local_state, ssh, topology
+from control.artifacts import build as build_module
+from control.artifacts import files, repository, s3, signing
+from control.artifacts.files import FileExists, Repository
+from control.artifacts.folder import Folder
+from control.artifacts.gitlab import GitLab
+from control.artifacts.http import Http
+from control.commands import deploy as deploy_command
+from control.commands import publish as publish_command
+from control.commands import releases as releases_command
+from control.errors import ControlError
+from control.options import Options
 
 VERSION = "0.1.0-g0123456789ab"
 
@@ -147,7 +157,7 @@ def place(
     tmp_path: Path,
     server: SimpleNamespace,
     monkeypatch: pytest.MonkeyPatch,
-) -> store.Store:
+) -> Repository:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
@@ -158,7 +168,7 @@ def place(
         "gitlab": f"gitlab+{server.url}/api/v4/projects/7",
     }[request.param]
     monkeypatch.setenv("ARTIFACT_STORE", given)
-    return store.store()
+    return repository.open_repository(Options.read())
 
 
 @pytest.fixture
@@ -172,93 +182,93 @@ def build(tmp_path: Path) -> Callable[..., Path]:
 
 
 def test_what_was_published_is_listed_and_fetched(
-    place: store.Store, build: Callable[..., Path], tmp_path: Path
+    place: Repository, build: Callable[..., Path], tmp_path: Path
 ) -> None:
     assert place.releases() == []
     digest = hashlib.sha256(b"an artifact").hexdigest()
-    assert store.publish(place, build()) == (True, digest)
-    assert store.publish(place, build("2.0"))[0] is True
+    assert repository.publish(place, build()) == (True, digest)
+    assert repository.publish(place, build("2.0"))[0] is True
     assert sorted(one.version for one in place.releases()) == [VERSION, "2.0"]
-    path, stated = store.fetch(place, VERSION, tmp_path / "fetched")
+    path, stated = repository.fetch(place, VERSION, tmp_path / "fetched")
     assert (path.read_bytes(), stated) == (b"an artifact", digest)
     beside = path.with_name(f"{path.name}.sha256").read_text()
     assert beside == f"{digest}  {path.name}\n"
 
 
 def test_a_stored_version_is_never_replaced(
-    place: store.Store, build: Callable[..., Path], tmp_path: Path
+    place: Repository, build: Callable[..., Path], tmp_path: Path
 ) -> None:
-    store.publish(place, build())
-    assert store.publish(place, build())[0] is False, "the same again is no error"
+    repository.publish(place, build())
+    assert repository.publish(place, build())[0] is False, "the same again is no error"
     with pytest.raises(
-        Refused, match="is stored in .* already, with sha256 [0-9a-f]{64}; this build"
+        ControlError, match="is stored in .* already, with sha256 [0-9a-f]{64}; this build"
     ):
-        store.publish(place, build(content=b"another"))
+        repository.publish(place, build(content=b"another"))
     for name in (f"counter-{VERSION}.tar.gz", f"counter-{VERSION}.tar.gz.sha256"):
-        with pytest.raises(store.Exists):
+        with pytest.raises(FileExists):
             place.add(VERSION, name, b"another")
-    path, _ = store.fetch(place, VERSION, tmp_path / "fetched")
+    path, _ = repository.fetch(place, VERSION, tmp_path / "fetched")
     assert path.read_bytes() == b"an artifact"
 
 
 def test_an_interrupted_publish_is_no_release_and_is_finished_by_the_next(
-    place: store.Store, build: Callable[..., Path], tmp_path: Path
+    place: Repository, build: Callable[..., Path], tmp_path: Path
 ) -> None:
     name = f"counter-{VERSION}.tar.gz"
     place.add(VERSION, name, b"an artifact")
-    with pytest.raises(Refused, match="is not stored"):
-        store.fetch(place, VERSION, tmp_path / "fetched")
-    assert store.publish(place, build())[0] is True
+    with pytest.raises(ControlError, match="is not stored"):
+        repository.fetch(place, VERSION, tmp_path / "fetched")
+    assert repository.publish(place, build())[0] is True
     place.add("3.0", "counter-3.0.tar.gz", b"half of")
-    with pytest.raises(Refused, match=r"counter-3.0.tar.gz is there with other contents"):
-        store.publish(place, build("3.0"))
+    with pytest.raises(ControlError, match=r"counter-3.0.tar.gz is there with other contents"):
+        repository.publish(place, build("3.0"))
 
 
 def test_what_is_not_stored_names_the_newest_there(
-    place: store.Store, build: Callable[..., Path], tmp_path: Path
+    place: Repository, build: Callable[..., Path], tmp_path: Path
 ) -> None:
-    with pytest.raises(Refused, match="VERSION=9 is not stored in .*; it is empty"):
-        store.fetch(place, "9", tmp_path)
-    store.publish(place, build())
-    with pytest.raises(Refused, match=f"the newest there: {VERSION}"):
-        store.fetch(place, "9", tmp_path)
+    with pytest.raises(ControlError, match="VERSION=9 is not stored in .*; it is empty"):
+        repository.fetch(place, "9", tmp_path)
+    repository.publish(place, build())
+    with pytest.raises(ControlError, match=f"the newest there: {VERSION}"):
+        repository.fetch(place, "9", tmp_path)
 
 
-def test_a_wrong_hash_is_refused_and_nothing_is_kept(place: store.Store, tmp_path: Path) -> None:
+def test_a_wrong_hash_is_refused_and_nothing_is_kept(place: Repository, tmp_path: Path) -> None:
     place.add("1", "counter-1.tar.gz", b"tampered")
     place.add("1", "counter-1.tar.gz.sha256", b"0" * 64)
-    with pytest.raises(Refused, match="but the store states 0{64}: damaged or tampered"):
-        store.fetch(place, "1", tmp_path / "fetched")
+    with pytest.raises(ControlError, match="but the repository states 0{64}: damaged or tampered"):
+        repository.fetch(place, "1", tmp_path / "fetched")
     assert list((tmp_path / "fetched").iterdir()) == []
     place.add("2", "counter-2.tar.gz.sha256", b"no hash")
-    with pytest.raises(Refused, match="holds no sha256"):
-        store.fetch(place, "2", tmp_path / "fetched")
+    with pytest.raises(ControlError, match="holds no sha256"):
+        repository.fetch(place, "2", tmp_path / "fetched")
     place.add("3", "counter-3.tar.gz.sha256", b"0" * 64)
-    with pytest.raises(Refused, match="has the hash of counter-3.tar.gz but not the file"):
-        store.fetch(place, "3", tmp_path / "fetched")
+    with pytest.raises(ControlError, match="has the hash of counter-3.tar.gz but not the file"):
+        repository.fetch(place, "3", tmp_path / "fetched")
 
 
 def test_what_was_fetched_once_is_not_fetched_again_unless_it_differs(
     server: SimpleNamespace, build: Callable[..., Path], tmp_path: Path
 ) -> None:
-    place = store.Http(f"{server.url}/web")
-    store.publish(place, build())
-    path, _ = store.fetch(place, VERSION, tmp_path / "fetched")
+    place = Http(f"{server.url}/web", Options.read())
+    repository.publish(place, build())
+    path, _ = repository.fetch(place, VERSION, tmp_path / "fetched")
     server.seen.clear()
-    store.fetch(place, VERSION, tmp_path / "fetched")
+    repository.fetch(place, VERSION, tmp_path / "fetched")
     assert f"/web/{path.name}" not in [where for _, where, _ in server.seen]
     path.write_bytes(b"an artefact")
-    store.fetch(place, VERSION, tmp_path / "fetched")
+    repository.fetch(place, VERSION, tmp_path / "fetched")
     assert path.read_bytes() == b"an artifact"
 
 
 def test_an_answer_that_is_cut_off_is_refused(server: SimpleNamespace, tmp_path: Path) -> None:
-    place = store.Http(f"{server.url}/web")
+    place = Http(f"{server.url}/web", Options.read())
     place.add("1", "counter-1.tar.gz", b"x" * 1000)
     place.add("1", "counter-1.tar.gz.sha256", hashlib.sha256(b"x" * 1000).hexdigest().encode())
     server.cut.add("counter-1.tar.gz")
-    with pytest.raises(Refused, match="counter-1.tar.gz: cut off after 500 of 1000 bytes"):
-        store.fetch(place, "1", tmp_path)
+    with pytest.raises(ControlError, match="counter-1.tar.gz: cut off after 500 of 1000 bytes"):
+        repository.fetch(place, "1", tmp_path)
 
 
 def test_a_token_is_sent_but_to_no_other_host(
@@ -266,7 +276,7 @@ def test_a_token_is_sent_but_to_no_other_host(
 ) -> None:
     monkeypatch.setenv("ARTIFACT_STORE_TOKEN", "hush")
     server.files["/web/counter-1.tar.gz"] = b"x"
-    assert store.Http(f"{server.url}/moved").read("1", "counter-1.tar.gz") == b"x"
+    assert Http(f"{server.url}/moved", Options.read()).read("1", "counter-1.tar.gz") == b"x"
     tokens = {path: headers.get("authorization") for _, path, headers in server.seen}
     assert tokens == {"/moved/counter-1.tar.gz": "Bearer hush", "/web/counter-1.tar.gz": None}
 
@@ -278,7 +288,7 @@ def test_gitlab_gets_its_token(
     server: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, variable: str, header: str
 ) -> None:
     monkeypatch.setenv(variable, "hush")
-    store.GitLab(f"{server.url}/api/v4/projects/7").add("1", "counter-1.tar.gz", b"x")
+    GitLab(f"{server.url}/api/v4/projects/7", Options.read()).add("1", "counter-1.tar.gz", b"x")
     put = [headers for method, _, headers in server.seen if method == "PUT"]
     assert put[0][header] == "hush"
     assert "/api/v4/projects/7/packages/generic/counter/1/counter-1.tar.gz" in server.files
@@ -291,29 +301,37 @@ def test_a_store_that_knows_basic_gets_user_and_password_of_environment_or_netrc
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As nginx' WebDAV knows it."""
-    place = store.Http(f"{server.url}/basic")
+
+    def place() -> Http:
+        return Http(f"{server.url}/basic", Options.read())
+
     with pytest.raises(
-        Refused, match="answers 401 .*ARTIFACT_STORE_USER and ARTIFACT_STORE_PASSWORD, or ~/.netrc"
+        ControlError,
+        match="answers 401 .*ARTIFACT_STORE_USER and ARTIFACT_STORE_PASSWORD, or ~/.netrc",
     ):
-        store.publish(place, build())
+        repository.publish(place(), build())
     monkeypatch.setenv("ARTIFACT_STORE_USER", "ada")
-    with pytest.raises(Refused, match="ARTIFACT_STORE_USER and ARTIFACT_STORE_PASSWORD: need each"):
-        store.publish(place, build())
+    with pytest.raises(
+        ControlError, match="ARTIFACT_STORE_USER and ARTIFACT_STORE_PASSWORD: need each"
+    ):
+        repository.publish(place(), build())
     monkeypatch.setenv("ARTIFACT_STORE_PASSWORD", "s3cret: @/ä")
-    assert store.publish(place, build())[0] is True
+    assert repository.publish(place(), build())[0] is True
     monkeypatch.delenv("ARTIFACT_STORE_USER")
     monkeypatch.delenv("ARTIFACT_STORE_PASSWORD")
     file = tmp_path / "netrc"
     monkeypatch.setenv("NETRC", str(file))
     file.write_text("default login anonymous password x\n")
-    with pytest.raises(Refused, match="answers 401"):
-        store.fetch(place, VERSION, tmp_path / "fetched")
+    with pytest.raises(ControlError, match="answers 401"):
+        repository.fetch(place(), VERSION, tmp_path / "fetched")
     assert [headers.get("authorization") for *_, headers in server.seen][-1] is None
     file.write_text('machine 127.0.0.1 login ada password "s3cret: @/ä"\n')
-    assert store.fetch(place, VERSION, tmp_path / "fetched")[0].read_bytes() == b"an artifact"
+    assert (
+        repository.fetch(place(), VERSION, tmp_path / "fetched")[0].read_bytes() == b"an artifact"
+    )
     file.write_text("machine 127.0.0.1 login ada passwort s3cret\n")
-    with pytest.raises(Refused, match=r"netrc: line 1: not a netrc file") as no:
-        store.fetch(place, VERSION, tmp_path / "fetched")
+    with pytest.raises(ControlError, match=r"netrc: line 1: not a netrc file") as no:
+        repository.fetch(place(), VERSION, tmp_path / "fetched")
     assert "s3cret" not in str(no.value)
 
 
@@ -323,7 +341,7 @@ def test_a_password_goes_to_no_other_host(
     monkeypatch.setenv("ARTIFACT_STORE_USER", "ada")
     monkeypatch.setenv("ARTIFACT_STORE_PASSWORD", "s3cret")
     server.files["/web/counter-1.tar.gz"] = b"x"
-    assert store.Http(f"{server.url}/moved").read("1", "counter-1.tar.gz") == b"x"
+    assert Http(f"{server.url}/moved", Options.read()).read("1", "counter-1.tar.gz") == b"x"
     sent = [headers.get("authorization") for _, _, headers in server.seen]
     assert sent[0] is not None and sent[1:] == [None]
 
@@ -335,23 +353,23 @@ def test_a_typing_error_at_a_store_without_a_listing_is_answered_by_what_is_true
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    place = store.Http(f"{server.url}/unlisted")
-    store.publish(place, build())
+    place = Http(f"{server.url}/unlisted", Options.read())
+    repository.publish(place, build())
     with pytest.raises(
-        Refused,
+        ControlError,
         match=r"VERSION=0\.1 is not stored in .*/unlisted; .*does not list what is stored there \(403",
     ) as no:
-        store.fetch(place, "0.1", tmp_path)
+        repository.fetch(place, "0.1", tmp_path)
     assert "token" not in str(no.value)
-    assert store.fetch(place, VERSION, tmp_path / "fetched")[0].exists()
+    assert repository.fetch(place, VERSION, tmp_path / "fetched")[0].exists()
     monkeypatch.setenv("ARTIFACT_STORE", f"{server.url}/unlisted")
     monkeypatch.delenv("VERSION", raising=False)
-    monkeypatch.setattr(lab, "is_up", lambda where: True)
-    with pytest.raises(Refused, match=r"VERSION=… is needed; .*does not list"):
-        deploy.command_deploy(topology.load("dev"))
+    monkeypatch.setattr(local_state, "is_up", lambda where: True)
+    with pytest.raises(ControlError, match=r"VERSION=… is needed; .*does not list"):
+        deploy_command.run(topology.load("dev"), Options.read())
     told = {"local": {"running": {"1": VERSION}, "history": [], "installed": []}}
-    monkeypatch.setattr(remote, "run", lambda *_: json.dumps(told))
-    assert deploy.command_releases(topology.load("dev")) == 0
+    monkeypatch.setattr(ssh, "run", lambda *_: json.dumps(told))
+    assert releases_command.run(topology.load("dev"), Options.read()) == 0
     said = capsys.readouterr()
     assert (
         f"does not list what is stored there (403 to GET {server.url}/unlisted/); of what runs:"
@@ -364,17 +382,17 @@ def test_a_folder_that_is_missing_at_the_store_is_no_release_that_is_there(
     server: SimpleNamespace, build: Callable[..., Path]
 ) -> None:
     """WebDAV answers 409 to it."""
-    with pytest.raises(Refused, match="the store answers 409 to PUT"):
-        store.publish(store.Http(f"{server.url}/no-folder"), build())
+    with pytest.raises(ControlError, match="the repository answers 409 to PUT"):
+        repository.publish(Http(f"{server.url}/no-folder", Options.read()), build())
 
 
 @pytest.mark.parametrize("version", ["1.0+local", "1!2", "-1", "a b", "x" * 129])
 def test_a_version_that_no_deploy_takes_is_neither_published_nor_offered(
-    place: store.Store, build: Callable[..., Path], tmp_path: Path, version: str
+    place: Repository, build: Callable[..., Path], tmp_path: Path, version: str
 ) -> None:
-    with pytest.raises(Refused, match="use letters, digits, '.', '_' and '-', at most 128"):
-        store.publish(place, build(version))
-    if isinstance(place, store.Folder):
+    with pytest.raises(ControlError, match="use letters, digits, '.', '_' and '-', at most 128"):
+        repository.publish(place, build(version))
+    if isinstance(place, Folder):
         # Put there by hand.
         place.add(version, f"counter-{version}.tar.gz.sha256", b"0" * 64)
     assert place.releases() == []
@@ -385,54 +403,55 @@ def test_every_place_takes_the_same_versions(root: Path) -> None:
     build = (root / "webapp/build.py").read_text(encoding="utf-8")
     schema = yaml.safe_load((root / "salt/counter/schema.yaml").read_text(encoding="utf-8"))
     release = (root / "salt/_modules/release.py").read_text(encoding="utf-8")
-    assert f'\nVERSION = r"{store.VERSION}"\n' in build
-    assert schema["properties"]["version"]["pattern"] == f"^{store.VERSION}$"
-    assert f're.fullmatch(r"{store.VERSION}", str(version))' in release
+    assert f'\nVERSION = r"{files.VERSION}"\n' in build
+    assert schema["properties"]["version"]["pattern"] == f"^{files.VERSION}$"
+    assert f're.fullmatch(r"{files.VERSION}", str(version))' in release
 
 
 def test_who_has_no_store_set_is_told_where_a_pipelines_releases_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "ROOT", tmp_path)
+    monkeypatch.setattr(repository, "ROOT", tmp_path)
     with pytest.raises(
-        Refused,
+        ControlError,
         match=r"it is empty; .*ARTIFACT_STORE=gitlab\+https://HOST/api/v4/projects/ID and GITLAB_TOKEN",
     ):
-        store.fetch(store.store(), "1.0", tmp_path)
+        repository.fetch(repository.open_repository(Options.read()), "1.0", tmp_path)
 
 
 def test_a_refusal_by_the_store_says_what_to_look_at(server: SimpleNamespace) -> None:
-    place = store.Http(f"{server.url}/secret")
+    place = Http(f"{server.url}/secret", Options.read())
     with pytest.raises(
-        Refused, match=r"answers 403 to PUT .*is its token or key set.* who are you"
+        ControlError, match=r"answers 403 to PUT .*is its token or key set.* who are you"
     ):
         place.add("1", "counter-1.tar.gz", b"x")
     with pytest.raises(
-        Refused, match="the store does not answer: GET http://127.0.0.1:1/: .*refused"
+        ControlError, match="the repository does not answer: GET http://127.0.0.1:1/: .*refused"
     ):
-        store.Http("http://127.0.0.1:1").releases()
+        Http("http://127.0.0.1:1", Options.read()).releases()
 
 
 @pytest.mark.parametrize("version", ["1.dirty.abc", "1-src.abc"])
 def test_a_build_without_a_commit_is_for_folders_alone(
     server: SimpleNamespace, build: Callable[..., Path], tmp_path: Path, version: str
 ) -> None:
-    with pytest.raises(Refused, match="uncommitted sources, and .* is shared"):
-        store.publish(store.Http(f"{server.url}/web"), build(version))
-    assert store.publish(store.Folder(tmp_path / "own"), build(version))[0] is True
+    with pytest.raises(ControlError, match="uncommitted sources, and .* is shared"):
+        repository.publish(Http(f"{server.url}/web", Options.read()), build(version))
+    assert repository.publish(Folder(tmp_path / "own"), build(version))[0] is True
 
 
 def test_a_release_is_signed_where_there_is_a_key(
     build: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place, key = store.Folder(tmp_path / "store"), tmp_path / "key"
+    place, key = Folder(tmp_path / "store"), tmp_path / "key"
     monkeypatch.setenv("RELEASE_KEY", str(key))
-    with pytest.raises(Refused, match="cannot sign"):
-        store.publish(place, build())
+    assert signing.find_key(Options.read()) == key
+    with pytest.raises(ControlError, match="cannot sign"):
+        repository.publish(place, build(), key)
     assert place.releases() == []
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
-    store.publish(place, build())
-    path, _ = store.fetch(place, VERSION, tmp_path / "fetched")
+    repository.publish(place, build(), key)
+    path, _ = repository.fetch(place, VERSION, tmp_path / "fetched")
     assert path.with_name(f"{path.name}.sig").read_text().startswith("-----BEGIN SSH SIGNATURE")
 
 
@@ -441,17 +460,16 @@ def test_a_key_as_gitlab_gives_it_signs(
 ) -> None:
     """Readable by all, and without its last newline. A release of before there was a key gets its
     signature with the next publish of the same."""
-    place, key = store.Folder(tmp_path / "store"), tmp_path / "key"
-    store.publish(place, build())
+    place, key = Folder(tmp_path / "store"), tmp_path / "key"
+    repository.publish(place, build())
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
     key.write_text(key.read_text().rstrip())
     key.chmod(0o666)
-    monkeypatch.setenv("RELEASE_KEY", str(key))
-    assert store.publish(place, build())[0] is False
-    path, _ = store.fetch(place, VERSION, tmp_path / "fetched")
+    assert repository.publish(place, build(), key)[0] is False
+    path, _ = repository.fetch(place, VERSION, tmp_path / "fetched")
     first = path.with_name(f"{path.name}.sig").read_text()
     assert first.startswith("-----BEGIN SSH SIGNATURE")
-    store.publish(place, build())
+    repository.publish(place, build(), key)
     assert (place.path / f"{path.name}.sig").read_text() == first
 
 
@@ -460,14 +478,14 @@ def checkout(
     build: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> SimpleNamespace:
     """A checkout whose build is there, with a store and a folder `.lab` of its own."""
-    own = SimpleNamespace(root=tmp_path, store=store.Folder(tmp_path / "store"))
+    own = SimpleNamespace(root=tmp_path, store=Folder(tmp_path / "store"))
     own.key = tmp_path / ".lab/release-key"
     (tmp_path / "pillar").mkdir()
     (tmp_path / "dist").mkdir()
-    own.path = build().rename(tmp_path / "dist" / store.archive(VERSION))
-    monkeypatch.setattr(deploy, "ROOT", tmp_path)
-    monkeypatch.setattr(store, "OWN_KEY", own.key)
-    monkeypatch.setattr("control.__main__.build_artifact", lambda: VERSION)
+    own.path = build().rename(tmp_path / "dist" / files.archive_name(VERSION))
+    monkeypatch.setattr(publish_command, "ROOT", tmp_path)
+    monkeypatch.setattr(signing, "OWN_KEY", own.key)
+    monkeypatch.setattr(build_module, "build_artifact", lambda _: VERSION)
     monkeypatch.setenv("ARTIFACT_STORE", str(own.store.path))
     for name in ("RELEASE_KEY", "CI"):
         monkeypatch.delenv(name, raising=False)
@@ -477,20 +495,20 @@ def checkout(
 def test_publish_signs_by_default_with_a_key_of_the_checkouts_own(
     checkout: SimpleNamespace, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert deploy.command_publish(topology.load("dev")) == 0
+    assert publish_command.run(topology.load("dev"), Options.read()) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[-1] == VERSION
-    public = store.public_half(checkout.key)
+    public = signing.read_public_key(checkout.key)
     assert said[-2].startswith(
         f"signed with {checkout.key}, made now: keep a copy; machines refuse"
     )
     assert said[-2].endswith(f"pillar/settings.sls: counter: {{release: {{signers: [{public}]}}}}")
     assert checkout.key.stat().st_mode & 0o777 == 0o600
-    path, _ = store.fetch(checkout.store, VERSION, checkout.root / "fetched")
-    assert store.is_signed(path, Path(f"{path}.sig").read_bytes(), checkout.key)
+    path, _ = repository.fetch(checkout.store, VERSION, checkout.root / "fetched")
+    assert signing.is_signed(path, Path(f"{path}.sig").read_bytes(), checkout.key)
     # Again, and where the machines ask for it already.
     (checkout.root / "pillar/settings.sls").write_text(f"signers: [{public}]")
-    assert deploy.command_publish(topology.load("dev")) == 0
+    assert publish_command.run(topology.load("dev"), Options.read()) == 0
     told = capsys.readouterr().out.splitlines()[-2]
     assert told == f"signed with {checkout.key}; asked for by pillar/settings.sls"
 
@@ -499,7 +517,7 @@ def test_publish_of_a_pipeline_signs_with_the_key_that_it_is_given_and_makes_non
     checkout: SimpleNamespace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CI", "true")
-    assert deploy.command_publish(topology.load("dev")) == 0
+    assert publish_command.run(topology.load("dev"), Options.read()) == 0
     said = capsys.readouterr()
     assert "not signed: whoever may write to" in said.err
     assert not checkout.key.exists()
@@ -507,12 +525,12 @@ def test_publish_of_a_pipeline_signs_with_the_key_that_it_is_given_and_makes_non
     given = checkout.root / "given"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(given)], check=True)
     monkeypatch.setenv("RELEASE_KEY", str(given))
-    assert deploy.command_publish(topology.load("dev")) == 0
+    assert publish_command.run(topology.load("dev"), Options.read()) == 0
     assert f"signed with {given}; machines refuse" in capsys.readouterr().out
     # What is stored with a key's signature keeps it, and another publisher is told.
     monkeypatch.delenv("RELEASE_KEY")
     monkeypatch.delenv("CI")
-    assert deploy.command_publish(topology.load("dev")) == 0
+    assert publish_command.run(topology.load("dev"), Options.read()) == 0
     assert "is not by" in capsys.readouterr().out
 
 
@@ -521,27 +539,27 @@ def test_what_an_apply_brings_is_signed_where_there_is_a_key(
 ) -> None:
     """Or a machine that asks for signatures could not be made."""
     beside = Path(f"{checkout.path}.sig")
-    store.sign_built(checkout.path)
+    signing.sign_built(checkout.path, Options.read())
     assert not beside.exists()
     given = checkout.root / "given"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(given)], check=True)
     monkeypatch.setenv("RELEASE_KEY", str(given))
-    store.sign_built(checkout.path)
+    signing.sign_built(checkout.path, Options.read())
     first = beside.read_bytes()
     monkeypatch.delenv("RELEASE_KEY")
-    store.signing_key(make=True)
-    store.sign_built(checkout.path)
+    signing.find_key(Options.read(), make=True)
+    signing.sign_built(checkout.path, Options.read())
     assert beside.read_bytes() == first, "by the key that was given"
     checkout.path.write_bytes(b"another build")
-    store.sign_built(checkout.path)
-    assert store.is_signed(checkout.path, beside.read_bytes(), checkout.key)
+    signing.sign_built(checkout.path, Options.read())
+    assert signing.is_signed(checkout.path, beside.read_bytes(), checkout.key)
 
 
 def test_two_publishers_at_once_never_mix(
     server: SimpleNamespace, build: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At a store that ignores the condition, as GitLab's does, the later file wins."""
-    place = store.GitLab(f"{server.url}/api/v4/projects/7")
+    place = GitLab(f"{server.url}/api/v4/projects/7", Options.read())
     real = place.add
 
     def add(version: str, name: str, content: bytes) -> None:
@@ -550,30 +568,35 @@ def test_two_publishers_at_once_never_mix(
             server.files[urllib.parse.urlsplit(place.url(version, name)).path] = b"another build"
 
     monkeypatch.setattr(place, "add", add)
-    with pytest.raises(Refused, match="somebody else is publishing .*; nothing was released"):
-        store.publish(place, build())
-    assert store.hash_of(place, VERSION) is None
+    with pytest.raises(ControlError, match="somebody else is publishing .*; nothing was released"):
+        repository.publish(place, build())
+    assert repository.read_hash(place, VERSION) is None
 
 
 def test_the_environment_says_which_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert store.store().where.endswith("/.store")
+    assert repository.open_repository(Options.read()).where.endswith("/.store")
     monkeypatch.setenv("CI_API_V4_URL", "https://gitlab.example/api/v4")
     monkeypatch.setenv("CI_PROJECT_ID", "7")
-    assert store.store().where.endswith("/.store"), "without a token there is nothing to reach"
+    assert repository.open_repository(Options.read()).where.endswith("/.store"), (
+        "without a token there is nothing to reach"
+    )
     monkeypatch.setenv("CI_JOB_TOKEN", "x")
-    assert store.store().where == "https://gitlab.example/api/v4/projects/7"
-    for given, kind in ((str(tmp_path), store.Folder), (f"file://{tmp_path}", store.Folder)):
+    assert (
+        repository.open_repository(Options.read()).where
+        == "https://gitlab.example/api/v4/projects/7"
+    )
+    for given, kind in ((str(tmp_path), Folder), (f"file://{tmp_path}", Folder)):
         monkeypatch.setenv("ARTIFACT_STORE", given)
-        assert isinstance(store.store(), kind)
-        assert store.store().where == str(tmp_path)
+        assert isinstance(repository.open_repository(Options.read()), kind)
+        assert repository.open_repository(Options.read()).where == str(tmp_path)
     for given, said in (
-        ("ftp://host/x", r"not a store that is known; use\n/a/folder"),
+        ("ftp://host/x", r"not a repository that is known; use\n/a/folder"),
         ("s3://bucket", "set AWS_ACCESS_KEY_ID"),
         ("https://user:pass@host/x", "no password in the URL"),
     ):
         monkeypatch.setenv("ARTIFACT_STORE", given)
-        with pytest.raises(Refused, match=said) as caught:
-            store.store()
+        with pytest.raises(ControlError, match=said) as caught:
+            repository.open_repository(Options.read())
         assert caught.value.code == 2
         assert "pass@" not in str(caught.value)
 
@@ -622,6 +645,6 @@ def test_signatures_are_those_of_amazons_examples(
     method: str, url: str, headers: dict[str, str], content: bytes, signature: str
 ) -> None:
     now = datetime.datetime(2013, 5, 24, tzinfo=datetime.UTC)
-    signed = store.sign(method, url, headers, content, KEY, SECRET, "us-east-1", now)
+    signed = s3.sign(method, url, headers, content, KEY, SECRET, "us-east-1", now)
     assert re.search(f"Signature={signature}$", signed["Authorization"])
     assert SECRET not in str(signed)

@@ -19,8 +19,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from control import backup, deploy, remote, terminal, topology
-from control.errors import Refused
+from control import backups, local_state, releases, ssh, terminal, topology
+from control.commands import releases as releases_command
+from control.deploy import lock
+from control.errors import ControlError
+from control.options import Options
+from control.terminal import printable
 
 DEV = topology.load("dev")
 # Each with what a terminal would do: write to the clipboard, clear, erase, end a line, reverse one.
@@ -69,7 +73,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], 
         said = tmp_path / "said"
         said.write_bytes(text.encode("utf-8", "surrogatepass"))
         script = f"cat {said}; cat {said} >&2; exit {code}"
-        monkeypatch.setattr(remote, "ssh", lambda *_, **__: ["sh", "-c", script])
+        monkeypatch.setattr(ssh, "command_line", lambda *_, **__: ["sh", "-c", script])
 
     return says
 
@@ -79,7 +83,7 @@ def test_what_a_machine_says_while_it_is_watched_is_text(
     machine: Any, capfd: pytest.CaptureFixture[str], label: str
 ) -> None:
     machine(f"{EVIL}\nnext\n")
-    assert remote.stream(DEV, "dev", "x", label) == 0
+    assert ssh.stream(DEV, "dev", "x", label) == 0
     lines = capfd.readouterr().out.splitlines(keepends=True)
     assert controls("".join(lines)) == []
     assert len(lines) == 4
@@ -88,21 +92,21 @@ def test_what_a_machine_says_while_it_is_watched_is_text(
 
 def test_a_failure_is_quoted_as_text_and_its_further_lines_are_indented(machine: Any) -> None:
     machine(f"{EVIL}\rdev: all is well\n", 1)
-    with pytest.raises(Refused) as caught:
-        remote.run(DEV, "dev", "x")
+    with pytest.raises(ControlError) as caught:
+        ssh.run(DEV, "dev", "x")
     assert all(one.startswith("  ") for one in str(caught.value).splitlines()[1:])
 
 
 PROGRAM = """
     import os, sys
     sys.path.insert(0, {root!r})
-    from control import __main__, deploy, lab, remote, terminal
-    from control.errors import Refused
-    def fail(_):
+    from control import __main__, command
+    from control.errors import UserError
+    def fail(*_):
         print({evil!r})
         print({evil!r}, file=sys.stderr)
-        raise Refused({evil!r})
-    __main__.COMMANDS["url"] = fail
+        raise UserError({evil!r})
+    __main__.PROGRAM.add_command(command.make_command("url", fail))
     sys.argv = ["control", "url"]
     sys.exit(__main__.main())
 """
@@ -136,8 +140,8 @@ def test_no_answer_of_a_machine_is_a_line_of_its_own(
 ) -> None:
     """Who holds a lock, which releases are there, what a backup is called."""
     forged = "1\n==> dev: all is well"
-    held = deploy._holder(json.dumps(dict.fromkeys(("who", "why", "what", "when"), forged)))
-    assert "\n" not in held + deploy._holder(forged)
+    held = lock._describe_holder(json.dumps(dict.fromkeys(("who", "why", "what", "when"), forged)))
+    assert "\n" not in held + lock._describe_holder(forged)
     answers = {
         "history": json.dumps({"history": [{"version": forged}]}),
         "overview": json.dumps(
@@ -148,15 +152,15 @@ def test_no_answer_of_a_machine_is_a_line_of_its_own(
     def run(where: Any, host: str, command: str) -> str:
         return answers["overview" if "deploy.overview" in command else "history"]
 
-    monkeypatch.setattr(remote, "run", run)
-    monkeypatch.setattr(deploy.lab, "is_up", lambda _: True)
+    monkeypatch.setattr(ssh, "run", run)
+    monkeypatch.setattr(local_state, "is_up", lambda _: True)
     monkeypatch.setenv("ARTIFACT_STORE", str(tmp_path))
     # Never a name of a file here either.
     for version in (forged, "../../etc/passwd", 7):
         answers["history"] = json.dumps({"history": [{"version": version}]})
-        with pytest.raises(Refused, match="is damaged"):
-            deploy.current(DEV, "dev")
-    assert deploy.command_releases(DEV) == 0
+        with pytest.raises(ControlError, match="is damaged"):
+            releases.read_current(DEV, "dev")
+    assert releases_command.run(DEV, Options.read()) == 0
     assert "\n==>" not in capsys.readouterr().out
 
 
@@ -166,7 +170,7 @@ def test_a_restore_is_shown_as_text(
     machine(f"{EVIL}\n")
     for name, value in {"YES": "1", "IDENTITY": "", "VERSION": "", "HOST": "", "TEST": ""}.items():
         monkeypatch.setenv(name, value)
-    backup.restore(DEV)
+    backups.restore(DEV, "dev", Options.read())
     out = capfd.readouterr().out
     assert (controls(out), len(out.splitlines())) == ([], 2)
 
@@ -233,9 +237,9 @@ def test_every_program_escapes_the_same(root: Path, load_source: Callable[..., M
     logs = load_source("salt/rsyslog/files/central-logs")
     report = load_source("salt/_modules/report.py")
     every = "".join(chr(number) for number in range(0x3000)) + "\ud800\ufeff\U000e0001é漢😀"
-    wanted = terminal.printable(every)
+    wanted = printable(every)
     assert wanted.isprintable()
     assert logs.printable(every) == wanted
     for one in every:
         if not one.isspace() and one not in "\x1c\x1d\x1e\x85\u2028\u2029":
-            assert report._last(one) == terminal.printable(one).strip()
+            assert report._last(one) == printable(one).strip()

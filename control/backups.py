@@ -1,0 +1,90 @@
+"""Backups of the store, and bringing one back."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+from . import ssh
+from .confirmation import confirm
+from .errors import OperationError, UserError
+from .options import Options
+from .topology import Topology
+
+PROGRAM = "/usr/local/sbin/stack-backup"
+
+
+def choose_host(topology: Topology, host: str) -> str:
+    """The machine that is meant: ``host``, or the only store that there is."""
+    stores = topology.with_role("store")
+    if host and topology.machine(host).name not in stores:
+        raise UserError(f"HOST={host}: has no store; these have: {', '.join(stores)}", 2)
+    if not host and len(stores) > 1:
+        raise UserError(f"HOST=… is needed, one of {', '.join(stores)}", 2)
+    return host or stores[0]
+
+
+def take(topology: Topology, host: str) -> None:
+    """A backup of the store on ``host``, now."""
+    print(f"==> {host}", flush=True)
+    # What this run said, and nothing of earlier ones.
+    code = ssh.stream(
+        topology,
+        host,
+        "systemctl start stack-backup.service 2>/dev/null; code=$?; journalctl --sync;"
+        " journalctl -q -o cat"
+        " _SYSTEMD_INVOCATION_ID=$(systemctl show -P InvocationID stack-backup.service);"
+        " exit $code",
+    )
+    if code:
+        raise OperationError(f"{host}: the backup failed (see above)")
+
+
+def restore(topology: Topology, host: str, options: Options) -> int:
+    """
+    The last backup, or ``version``, back into the store on ``host``: the backups and what runs are shown,
+    then it asks, unless ``yes``. ``test``: a drill, which does all but the change.
+    """
+    words = [PROGRAM, "restore", *filter(None, [options.version])]
+    identity = b""
+    if options.test:
+        words.append("--drill")
+    if options.force:
+        words.append("--force")
+    if options.identity:
+        path = Path(options.identity).expanduser()
+        try:
+            identity = path.read_bytes()
+        except OSError as error:
+            raise UserError(f"IDENTITY={path}: {error.strerror}", 2) from error
+        words.append("--identity")
+    if not options.test:
+        if not options.yes:
+            _confirm(topology, host, options.version)
+        words.append("--yes")
+    code = ssh.stream(topology, host, shlex.join(words), data=identity)
+    if code:
+        raise OperationError(
+            f"{host}: the restore did not succeed (see above)", code if code == 3 else 1
+        )
+    return 0
+
+
+def _confirm(topology: Topology, host: str, version: str) -> None:
+    print(ssh.run(topology, host, f"{PROGRAM} list"), end="")
+    backups = json.loads(ssh.run(topology, host, f"{PROGRAM} list --json"))
+    if not backups:
+        raise OperationError(f"{host}: there is no backup")
+    counts = {backup["name"]: backup["count"] for backup in backups}
+    own = [backup["name"] for backup in backups if backup.get("own", True)]
+    if not own and not version:
+        raise UserError(f"{host}: no backup of its own (see above): VERSION=… names another's", 2)
+    name = version or own[-1]
+    if name not in counts:
+        raise UserError(f"VERSION={name}: no such backup (see above)", 2)
+    confirm(
+        f"{host}: replace what is in the store by {name}, count {counts[name]}?",
+        "; TEST=1 is a drill",
+        "not restored",
+    )

@@ -1,0 +1,132 @@
+"""The cloud's own firewalls before the machines: one for each kind of machine, from what its formulas let in."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+from ..application import NAME
+from ..topology import FOLDER, ROLES, Topology
+from . import account, inbound_rules
+
+
+def make_rule(allowed: dict[str, Any], tag: Callable[[str], str]) -> dict[str, Any]:
+    """One entry of a formula's firewall.yaml.j2 as the API has a rule; ``tag`` of a role."""
+    source = allowed["from"]
+    if source == "any":
+        sources: dict[str, Any] = {"addresses": ["0.0.0.0/0", "::/0"]}
+    elif "network" in source:
+        sources = {"addresses": [source["network"]]}
+    else:
+        sources = {"tags": [tag(source["role"])]}
+    return {"protocol": allowed["protocol"], "ports": str(allowed["port"]), "sources": sources}
+
+
+def make_firewall(name: str, tag: str, rules: list[dict[str, Any]]) -> dict[str, Any]:
+    """A firewall of droplets with ``tag``, as the API has it."""
+    everywhere = {"addresses": ["0.0.0.0/0", "::/0"]}
+    # As firewalld has it: ICMP comes in, everything goes out.
+    inbound = [*rules, {"protocol": "icmp", "ports": "0", "sources": everywhere}]
+    outbound = [
+        {"protocol": protocol, "ports": "0", "destinations": everywhere}
+        for protocol in ("tcp", "udp", "icmp")
+    ]
+    return {"name": name, "tags": [tag], "inbound_rules": inbound, "outbound_rules": outbound}
+
+
+def make_firewalls(topology: Topology) -> list[dict[str, Any]]:
+    """One firewall for each kind of machine, on its tag: what firewalld lets in on the machine."""
+    kinds = {account.join_roles(machine): machine for machine in topology.machines.values()}
+    inbound = inbound_rules.ask_machines(
+        FOLDER / f"{topology.name}.yaml", topology.name, [one.name for one in kinds.values()]
+    )
+    found = []
+    for one, machine in kinds.items():
+        rules = []
+        for allowed in inbound[machine.name]:
+            source = allowed["from"]
+            if isinstance(source, dict) and "role" in source:
+                peers = {
+                    name for name, peer in topology.machines.items() if source["role"] in peer.roles
+                }
+                # A machine reaches itself over loopback.
+                if not peers - {machine.name}:
+                    continue
+            rule = make_rule(allowed, lambda role: account.make_tag(topology, role))
+            if rule not in rules:
+                rules.append(rule)
+        found.append(
+            make_firewall(f"{NAME}-{topology.name}-{one}", account.make_tag(topology, one), rules)
+        )
+    return found
+
+
+def is_same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two firewalls do the same, whatever the API adds or sorts."""
+
+    def plain(firewall: dict[str, Any]) -> object:
+        def rules(side: str, target: str) -> list[str]:
+            return sorted(
+                json.dumps(
+                    [
+                        rule["protocol"],
+                        rule.get("ports") or "0",
+                        {
+                            key: sorted(map(str, value))
+                            for key, value in (rule.get(target) or {}).items()
+                            if value
+                        },
+                    ],
+                    sort_keys=True,
+                )
+                for rule in firewall.get(side) or []
+            )
+
+        return (
+            sorted(firewall.get("tags") or []),
+            rules("inbound_rules", "sources"),
+            rules("outbound_rules", "destinations"),
+        )
+
+    return plain(one) == plain(other)
+
+
+def list_own(api: Any, topology: Topology) -> dict[str, dict[str, Any]]:
+    """By name and tags: ``counter-prod-edge-store`` may be of a topology ``prod-edge``."""
+    pattern = re.compile(
+        rf"{NAME}-{re.escape(topology.name)}-({'|'.join(ROLES)})(-({'|'.join(ROLES)}))*"
+    )
+    return {
+        one["name"]: one
+        for one in api.all("firewalls", "firewalls")
+        if pattern.fullmatch(one["name"])
+        and any(account.is_own_tag(topology, tag) for tag in one.get("tags") or ())
+    }
+
+
+def describe(firewall: dict[str, Any]) -> str:
+    """What it lets in, for a person."""
+    rules = []
+    for rule in firewall["inbound_rules"]:
+        if rule["protocol"] == "icmp":
+            continue
+        sources = rule["sources"]
+        who = (
+            ""
+            if "0.0.0.0/0" in sources.get("addresses", ())
+            else (f" from {', '.join([*sources.get('tags', ()), *sources.get('addresses', ())])}")
+        )
+        rules.append(f"{rule['protocol']} {rule['ports']}{who}")
+    return "; ".join(rules)
+
+
+def create(api: Any, firewall: dict[str, Any]) -> None:
+    """Create it once, also when the answer to the first attempt was lost."""
+
+    def find() -> dict[str, Any] | None:
+        known = api.all("firewalls", "firewalls")
+        return next(({"firewall": one} for one in known if one["name"] == firewall["name"]), None)
+
+    api.call("firewalls", "create", firewall, found=find, key="firewall")

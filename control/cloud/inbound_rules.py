@@ -1,0 +1,52 @@
+"""
+What the formulas of machines let in, asked on the controller: for a firewall that stands before the
+machines (a cloud's), from the same files as the one on them (``salt/*/firewall.yaml.j2``).
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .. import salt_copy
+from ..errors import OperationError
+
+# The machines', not this computer's.
+GRAINS = {"os": "Debian", "os_family": "Debian", "oscodename": "trixie"}
+QUESTIONS = (
+    ["formula.collect", ["firewall.yaml.j2"], {}],
+    ["formula.settings", ["firewalld"], {}],
+)
+
+
+def ask_machines(
+    topology_file: Path, name: str, machines: Sequence[str]
+) -> dict[str, list[dict[str, Any]]]:
+    """
+    ``{machine: what it lets in}`` of the topology in ``topology_file``, whose name is ``name``; entries as
+    salt/firewalld/README.md describes them. OperationError where they do not render.
+    """
+    with tempfile.TemporaryDirectory(prefix="inbound-rules-") as folder:
+        configs = []
+        for machine in machines:
+            tree = Path(folder, machine)
+            identity = {"topology": name, "name": machine, "release": None}
+            configs.append(salt_copy.copy_tree(tree, identity, grains=GRAINS, grains_cache=False))
+            shutil.copyfile(topology_file, tree / "pillar" / "topologies" / f"{name}.yaml")
+        try:
+            answers = salt_copy.ask(configs, QUESTIONS)
+        except OperationError as error:
+            raise OperationError(
+                f"{name}: what its machines let in could not be rendered: {error}"
+            ) from error
+    return {machine: _merge(*answer) for machine, answer in zip(machines, answers, strict=True)}
+
+
+def _merge(declared: dict[str, Any], settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """What formulas declare, with what the settings of the firewall say instead and besides."""
+    declared = {**declared, **settings["replace"]}
+    allowed = [entry for entries in declared.values() for entry in entries or ()]
+    return [*allowed, *(settings["openings"] or ())]

@@ -1,0 +1,98 @@
+"""salt-cloud, which makes the droplets: the map that it is given, and what it answers."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .. import local_state
+from ..errors import OperationError
+from ..paths import ROOT
+from ..topology import Topology
+from . import account
+from .plan import Plan, Wanted
+
+
+def make_map(topology: Topology, todo: list[Wanted]) -> dict[str, Any]:
+    """The salt-cloud map of these machines. They are converged afterwards, so nothing is deployed."""
+    found: dict[str, Any] = {}
+    for one in todo:
+        own: dict[str, Any] = {
+            "tags": list(one.tags),
+            "deploy": False,
+            # Its name in the topology, whatever the droplet's is in the account.
+            "userdata": f"#cloud-config\nhostname: {one.machine}\n",
+        }
+        if len(topology.machines) > 1:
+            own["vpc"] = account.network_name(topology)
+        found.setdefault(one.profile, []).append({one.name: own})
+    return found
+
+
+def make_droplets(topology: Topology, todo: Plan) -> None:
+    """Run the map. salt-cloud exits with 0 whatever a machine of a map met: its answer is read."""
+    folder = local_state.folder(topology)
+    folder.mkdir(parents=True, exist_ok=True)
+    path, answer = folder / "cloud.map", folder / "cloud.answer.json"
+    path.write_text(
+        "# Made from the topology by `make cloud-up`; do not edit.\n"
+        + yaml.safe_dump(make_map(topology, todo.create), sort_keys=False),
+        encoding="utf-8",
+    )
+    answer.unlink(missing_ok=True)
+    line = [str(Path(sys.executable).parent / "salt-cloud"), "-y", "-P", "-m", str(path)]
+    code = wait_for_salt_cloud([*line, "--out=json", f"--out-file={answer}"])
+    try:
+        answers = json.loads(answer.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        answers = {}
+    errors = {one.name: read_error(answers.get(one.name)) for one in todo.create}
+    errors = {name: error for name, error in errors.items() if error}
+    if code or errors:
+        from saltext.digitalocean.api import ApiError
+
+        reasons = "; ".join(f"{name}: {why}" for name, why in errors.items())
+        if not answers:
+            reasons = f"salt-cloud ended with {code} and no answer (see above)"
+        reasons = reasons or f"salt-cloud ended with {code} (see above)"
+        # The account knows what there is, whatever salt-cloud said or could no longer say.
+        names = {one.name for one in todo.create}
+        try:
+            made = sorted(
+                one["name"]
+                for one in account.wait_until_list_stable(account.connect(), topology)
+                if one["name"] in names
+            )
+            rest = f" (made, and paid: {', '.join(made)}: run it again)" if made else ""
+        except ApiError as error:
+            rest = f" (what was made, and is paid, could not be asked: {error}: 'make cloud-plan')"
+        raise OperationError(f"{reasons}{rest}")
+
+
+def wait_for_salt_cloud(line: list[str]) -> int:
+    """The exit code of salt-cloud. Ctrl-C reaches it too, and it then removes what is made by halves:
+    that is waited for (subprocess.run would kill it after a quarter of a second)."""
+    with subprocess.Popen(line, cwd=ROOT, stdin=subprocess.DEVNULL) as process:
+        is_interrupted = False
+        while True:
+            try:
+                code = process.wait()
+                break
+            except KeyboardInterrupt:
+                is_interrupted = True
+                print("interrupted: salt-cloud removes what is half-made", file=sys.stderr)
+    if is_interrupted:
+        raise KeyboardInterrupt
+    return code
+
+
+def read_error(answer: Any) -> str:
+    """What went wrong with one machine of a map; empty when nothing did."""
+    if not isinstance(answer, dict) or not answer:
+        return "no answer of salt-cloud"
+    return str(answer.get("Error") or "")

@@ -1,0 +1,20 @@
+"""`make down`."""
+
+from __future__ import annotations
+
+from ..cloud import addresses
+from ..command import make_command
+from ..lab import vagrant
+from ..options import Options
+from ..topology import Topology
+
+
+def run(topology: Topology, options: Options) -> int:
+    """Remove the lab machines of a topology, and all that is known of them here."""
+    addresses.refuse_cloud(topology, down=True)
+    vagrant.take_down(topology, options)
+    print(f"no machine of topology {topology.name} is left")
+    return 0
+
+
+COMMAND = make_command("down", run, "suite", "provider")

@@ -1,0 +1,24 @@
+"""`python -m control import-state FILE`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from .. import controller_state
+from ..command import make_command
+from ..options import Options
+from ..topology import Topology
+
+
+def run(topology: Topology, options: Options) -> int:
+    """Make this checkout one that reaches a topology's machines.
+
+    FILE is what export-state gave; - is standard input.
+    """
+    text = sys.stdin.read() if options.file == "-" else Path(options.file).read_text("utf-8")
+    controller_state.import_state(topology, text)
+    return 0
+
+
+COMMAND = make_command("import-state", run, arguments=["file"], is_as_written=True)

@@ -1,0 +1,101 @@
+"""`make up`."""
+
+from __future__ import annotations
+
+import time
+
+from .. import converge, endpoint, fleet, local_state, machine_pillar, releases, status
+from ..application import NAME
+from ..artifacts import build
+from ..cloud import addresses
+from ..command import make_command
+from ..errors import OperationError
+from ..lab import box, containers, host, network, vagrant
+from ..options import Options
+from ..topology import Topology
+
+
+class Steps:
+    """Numbered steps with their durations, for a person to watch."""
+
+    def __init__(self, count: int) -> None:
+        self.count, self.at, self.began = count, 0, time.monotonic()
+        self.parts: list[tuple[str, float]] = []
+        self._since = self.began
+
+    def begin(self, name: str, what: str) -> None:
+        self.end()
+        self.at += 1
+        self.parts.append((name, 0.0))
+        self._since = time.monotonic()
+        print(f"==> {self.at}/{self.count} {what}", flush=True)
+
+    def end(self) -> None:
+        if self.parts:
+            name, spent = self.parts[-1]
+            if not spent:
+                self.parts[-1] = (name, time.monotonic() - self._since)
+
+    def summary(self) -> str:
+        self.end()
+        total = time.monotonic() - self.began
+        return f"{total:.0f} s in all: " + ", ".join(f"{n} {s:.0f} s" for n, s in self.parts)
+
+
+def run(topology: Topology, options: Options) -> int:
+    """Make the machines of a topology and converge them.
+
+    They are made in the lab on this computer, by Vagrant; what is there already is kept, what is stopped is
+    started. Ends with a table of all services and the URL.
+    """
+    addresses.refuse_cloud(topology)
+    steps = Steps(6)
+    removed = converge.refuse_add_and_remove(topology)
+    machine_pillar.warn_of_encrypted_file(topology)
+    provider = vagrant.choose_provider(topology, options)
+    suite = vagrant.choose_suite(topology, options)
+    steps.begin("packages", f"host packages (provider {provider})")
+    if provider == "lxc":
+        with host.lock_host():
+            host.install_packages()
+    steps.begin("box", f"base box {suite}")
+    if provider == "lxc":
+        with host.lock_host():
+            box.ensure_box(suite, options)
+    steps.begin("artifact", "artifact of the application")
+    release = build.build_artifact(options)
+    print(f"  {NAME} {release}", flush=True)
+    steps.begin("boot", f"machines: {', '.join(topology.machines)}")
+    if provider == "lxc":
+        with host.lock_host():
+            network.ensure_network(topology)
+            containers.take_ownership(topology)
+    vagrant.bring_up(topology, options)
+    steps.begin("salt", "Salt on the machines")
+    new, failed = converge.prepare_machines(topology, list(topology.machines), release, options)
+    steps.begin("states", "states")
+    failed |= converge.converge_machines(
+        topology,
+        [name for name in topology.machines if name not in failed],
+        [],
+        new=new,
+        edges_first=bool(removed),
+        known=failed,
+    )
+    if failed:
+        raise OperationError(
+            f"{', '.join(fleet.order(topology, failed))}: not converged (see above); mend it and run"
+            " 'make up' again",
+            max(failed.values()),
+        )
+    converge.remove_machines(topology, removed, options)
+    local_state.record_topology(topology)
+    releases.warn_of_other_releases(topology, release)
+    curl = endpoint.curl_line(topology)
+    table, well, _ = status.table(topology)
+    url = endpoint.url(topology)
+    print(f"\n{table}\n\n{steps.summary()}\n\n  {curl}\n\n{url}")
+    return 0 if well else 1
+
+
+COMMAND = make_command("up", run, "suite", "provider")

@@ -1,0 +1,123 @@
+"""What the lab wants of this computer: one command at a time that changes it, and its Debian packages."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+
+from .. import local_state, shell
+from ..errors import OperationError, UserError
+
+# A machine that has just booted may be updating itself.
+LOCK_WAIT = ("-o", "DPkg::Lock::Timeout=300")
+PLUGIN = "vagrant-lxc"
+PLUGIN_VERSION = "1.4.3"
+# Debian package -> why it is needed.
+PACKAGES = {
+    "vagrant": "makes the machines",
+    "vagrant-lxc": "Vagrant's provider for containers",
+    "lxc": "runs them",
+    "iptables": "the machines' way out",
+    "dnsmasq-base": "their addresses and names",
+    "mmdebstrap": "builds their base box out of distribution packages",
+    "iproute2": "the bridge between them",
+    "openssh-client": "how they are reached",
+    "ca-certificates": "packages are fetched over TLS",
+}
+
+
+@contextlib.contextmanager
+def lock_host() -> Iterator[None]:
+    """
+    One at a time for what all topologies on this host share: packages, boxes, the network. Two
+    ``make up`` may run side by side, and a ``make down`` takes nothing from under the other.
+    """
+    local_state.CACHE.mkdir(parents=True, exist_ok=True)
+    # Who can open it can hold it, and with it everybody else's commands.
+    with open(
+        local_state.CACHE / "host.lock", "w", opener=lambda p, f: os.open(p, f, 0o600)
+    ) as handle:
+        os.fchmod(handle.fileno(), 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            shell.say("  waiting: another command prepares this host")
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _run_apt(words: list[str], why: str) -> None:
+    done = subprocess.run(
+        shell.sudo(
+            [
+                "env",
+                "DEBIAN_FRONTEND=noninteractive",
+                "RUNLEVEL=1",
+                "apt-get",
+                "-q",
+                *LOCK_WAIT,
+                *words,
+            ]
+        ),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        tail = "\n".join((done.stdout + done.stderr).strip().splitlines()[-5:])
+        raise OperationError(f"{why} failed (network?):\n{tail}")
+
+
+def install_packages() -> None:
+    """Debian packages that the lxc lab needs and this host lacks; says what and why."""
+    listed = subprocess.run(
+        ["dpkg-query", "-W", "-f=${Package} ${db:Status-Abbrev}\n", *PACKAGES],
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout
+    installed = {line.split()[0] for line in listed.splitlines() if line.split()[1:2] == ["ii"]}
+    missing = [package for package in PACKAGES if package not in installed]
+    if PLUGIN in missing and has_plugin(PLUGIN):
+        missing.remove(PLUGIN)
+    if not missing:
+        return
+    if not shutil.which("apt-get"):
+        raise UserError(
+            f"this host lacks {', '.join(missing)} and has no apt-get: install Vagrant with"
+            " VirtualBox or libvirt, or run on Debian or Ubuntu"
+        )
+    shell.say("installing system packages for the lab:")
+    for package in missing:
+        shell.say(f"  {package:<16} {PACKAGES[package]}")
+    _run_apt(["update"], "apt-get update")
+    policy = subprocess.run(
+        ["apt-cache", "policy", PLUGIN], capture_output=True, text=True, check=False
+    ).stdout
+    from_gems = PLUGIN in missing and ("Candidate:" not in policy or "Candidate: (none)" in policy)
+    if from_gems:
+        missing.remove(PLUGIN)
+    if missing:
+        _run_apt(["install", "-y", "--no-install-recommends", *missing], "apt-get install")
+    if from_gems:
+        # Debian 13 has Vagrant but not this plugin.
+        shell.say(
+            f"  this release has no package {PLUGIN}: asking Vagrant for {PLUGIN} {PLUGIN_VERSION}"
+        )
+        shell.run(
+            ["vagrant", "plugin", "install", PLUGIN, "--plugin-version", PLUGIN_VERSION], cwd="/"
+        )
+
+
+def has_plugin(name: str) -> bool:
+    """Whether Vagrant has this plugin."""
+    if not shutil.which("vagrant"):
+        return False
+    plugins = subprocess.run(
+        ["vagrant", "plugin", "list"], capture_output=True, text=True, check=False, cwd="/"
+    )
+    return name in plugins.stdout

@@ -1,0 +1,95 @@
+"""What this computer knows of a topology's machines: which there are, and how they are reached."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from .errors import UserError
+from .options import lab_cache
+from .paths import ROOT
+from .topology import FOLDER, Topology, read
+
+# What all checkouts of this user share.
+CACHE = lab_cache()
+
+
+def folder(topology: Topology) -> Path:
+    """Folder of what is known of a topology's machines on this computer; git ignores it."""
+    return ROOT / ".lab" / topology.name
+
+
+def recorded_topology(topology: Topology) -> Path:
+    """The topology's file as it was when its machines were made."""
+    return folder(topology) / "topology.yaml"
+
+
+def removed_machines(topology: Topology) -> list[str]:
+    """Machines that 'make up' made and that the topology no longer has."""
+    if not recorded_topology(topology).exists():
+        return []
+    return [
+        name
+        for name in read(recorded_topology(topology), topology.name).machines
+        if name not in topology.machines
+    ]
+
+
+def new_machines(topology: Topology) -> list[str]:
+    """Machines that the topology has and 'make up' has not yet made, of a topology that is up."""
+    if not recorded_topology(topology).exists():
+        return []
+    made = read(recorded_topology(topology), topology.name).machines
+    return [name for name in topology.machines if name not in made]
+
+
+def record_topology(topology: Topology) -> None:
+    """The machines are what the topology says."""
+    shutil.copyfile(FOLDER / f"{topology.name}.yaml", recorded_topology(topology))
+
+
+def recorded_suite(topology: Topology) -> str | None:
+    """Debian release of the lab machines that there are; None without any."""
+    path = folder(topology) / "suite"
+    return path.read_text(encoding="utf-8").strip() if path.exists() else None
+
+
+def ssh_config(topology: Topology) -> Path:
+    """The file with which ssh reaches them; there once they are."""
+    return folder(topology) / "ssh_config"
+
+
+def is_up(topology: Topology) -> bool:
+    return ssh_config(topology).exists()
+
+
+def common_ssh_options(*more: str) -> str:
+    """The part of an ssh_config that all machines share: ``more``, one connection for many commands, and
+    that a machine which went away is noticed."""
+    sockets = CACHE / "ssh"
+    sockets.mkdir(parents=True, exist_ok=True, mode=0o700)
+    lines = [
+        *more,
+        "ControlMaster auto",
+        f"ControlPath {sockets}/%C",
+        "ControlPersist 60",
+        "ServerAliveInterval 3",
+        "ServerAliveCountMax 3",
+    ]
+    return "Host *\n" + "".join(f"  {line}\n" for line in lines)
+
+
+def import_hint(topology: Topology) -> str:
+    """How this checkout comes to know machines that another one made."""
+    return (
+        "bring what the checkout that made them knows: '.venv/bin/python -m control import-state"
+        f" --topology {topology.name} FILE' (docs/many-machines.md)"
+    )
+
+
+def not_up(topology: Topology, instead: str = "") -> UserError:
+    """No machine is known here: one of the lab is to be made, one of elsewhere must not be."""
+    return UserError(
+        f"no machines of topology {topology.name} are up: 'make up' first, for a lab on this computer"
+        f"{instead}; where they are in a cloud, or another checkout made them, {import_hint(topology)}"
+    )

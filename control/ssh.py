@@ -1,0 +1,92 @@
+"""Reaching machines: commands as root over ssh, and carrying the tree to them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import subprocess
+import sys
+import threading
+
+from . import local_state
+from . import terminal as shown
+from .errors import OperationError
+from .topology import Topology
+
+# Exit code of a shell whose command wrote into a closed pipe.
+READER_GONE = 128 + 13
+# Held while a line of one of several machines is printed.
+PRINTING = threading.Lock()
+
+
+def command_line(
+    topology: Topology,
+    host: str,
+    command: str | None,
+    terminal: bool = False,
+    fresh: bool = False,
+) -> list[str]:
+    """Command line of ssh that runs ``command`` (a shell's, or none for a shell) as root;
+    ``fresh``: over a connection of its own, not the one that is kept open."""
+    if not local_state.is_up(topology):
+        raise local_state.not_up(topology)
+    line = ["ssh", "-F", str(local_state.ssh_config(topology))]
+    if terminal:
+        line.append("-tt")
+    if fresh:
+        line += ["-o", "ControlMaster=no", "-o", "ControlPath=none"]
+    shell = "sudo -n -i" if command is None else f"sudo -n sh -c {shlex.quote(command)}"
+    return [*line, host, shell]
+
+
+def run(topology: Topology, host: str, command: str, data: bytes = b"", fresh: bool = False) -> str:
+    """Output of ``command`` as root on ``host``; Refused with its last words when it fails.
+    ``fresh`` as in :func:`ssh`."""
+    done = subprocess.run(
+        command_line(topology, host, command, fresh=fresh),
+        input=data,
+        capture_output=True,
+        check=False,
+    )
+    if done.returncode:
+        said = (done.stderr or done.stdout).decode(errors="backslashreplace").strip()
+        # Below the first line, none that could be taken for another's.
+        said = "\n  ".join(said.splitlines())
+        what = command.splitlines()[0][:80]
+        raise OperationError(f"{host}: {what}: {said or f'exit code {done.returncode}'}")
+    return done.stdout.decode(errors="backslashreplace")
+
+
+def stream(
+    topology: Topology, host: str, command: str, label: str = "", data: bytes | None = None
+) -> int:
+    """Run ``command`` as root with its output passed on, as text; its exit code, never negative: 128 + N when
+    signal N ended ssh, as a shell has it. With ``label`` before each line, several may run at once.
+    ``data``: its standard input."""
+    terminal = sys.stdout.isatty() and not label and data is None
+    sys.stdout.flush()
+    with subprocess.Popen(
+        command_line(topology, host, command, terminal=terminal),
+        stdin=None if terminal else subprocess.DEVNULL if data is None else subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as process:
+        assert process.stdout is not None
+        if process.stdin:
+            with contextlib.suppress(BrokenPipeError), process.stdin:
+                process.stdin.write(data or b"")
+        try:
+            for said in shown.pieces(process.stdout, terminal):
+                with PRINTING:
+                    if label:
+                        print(f"{label}{said.rstrip()}", flush=True)
+                    else:
+                        shown.show(said)
+        except BrokenPipeError:
+            # Who reads has had enough; a machine that works goes on all the same.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            process.terminate()
+            return READER_GONE
+    code = process.returncode
+    return code if code >= 0 else 128 - code
