@@ -7,6 +7,7 @@ import sys
 import click
 
 from .commands import COMMANDS, SECTIONS
+from .options import COMPLETE, is_completing
 
 
 class Controller(click.Group):
@@ -45,8 +46,9 @@ PROGRAM = Controller(
 def main() -> int:
     try:
         code = PROGRAM.main(
-            prog_name="python -m control",
-            complete_var="_CONTROL_COMPLETE",
+            # A shell completes one word: bin/control.
+            prog_name="control" if is_completing() else "python -m control",
+            complete_var=COMPLETE,
             standalone_mode=False,
         )
         return int(code or 0)

@@ -48,12 +48,12 @@ def pack(
     built.
     """
     # In a cloud, the addresses are the cloud's (control/cloud/addresses.py).
-    given = local_state.folder(topology) / "cloud.yaml"
+    cloud = local_state.folder(topology) / "cloud.yaml"
     written = ROOT / "pillar" / "topologies" / f"{topology.name}.yaml"
     members: list[tuple[str, bytes, int]] = [
         (
             str(path.relative_to(ROOT)),
-            (given if path == written and given.exists() else path).read_bytes(),
+            (cloud if path == written and cloud.exists() else path).read_bytes(),
             0o755 if os.access(path, os.X_OK) else 0o644,
         )
         for path in _list_files()
@@ -90,16 +90,16 @@ def upload(topology: Topology, host: str, release: str, folder: Path | None = No
     """Put the tree on a machine, whole, by swapping a link, unless it is there; ``folder`` as
     in :func:`pack`. Whether the machine is a new one: it had no tree before."""
     addresses = f"{paths.PLACE}/pillar/topologies/{topology.name}.yaml"
-    said = ssh.run(
+    answer = ssh.run(
         topology,
         host,
         f"readlink {paths.PLACE} || echo; grep -qs '^ *public:' {addresses} && echo cloud || true",
     )
-    before, _, kind = (word.strip() for word in said.partition("\n"))
-    given = local_state.folder(topology) / "cloud.yaml"
-    if kind and not given.exists():
+    before, _, kind = (word.strip() for word in answer.partition("\n"))
+    cloud = local_state.folder(topology) / "cloud.yaml"
+    if kind and not cloud.exists():
         raise UserError(
-            f"{host} is in a cloud, and its addresses are not here: bring {given} from where the"
+            f"{host} is in a cloud, and its addresses are not here: bring {cloud} from where the"
             f" machines were made: {local_state.import_hint(topology)}; for a pipeline DEPLOY_STATE, nothing was"
             " changed"
         )

@@ -177,8 +177,8 @@ def serve(topology: Topology, monitor: str) -> int:
 
 def is_reachable(path: Path) -> bool:
     try:
-        with socket.socket(socket.AF_UNIX) as one:
-            one.connect(str(path))
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(path))
     except OSError:
         return False
     return True

@@ -1,10 +1,10 @@
 """
 What the controller lays into one machine's pillar, and no other machine gets: who it is, the secrets
-that it shares with others (control/vault.py), and those that it was given (control/given.py).
+that it shares with others (control/credentials/shared_secrets.py), and those that it was given (control/credentials/given_secrets.py).
 
 Two files beside ``pillar/topology.sls``, which reads them: ``machine.yaml`` (who it is) and
 ``machine-secrets.yaml`` (0600; only where there are any). The rest of the pillar is the tree's and
-the same for all machines of a topology (:func:`is_carried`).
+the same for all machines of a topology (:func:`is_included`).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def make_files(
     topology: Topology, host: str, release: str | None, **more: str
 ) -> list[tuple[str, bytes, int]]:
     """``(path in the tree, content, mode)`` of all that is this machine's own."""
-    found = [
+    files = [
         (paths.IDENTITY, yaml.safe_dump(identity(topology, host, release, **more)).encode(), 0o644)
     ]
     machine = topology.machine(host)
@@ -41,8 +41,8 @@ def make_files(
         **given_secrets.read_for(topology, machine),
     }
     if secrets:
-        found.append((paths.SECRETS, yaml.safe_dump(secrets).encode(), 0o600))
-    return found
+        files.append((paths.SECRETS, yaml.safe_dump(secrets).encode(), 0o600))
+    return files
 
 
 def is_included(topology: Topology, path: str) -> bool:

@@ -21,6 +21,8 @@ from .errors import UserError
 from .paths import ROOT
 
 Parse = Callable[[str, str], Any]
+# Set by a shell that asks for completions.
+COMPLETE = "_CONTROL_COMPLETE"
 
 
 def _text(_: str, value: str) -> str:
@@ -180,6 +182,11 @@ def refuse_narrowing(command: str, *variables: str) -> None:
     given = [f"{name}={os.environ[name]}" for name in variables if os.environ.get(name)]
     if given:
         raise UserError(f"{', '.join(given)}: not with {command}, which is for all machines", 2)
+
+
+def is_completing() -> bool:
+    """Whether a shell asks for completions (click's protocol)."""
+    return COMPLETE in os.environ
 
 
 def lab_cache() -> Path:

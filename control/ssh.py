@@ -1,4 +1,4 @@
-"""Reaching machines: commands as root over ssh, and carrying the tree to them."""
+"""Reaching machines: commands as root over ssh."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def command_line(
 
 
 def run(topology: Topology, host: str, command: str, data: bytes = b"", fresh: bool = False) -> str:
-    """Output of ``command`` as root on ``host``; Refused with its last words when it fails.
-    ``fresh`` as in :func:`ssh`."""
+    """Output of ``command`` as root on ``host``; OperationError with its last words when it fails.
+    ``fresh`` as in :func:`command_line`."""
     done = subprocess.run(
         command_line(topology, host, command, fresh=fresh),
         input=data,
@@ -50,11 +50,11 @@ def run(topology: Topology, host: str, command: str, data: bytes = b"", fresh: b
         check=False,
     )
     if done.returncode:
-        said = (done.stderr or done.stdout).decode(errors="backslashreplace").strip()
+        words = (done.stderr or done.stdout).decode(errors="backslashreplace").strip()
         # Below the first line, none that could be taken for another's.
-        said = "\n  ".join(said.splitlines())
+        words = "\n  ".join(words.splitlines())
         what = command.splitlines()[0][:80]
-        raise OperationError(f"{host}: {what}: {said or f'exit code {done.returncode}'}")
+        raise OperationError(f"{host}: {what}: {words or f'exit code {done.returncode}'}")
     return done.stdout.decode(errors="backslashreplace")
 
 
@@ -77,12 +77,12 @@ def stream(
             with contextlib.suppress(BrokenPipeError), process.stdin:
                 process.stdin.write(data or b"")
         try:
-            for said in shown.pieces(process.stdout, terminal):
+            for piece in shown.pieces(process.stdout, terminal):
                 with PRINTING:
                     if label:
-                        print(f"{label}{said.rstrip()}", flush=True)
+                        print(f"{label}{piece.rstrip()}", flush=True)
                     else:
-                        shown.show(said)
+                        shown.show(piece)
         except BrokenPipeError:
             # Who reads has had enough; a machine that works goes on all the same.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

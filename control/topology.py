@@ -66,7 +66,7 @@ class Topology:
         return [name for name, machine in self.machines.items() if role in machine.roles]
 
     def machine(self, name: str) -> Machine:
-        """The machine of that name; Refused with the known names otherwise."""
+        """The machine of that name; UserError with the known names otherwise."""
         if name not in self.machines:
             near = difflib.get_close_matches(name, self.machines, 1)
             hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(self.machines)}"
@@ -78,7 +78,7 @@ def load(name: str, folder: Path = FOLDER) -> Topology:
     """
     Read and check topology ``name``.
 
-    Raises Refused, naming file and key, for an unknown topology, an unknown role, an address
+    Raises UserError, naming file and key, for an unknown topology, an unknown role, an address
     that is given twice or not in the network, a role that nobody has; for settings of a topology that
     there is not.
     """
@@ -109,7 +109,7 @@ def formula_roles() -> dict[str, str | None]:
 
 
 def read(path: Path, name: str | None = None) -> Topology:
-    """The topology of one file, checked, called ``name`` (by default as the file is); Refused with
+    """The topology of one file, checked, called ``name`` (by default as the file is); UserError with
     the file and the first wrong key."""
     name = name or path.stem
     try:
@@ -121,8 +121,8 @@ def read(path: Path, name: str | None = None) -> Topology:
     if wrong:
         raise UserError(f"{path.name}: {wrong[0]}", 2)
     machines = {
-        one: Machine(one, given["address"], tuple(given["roles"]))
-        for one, given in data["machines"].items()
+        one: Machine(one, entry["address"], tuple(entry["roles"]))
+        for one, entry in data["machines"].items()
     }
     return Topology(
         name,

@@ -11,8 +11,6 @@ from ..application import NAME
 from . import files
 from .files import FileExists, StoredRelease
 
-# --- a directory ----------------------------------------------------------------------------------
-
 
 class Folder:
     """A directory on this computer, or one that is mounted here."""

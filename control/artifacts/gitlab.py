@@ -40,10 +40,11 @@ class GitLab(Http):
             try:
                 listed = json.loads(body)
                 stored += [
-                    StoredRelease(one["version"], str(one.get("created_at", ""))[:19] + "Z")
-                    for one in listed
+                    StoredRelease(package["version"], str(package.get("created_at", ""))[:19] + "Z")
+                    for package in listed
                     # The registry's own search is a fuzzy one.
-                    if one["name"] == NAME and files.VERSION_PATTERN.fullmatch(one["version"])
+                    if package["name"] == NAME
+                    and files.VERSION_PATTERN.fullmatch(package["version"])
                 ]
             except (KeyError, TypeError, ValueError) as error:
                 raise OperationError(f"{url}: not the answer of a GitLab: {error}") from error

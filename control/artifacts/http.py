@@ -44,9 +44,6 @@ def _find_login(host: str, options: Options) -> tuple[str, str] | None:
     return (login[0], login[2] or "") if login else None
 
 
-# --- over HTTP ------------------------------------------------------------------------------------
-
-
 class _SameHost(urllib.request.HTTPRedirectHandler):
     """A redirect to another host (an object store, say) must not be told our token."""
 
@@ -96,10 +93,10 @@ class Http:
                 body = answer.read(LARGEST + 1)
                 if len(body) > LARGEST:
                     raise OperationError(f"{url}: more than {LARGEST} bytes; that is no artifact")
-                told = answer.headers.get("Content-Length")
-                if told is not None and len(body) != int(told):
+                stated = answer.headers.get("Content-Length")
+                if stated is not None and len(body) != int(stated):
                     raise OperationError(
-                        f"{url}: cut off after {len(body)} of {told} bytes; try again"
+                        f"{url}: cut off after {len(body)} of {stated} bytes; try again"
                     )
                 return answer.status, body, dict(answer.headers)
         except urllib.error.HTTPError as error:
@@ -112,11 +109,11 @@ class Http:
             ) from error
 
     def refuse(self, method: str, url: str, status: int, body: bytes) -> OperationError:
-        said = " ".join(body.decode(errors="replace").split())[:300]
+        words = " ".join(body.decode(errors="replace").split())[:300]
         hint = f"; is its token or key set ({self.login}), and may it write?"
         hint = hint if status in (401, 403) else ""
         return OperationError(
-            f"the repository answers {status} to {method} {url}{hint} {said}".rstrip()
+            f"the repository answers {status} to {method} {url}{hint} {words}".rstrip()
         )
 
     def releases(self) -> list[StoredRelease]:
@@ -129,7 +126,9 @@ class Http:
             )
         if status != 200:
             raise self.refuse("GET", url, status, body)
-        return [StoredRelease(one) for one in dict.fromkeys(files.LISTED.findall(body.decode()))]
+        return [
+            StoredRelease(version) for version in dict.fromkeys(files.LISTED.findall(body.decode()))
+        ]
 
     def read(self, version: str, name: str) -> bytes | None:
         url = self.url(version, name)

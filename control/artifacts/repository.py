@@ -57,10 +57,10 @@ def open_repository(options: Options) -> Repository:
 def _describe_newest(repository: Repository) -> str:
     """What is there, for whoever named what is not; also where the repository does not say."""
     try:
-        found = [one.version for one in repository.releases()][-5:]
+        newest = [release.version for release in repository.releases()][-5:]
     except NoListing as error:
         return str(error)
-    known = f"the newest there: {', '.join(reversed(found))}" if found else "it is empty"
+    known = f"the newest there: {', '.join(reversed(newest))}" if newest else "it is empty"
     elsewhere = (
         "; releases of a pipeline are in its registry: ARTIFACT_STORE=gitlab+https://HOST/api/v4/projects/ID"
         " and GITLAB_TOKEN (docs/operate.md)"
@@ -155,10 +155,10 @@ def publish(repository: Repository, path: Path, key: Path | None = None) -> tupl
             repository.add(version, name, data)
         except FileExists:
             # A publish that was interrupted left it, or somebody is just publishing the same.
-            there = repository.read(version, name)
+            existing = repository.read(version, name)
             if name.endswith(".sig"):
                 continue
-            if there != data:
+            if existing != data:
                 raise OperationError(
                     f"{repository.where}: {name} is there with other contents, and is never replaced"
                 ) from None

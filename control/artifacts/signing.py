@@ -63,8 +63,8 @@ def _run_keygen(key: Path, *words: str) -> str:
             check=False,
         )
         if done.returncode:
-            said = (done.stderr or done.stdout).strip().replace(name, str(key))
-            raise UserError(f"RELEASE_KEY={key}: cannot sign: {said}")
+            reason = (done.stderr or done.stdout).strip().replace(name, str(key))
+            raise UserError(f"RELEASE_KEY={key}: cannot sign: {reason}")
     return done.stdout
 
 
@@ -105,6 +105,6 @@ def sign_built(path: Path, options: Options) -> None:
     what `make up` and `make apply` bring. One by a key that was given once stays, unless another is given.
     """
     key, beside = find_key(options), Path(f"{path}.sig")
-    there = beside.read_bytes() if beside.exists() else None
-    if key and not is_signed(path, there, None if key == OWN_KEY else key):
+    existing = beside.read_bytes() if beside.exists() else None
+    if key and not is_signed(path, existing, None if key == OWN_KEY else key):
         sign_file(path, key)

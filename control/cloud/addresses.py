@@ -113,10 +113,12 @@ def write_access(
 
 def _find_range(droplets: dict[str, dict[str, Any]], addresses: list[str]) -> str:
     """The private network that the machines are in."""
-    ranges = {one["id"]: one.get("ip_range") for one in account.connect().all("vpcs", "vpcs")}
+    ranges = {
+        address["id"]: address.get("ip_range") for address in account.connect().all("vpcs", "vpcs")
+    }
     for droplet in droplets.values():
         network = ipaddress.IPv4Network(ranges.get(droplet.get("vpc_uuid")) or "0.0.0.0/32")
-        if all(ipaddress.IPv4Address(one) in network for one in addresses):
+        if all(ipaddress.IPv4Address(address) in network for address in addresses):
             return str(network)
     # A network that the token may not read: as much of it as the addresses show.
     return str(ipaddress.IPv4Network(f"{addresses[0]}/24", strict=False))
@@ -162,8 +164,8 @@ def read_topology(path: Path, topology: Topology) -> Topology:
     """``topology`` with the addresses of the file at ``path``."""
     data = yaml.safe_load(path.read_text(encoding="utf-8"))
     machines = {
-        name: dataclasses.replace(one, address=data["machines"][name]["address"])
-        for name, one in topology.machines.items()
+        name: dataclasses.replace(machine, address=data["machines"][name]["address"])
+        for name, machine in topology.machines.items()
         if name in data["machines"]
     }
     return dataclasses.replace(

@@ -42,7 +42,7 @@ def make_firewalls(topology: Topology) -> list[dict[str, Any]]:
     inbound = inbound_rules.ask_machines(
         FOLDER / f"{topology.name}.yaml", topology.name, [one.name for one in kinds.values()]
     )
-    found = []
+    result = []
     for one, machine in kinds.items():
         rules = []
         for allowed in inbound[machine.name]:
@@ -57,10 +57,10 @@ def make_firewalls(topology: Topology) -> list[dict[str, Any]]:
             rule = make_rule(allowed, lambda role: account.make_tag(topology, role))
             if rule not in rules:
                 rules.append(rule)
-        found.append(
+        result.append(
             make_firewall(f"{NAME}-{topology.name}-{one}", account.make_tag(topology, one), rules)
         )
-    return found
+    return result
 
 
 def is_same(one: dict[str, Any], other: dict[str, Any]) -> bool:
@@ -99,10 +99,10 @@ def list_own(api: Any, topology: Topology) -> dict[str, dict[str, Any]]:
         rf"{NAME}-{re.escape(topology.name)}-({'|'.join(ROLES)})(-({'|'.join(ROLES)}))*"
     )
     return {
-        one["name"]: one
-        for one in api.all("firewalls", "firewalls")
-        if pattern.fullmatch(one["name"])
-        and any(account.is_own_tag(topology, tag) for tag in one.get("tags") or ())
+        firewall["name"]: firewall
+        for firewall in api.all("firewalls", "firewalls")
+        if pattern.fullmatch(firewall["name"])
+        and any(account.is_own_tag(topology, tag) for tag in firewall.get("tags") or ())
     }
 
 
@@ -127,6 +127,7 @@ def create(api: Any, firewall: dict[str, Any]) -> None:
 
     def find() -> dict[str, Any] | None:
         known = api.all("firewalls", "firewalls")
-        return next(({"firewall": one} for one in known if one["name"] == firewall["name"]), None)
+        same = (one for one in known if one["name"] == firewall["name"])
+        return next(({"firewall": one} for one in same), None)
 
     api.call("firewalls", "create", firewall, found=find, key="firewall")

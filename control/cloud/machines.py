@@ -97,26 +97,26 @@ def _retag(api: Any, how: str, droplet: dict[str, Any], tags: Sequence[str]) -> 
 
 def wait_until_listed(api: Any, topology: Topology) -> list[dict[str, Any]]:
     """The topology's droplets once lists know all of them: they lag behind."""
-    names = {one.name for one in plan.list_wanted(topology)}
+    names = {droplet.name for droplet in plan.list_wanted(topology)}
     deadline = time.monotonic() + 30
     while True:
         droplets = account.list_droplets(api, topology)
-        if names <= {one["name"] for one in droplets} or time.monotonic() > deadline:
+        if names <= {droplet["name"] for droplet in droplets} or time.monotonic() > deadline:
             return droplets
         time.sleep(account.LOOK)
 
 
 def _start_droplets(api: Any, topology: Topology, off: Sequence[dict[str, Any]]) -> None:
     """Switch droplets on, and return once all of them are."""
-    names = {one["name"] for one in off}
-    for one in off:
-        print(f"starting {one['name']}", flush=True)
-        api.act(one["id"], "power_on", repeat=True)
+    names = {droplet["name"] for droplet in off}
+    for droplet in off:
+        print(f"starting {droplet['name']}", flush=True)
+        api.act(droplet["id"], "power_on", repeat=True)
     deadline = time.monotonic() + account.PATIENCE
     while left := sorted(
-        one["name"]
-        for one in (account.list_droplets(api, topology) if names else ())
-        if one["name"] in names and one["status"] != "active"
+        droplet["name"]
+        for droplet in (account.list_droplets(api, topology) if names else ())
+        if droplet["name"] in names and droplet["status"] != "active"
     ):
         if time.monotonic() > deadline:
             raise OperationError(

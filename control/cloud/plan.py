@@ -43,7 +43,7 @@ def _make_tags(topology: Topology, machine: Machine) -> tuple[str, ...]:
 def list_wanted(topology: Topology) -> list[Wanted]:
     """The droplets of a topology, as their profiles have them; UserError for a profile that cannot be used."""
     profiles, default = account.read_settings("profiles"), account.provider_settings()
-    found = []
+    result = []
     for machine in topology.machines.values():
         profile = "prod" if set(machine.roles) == set(ROLES) else account.join_roles(machine)
         if profile not in profiles:
@@ -52,33 +52,35 @@ def list_wanted(topology: Topology) -> list[Wanted]:
                 f" {', '.join(machine.roles)}; there are: {', '.join(profiles)}",
                 2,
             )
-        given = account.check_settings(
+        settings = account.check_settings(
             {**default, **profiles[profile]}, f"cloud/cloud.profiles.d: profile {profile}"
         )
-        missing = [one for one in ("size", "image", "location") if not given.get(one)]
+        missing = [
+            key_name for key_name in ("size", "image", "location") if not settings.get(key_name)
+        ]
         if missing:
             raise UserError(f"cloud/cloud.profiles.d: profile {profile}: no {missing[0]}", 2)
         for key in ("ssh_key_file", "ssh_public_key_file"):
-            path = ROOT / Path(given.get(key) or account.KEY).expanduser()
+            path = ROOT / Path(settings.get(key) or account.KEY).expanduser()
             # This checkout's own is made at need.
             if path.with_suffix("") != account.KEY and not path.is_file():
                 raise UserError(
                     f"cloud/cloud.profiles.d: profile {profile}: {key}: {path}: no such file", 2
                 )
-        found.append(
+        result.append(
             Wanted(
                 machine.name,
                 account.droplet_name(topology, machine.name),
                 profile,
-                given["size"],
-                given["image"],
-                given["location"],
+                settings["size"],
+                settings["image"],
+                settings["location"],
                 _make_tags(topology, machine),
-                given["backup_policy"] is not None,
-                given["backup_policy"],
+                settings["backup_policy"] is not None,
+                settings["backup_policy"],
             )
         )
-    return found
+    return result
 
 
 @dataclass
@@ -127,56 +129,58 @@ def read_backup_policies(api: Any, droplets: Sequence[dict[str, Any]]) -> dict[i
     from saltext.digitalocean.api import ApiError
     from saltext.digitalocean.options import DEFAULT_PLAN
 
-    found = {}
-    for one in droplets:
-        if "backups" in (one.get("features") or ()):
+    policies = {}
+    for droplet in droplets:
+        if "backups" in (droplet.get("features") or ()):
             try:
-                said = api.call("droplets", "get_backup_policy", one["id"], key="policy")
+                answer = api.call("droplets", "get_backup_policy", droplet["id"], key="policy")
             except ApiError as error:
                 if error.status != 404:
                     raise
-                said = {"policy": {}}
-            found[one["id"]] = said["policy"].get("backup_policy") or {"plan": DEFAULT_PLAN}
-    return found
+                answer = {"policy": {}}
+            policies[droplet["id"]] = answer["policy"].get("backup_policy") or {
+                "plan": DEFAULT_PLAN
+            }
+    return policies
 
 
-def find_offer(api: Any, one: Wanted) -> tuple[str, str, str | int]:
+def find_offer(api: Any, wanted: Wanted) -> tuple[str, str, str | int]:
     """Region, size and image as DigitalOcean has them now; OptionError when it has not."""
     from saltext.digitalocean.options import offer
 
-    asked = {"location": one.region, "size": one.size, "image": one.image}
+    wish = {"location": wanted.region, "size": wanted.size, "image": wanted.image}
     kept = [api.kept(group) for group in ("regions", "sizes", "images")]
-    found: tuple[str, str, str | int] = offer(asked, *kept)
-    return found
+    result: tuple[str, str, str | int] = offer(wish, *kept)
+    return result
 
 
 def _find_differences(
-    api: Any, one: Wanted, droplet: dict[str, Any], policy: dict[str, Any] | None
+    api: Any, wanted: Wanted, droplet: dict[str, Any], policy: dict[str, Any] | None
 ) -> list[str]:
     """How a droplet is not what its profile says."""
     from saltext.digitalocean.options import OptionError
 
-    region, image = one.region, cast("str | int", one.image)
+    region, image = wanted.region, cast("str | int", wanted.image)
     # What is there may be what is no longer sold.
     with contextlib.suppress(OptionError):
-        region, _, image = find_offer(api, one)
+        region, _, image = find_offer(api, wanted)
     has_region = str((droplet.get("region") or {}).get("slug"))
     has_image = droplet.get("image") or {}
     if image in (has_image.get("slug"), has_image.get("id")) or not has_image:
         image = has_image.get("slug") or image
     pairs = [
-        ("size", droplet["size_slug"], one.size),
+        ("size", droplet["size_slug"], wanted.size),
         ("image", has_image.get("slug") or has_image.get("id") or image, image),
         (
             "region",
             has_region,
-            has_region if has_region.rstrip("0123456789") == one.region else region,
+            has_region if has_region.rstrip("0123456789") == wanted.region else region,
         ),
-        ("backups", policy is not None, one.backups),
+        ("backups", policy is not None, wanted.backups),
     ]
-    if policy and one.policy:
+    if policy and wanted.policy:
         pairs[-1:] = [
-            (f"backup {key}", policy.get(key), value) for key, value in one.policy.items()
+            (f"backup {key}", policy.get(key), value) for key, value in wanted.policy.items()
         ]
     return [
         f"{what} is {is_}, the profile says {should}"
@@ -241,20 +245,20 @@ def make_plan(api: Any, topology: Topology) -> Plan:
 def describe(topology: Topology, plan: Plan) -> str:
     """The plan for a person."""
     lines = []
-    differing = {one.name: wrong for one, wrong in plan.differ}
-    for one in plan.create:
-        extra = f" with {one.policy['plan']} backups" if one.policy else ""
+    differing = {item.name: wrong for item, wrong in plan.differ}
+    for item in plan.create:
+        extra = f" with {item.policy['plan']} backups" if item.policy else ""
         lines.append(
-            f"+ create   droplet {one.name}: {one.size} in {one.region}, {one.image}{extra}"
+            f"+ create   droplet {item.name}: {item.size} in {item.region}, {item.image}{extra}"
         )
-    for one, droplet in plan.keep:
-        if one.name in differing:
+    for item, droplet in plan.keep:
+        if item.name in differing:
             lines.append(
-                f"! differs  droplet {one.name}: {'; '.join(differing[one.name])} (left as it is)"
+                f"! differs  droplet {item.name}: {'; '.join(differing[item.name])} (left as it is)"
             )
         else:
             lines.append(
-                f"= keep     droplet {one.name} at {account.find_address(droplet) or 'no address yet'}"
+                f"= keep     droplet {item.name} at {account.find_address(droplet) or 'no address yet'}"
             )
     lines += [f"~ start    droplet {droplet['name']}: it is off" for droplet in plan.off]
     lines += [
@@ -262,18 +266,18 @@ def describe(topology: Topology, plan: Plan) -> str:
         f" {' '.join([*(f'+{tag}' for tag in add), *(f'-{tag}' for tag in drop)])}"
         for droplet, add, drop in plan.retag
     ]
-    lines += [f"- destroy  droplet {one['name']}: not in the topology" for one in plan.gone]
+    lines += [f"- destroy  droplet {item['name']}: not in the topology" for item in plan.gone]
     if plan.network_new:
         lines.append(f"+ create   private network {account.network_name(topology)}")
     lines += [
-        f"+ create   firewall {one['name']}: {firewalls.describe(one)}"
-        for one in plan.firewalls_new
+        f"+ create   firewall {item['name']}: {firewalls.describe(item)}"
+        for item in plan.firewalls_new
     ]
     lines += [
-        f"~ change   firewall {one['name']}: {firewalls.describe(one)}"
-        for _, one in plan.firewalls_changed
+        f"~ change   firewall {item['name']}: {firewalls.describe(item)}"
+        for _, item in plan.firewalls_changed
     ]
-    lines += [f"- destroy  firewall {one['name']}" for one in plan.firewalls_gone]
+    lines += [f"- destroy  firewall {item['name']}" for item in plan.firewalls_gone]
     if plan.is_empty:
         lines.append("nothing to do")
     lines.append(

@@ -107,7 +107,7 @@ def _remove_network(api: Any, network: dict[str, Any]) -> str:
                 members = api.all("vpcs", "members", method="list_members", vpc_id=network["id"])
                 if not members:
                     raise
-                urns = ", ".join(str(one.get("urn") or one.get("name")) for one in members)
+                urns = ", ".join(str(member.get("urn") or member.get("name")) for member in members)
                 return f"others are in it ({urns}); it costs nothing"
             time.sleep(account.LOOK)
 
@@ -118,6 +118,6 @@ def _remove_key(api: Any) -> None:
         own = account.KEY.with_suffix(".pub").read_text(encoding="utf-8").split()[1]
     except (OSError, IndexError):
         return
-    for one in api.kept("ssh_keys"):
-        if one["public_key"].split()[1:2] == [own]:
-            account.delete_ignoring_404(api, "ssh_keys", one["id"])
+    for key in api.kept("ssh_keys"):
+        if key["public_key"].split()[1:2] == [own]:
+            account.delete_ignoring_404(api, "ssh_keys", key["id"])

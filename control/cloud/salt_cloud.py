@@ -20,18 +20,18 @@ from .plan import Plan, Wanted
 
 def make_map(topology: Topology, todo: list[Wanted]) -> dict[str, Any]:
     """The salt-cloud map of these machines. They are converged afterwards, so nothing is deployed."""
-    found: dict[str, Any] = {}
-    for one in todo:
+    result: dict[str, Any] = {}
+    for wanted in todo:
         own: dict[str, Any] = {
-            "tags": list(one.tags),
+            "tags": list(wanted.tags),
             "deploy": False,
             # Its name in the topology, whatever the droplet's is in the account.
-            "userdata": f"#cloud-config\nhostname: {one.machine}\n",
+            "userdata": f"#cloud-config\nhostname: {wanted.machine}\n",
         }
         if len(topology.machines) > 1:
             own["vpc"] = account.network_name(topology)
-        found.setdefault(one.profile, []).append({one.name: own})
-    return found
+        result.setdefault(wanted.profile, []).append({wanted.name: own})
+    return result
 
 
 def make_droplets(topology: Topology, todo: Plan) -> None:
@@ -51,7 +51,7 @@ def make_droplets(topology: Topology, todo: Plan) -> None:
         answers = json.loads(answer.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         answers = {}
-    errors = {one.name: read_error(answers.get(one.name)) for one in todo.create}
+    errors = {wanted.name: read_error(answers.get(wanted.name)) for wanted in todo.create}
     errors = {name: error for name, error in errors.items() if error}
     if code or errors:
         from saltext.digitalocean.api import ApiError
@@ -61,12 +61,12 @@ def make_droplets(topology: Topology, todo: Plan) -> None:
             reasons = f"salt-cloud ended with {code} and no answer (see above)"
         reasons = reasons or f"salt-cloud ended with {code} (see above)"
         # The account knows what there is, whatever salt-cloud said or could no longer say.
-        names = {one.name for one in todo.create}
+        names = {wanted.name for wanted in todo.create}
         try:
             made = sorted(
-                one["name"]
-                for one in account.wait_until_list_stable(account.connect(), topology)
-                if one["name"] in names
+                wanted["name"]
+                for wanted in account.wait_until_list_stable(account.connect(), topology)
+                if wanted["name"] in names
             )
             rest = f" (made, and paid: {', '.join(made)}: run it again)" if made else ""
         except ApiError as error:

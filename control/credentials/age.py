@@ -12,12 +12,12 @@ PREFIX = "age-secret-key-"
 
 def _checksum(prefix: str, values: list[int]) -> list[int]:
     expanded = [ord(c) >> 5 for c in prefix] + [0] + [ord(c) & 31 for c in prefix]
-    found = 1
+    remainder = 1
     for value in [*expanded, *values, 0, 0, 0, 0, 0, 0]:
-        top, found = found >> 25, (found & 0x1FFFFFF) << 5 ^ value
+        top, remainder = remainder >> 25, (remainder & 0x1FFFFFF) << 5 ^ value
         for bit, word in enumerate(GENERATOR):
-            found ^= word if top >> bit & 1 else 0
-    return [(found ^ 1) >> 5 * (5 - place) & 31 for place in range(6)]
+            remainder ^= word if top >> bit & 1 else 0
+    return [(remainder ^ 1) >> 5 * (5 - place) & 31 for place in range(6)]
 
 
 def encode(key: bytes) -> str:

@@ -1,6 +1,6 @@
 """
 Secrets that somebody gives, such as a certificate's key, a pager's token or a bucket's keys: `make
-secret`. Kept beside those that machines share (control/vault.py), delivered in the pillar of those
+secret`. Kept beside those that machines share (control/credentials/shared_secrets.py), delivered in the pillar of those
 machines alone that need them, and so to one that is made anew as well.
 
 One file each, ``given.role.ROLE.NAME`` (``every`` for all machines) or ``given.host.MACHINE.NAME``. Who
@@ -36,30 +36,27 @@ def _files(topology: Topology) -> Iterable[Path]:
 
 def list_kept(topology: Topology) -> dict[str, list[str]]:
     """``{name: whom it is for}``, the latter as the files' names have it."""
-    found: dict[str, list[str]] = {}
+    recipients: dict[str, list[str]] = {}
     for path in _files(topology):
         _, kind, whom, name = path.name.split(".")
-        found.setdefault(name, []).append(f"{kind}.{whom}")
-    return found
+        recipients.setdefault(name, []).append(f"{kind}.{whom}")
+    return recipients
 
 
 def read_for(topology: Topology, machine: Machine) -> dict[str, str]:
     """The given secrets of one machine; one for the machine itself before one for its roles."""
     wanted = [EVERY, *(f"role.{role}" for role in machine.roles), f"host.{machine.name}"]
-    found: dict[str, str] = {}
+    values: dict[str, str] = {}
     for whom in wanted:
         for path in _files(topology):
             if path.name.startswith(f"given.{whom}."):
-                found[path.name.rpartition(".")[2]] = path.read_text(encoding="utf-8")
-    return found
-
-
-# --- which formulas use it ------------------------------------------------------------------------
+                values[path.name.rpartition(".")[2]] = path.read_text(encoding="utf-8")
+    return values
 
 
 def _read_settings(topology: Topology) -> dict[str, Any]:
     """What the pillar sets, the topology's own over the common ones."""
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for path in ("settings.sls", f"settings/{topology.name}.sls"):
         try:
             text = (ROOT / "pillar" / path).read_text(encoding="utf-8")
@@ -68,24 +65,24 @@ def _read_settings(topology: Topology) -> dict[str, Any]:
         try:
             if text.startswith("#!") or re.search(r"{[{%#]", text):
                 raise yaml.YAMLError("a template, which only Salt reads")
-            found = _merge(found, yaml.safe_load(text) or {})
+            settings = _merge(settings, yaml.safe_load(text) or {})
         except yaml.YAMLError as error:
-            said = " ".join(str(error).split())
+            reason = " ".join(str(error).split())
             raise UserError(
-                f"pillar/{path}: not plain YAML, so nobody knows whose secrets it names: {said}"
+                f"pillar/{path}: not plain YAML, so nobody knows whose secrets it names: {reason}"
             ) from error
-    return found
+    return settings
 
 
 def _merge(under: dict[str, Any], over: Any) -> dict[str, Any]:
     """As Salt merges pillars: maps by key, all else replaced."""
-    found = copy.copy(under)
+    merged = copy.copy(under)
     for key, value in (over if isinstance(over, dict) else {}).items():
-        inner = found.get(key)
-        found[key] = (
+        inner = merged.get(key)
+        merged[key] = (
             _merge(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
         )
-    return found
+    return merged
 
 
 def find_users(topology: Topology) -> dict[str, set[str]]:
@@ -94,7 +91,7 @@ def find_users(topology: Topology) -> dict[str, set[str]]:
     # Costs a tenth of a second: only who gives a secret pays it.
     import jsonschema
 
-    found: dict[str, set[str]] = {}
+    known: dict[str, set[str]] = {}
     settings = _read_settings(topology)
     for schema in sorted((ROOT / "salt").glob("*/schema.yaml")):
         formula = schema.parent.name
@@ -102,19 +99,19 @@ def find_users(topology: Topology) -> dict[str, set[str]]:
         class Names(jsonschema.FormatChecker):
             def check(self, instance: object, format: str, formula: str = formula) -> None:
                 if format in ("secret", "secret key", "made secret") and isinstance(instance, str):
-                    found.setdefault(instance, set()).add(formula)
+                    known.setdefault(instance, set()).add(formula)
 
         def read(name: str, folder: Path = schema.parent) -> dict[str, Any]:
             path = folder / name
             return dict(yaml.safe_load(path.read_text("utf-8")) or {}) if path.exists() else {}
 
         for name in read("secrets.yaml"):
-            found.setdefault(name, set()).add(formula)
-        given = _merge(read("defaults.yaml"), settings.get(formula))
+            known.setdefault(name, set()).add(formula)
+        effective = _merge(read("defaults.yaml"), settings.get(formula))
         validator = jsonschema.Draft202012Validator(read("schema.yaml"), format_checker=Names())
         # What is wrong with a setting is for the machines to say.
-        list(validator.iter_errors(given))
-    return found
+        list(validator.iter_errors(effective))
+    return known
 
 
 def _roles(formulas: Iterable[str]) -> set[str]:
@@ -128,7 +125,7 @@ def _roles(formulas: Iterable[str]) -> set[str]:
 
 
 def find_recipients(topology: Topology, name: str, host: str | None) -> list[str]:
-    """Whom a given secret is to be kept for; Refused for one that nobody there uses."""
+    """Whom a given secret is to be kept for; UserError for one that nobody there uses."""
     try:
         known = find_users(topology)
     except ControlError as error:
@@ -144,7 +141,7 @@ def find_recipients(topology: Topology, name: str, host: str | None) -> list[str
             2,
         )
     roles = _roles(known[name])
-    using = [one.name for one in topology.machines.values() if is_for(one, roles)]
+    using = [machine.name for machine in topology.machines.values() if is_for(machine, roles)]
     if host and host not in using:
         raise UserError(
             f"HOST={host}: nothing there uses {name}; it is for {', '.join(using) or 'no machine'}",
@@ -159,11 +156,8 @@ def find_recipients(topology: Topology, name: str, host: str | None) -> list[str
 
 def is_for(machine: Machine, whom: Iterable[str]) -> bool:
     return bool(
-        {EVERY, f"host.{machine.name}", *(f"role.{one}" for one in machine.roles)} & set(whom)
+        {EVERY, f"host.{machine.name}", *(f"role.{role}" for role in machine.roles)} & set(whom)
     )
-
-
-# --- giving ---------------------------------------------------------------------------------------
 
 
 def keep(topology: Topology, name: str, value: str, host: str | None = None) -> list[str]:
@@ -186,15 +180,15 @@ def keep(topology: Topology, name: str, value: str, host: str | None = None) -> 
         whom = [f"role.{role}" for role in shared.roles]
     else:
         with shared_secrets.lock_folder(topology) as folder:
-            for one in whom:
-                shared_secrets.write(folder / f"given.{one}.{name}", value)
+            for recipient in whom:
+                shared_secrets.write(folder / f"given.{recipient}.{name}", value)
             if not host:
                 delete(topology, name, whom)
-    return [one.name for one in topology.machines.values() if is_for(one, whom)]
+    return [machine.name for machine in topology.machines.values() if is_for(machine, whom)]
 
 
 def delete(topology: Topology, name: str, but: Iterable[str] = ()) -> bool:
-    left = {f"given.{one}.{name}" for one in but}
+    left = {f"given.{recipient}.{name}" for recipient in but}
     gone = [
         path
         for path in _files(topology)

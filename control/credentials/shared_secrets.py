@@ -5,7 +5,7 @@ Secrets that several machines of a topology share: made here once, kept in
 Which there are is said by the formulas: ``salt/SERVICE/secrets.yaml``, ``{name: {roles: […]}}``, with
 ``kind: age`` for an identity of age(1) instead of random text.
 Beside them stands the CA of the topology's machines; its key never leaves this folder. And what
-somebody gives: control/given.py.
+somebody gives: control/credentials/given_secrets.py.
 """
 
 from __future__ import annotations
@@ -81,50 +81,50 @@ class Secret:
 
 def read_declared() -> dict[str, Secret]:
     """The secrets that machines share, by name."""
-    found: dict[str, Secret] = {}
+    declared: dict[str, Secret] = {}
     for path in sorted((ROOT / "salt").glob("*/secrets.yaml")):
-        where = path.relative_to(ROOT)
-        for name, given in (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).items():
+        file = path.relative_to(ROOT)
+        for name, entry in (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).items():
             if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", name):
-                raise UserError(f"{where}: {name}: use a-z, 0-9 and -")
-            if not set(given or ()) - {"kind", "form"}:
-                # One machine's own, made there or given (control/given.py).
+                raise UserError(f"{file}: {name}: use a-z, 0-9 and -")
+            if not set(entry or ()) - {"kind", "form"}:
+                # One machine's own, made there or given (control/credentials/given_secrets.py).
                 continue
-            roles = tuple(given.get("roles", ()))
+            roles = tuple(entry.get("roles", ()))
             if not roles or name == "pki" or set(roles) - set(ROLES):
-                raise UserError(f"{where}: {name}: roles: needs a list of {', '.join(ROLES)}")
-            kind = given.get("kind", "random")
+                raise UserError(f"{file}: {name}: roles: needs a list of {', '.join(ROLES)}")
+            kind = entry.get("kind", "random")
             if kind not in MAKERS:
-                raise UserError(f"{where}: {name}: kind: is one of {', '.join(MAKERS)}")
-            if name in found:
-                raise UserError(f"{where}: {name}: is another formula's already")
-            found[name] = Secret(roles, kind)
-    return found
+                raise UserError(f"{file}: {name}: kind: is one of {', '.join(MAKERS)}")
+            if name in declared:
+                raise UserError(f"{file}: {name}: is another formula's already")
+            declared[name] = Secret(roles, kind)
+    return declared
 
 
 def make_for(topology: Topology, machine: Machine) -> dict[str, object]:
     """
     The secrets of one machine and no others', as its pillar has them below ``secrets``: what it
-    shares with others, and ``pki``, its certificate (not those given: control/given.py). Made at first need. Empty for a topology of
+    shares with others, and ``pki``, its certificate (not those given: control/credentials/given_secrets.py). Made at first need. Empty for a topology of
     one machine, which makes its own and shares nothing.
     """
     if len(topology.machines) == 1:
         return {}
     with lock_folder(topology) as place:
         _refuse_second_set(topology, place)
-        found: dict[str, object] = {
-            name: _value(place, name, one.kind)
-            for name, one in read_declared().items()
-            if set(one.roles) & set(machine.roles)
+        values: dict[str, object] = {
+            name: _value(place, name, secret.kind)
+            for name, secret in read_declared().items()
+            if set(secret.roles) & set(machine.roles)
         }
-        found["pki"] = _pki(place, topology, machine)
-    return found
+        values["pki"] = _pki(place, topology, machine)
+    return values
 
 
 def make_authority(topology: Topology) -> None:
     """
     The authority of a topology whose machines are all about to be made: none of them can have secrets,
-    so none is asked (:func:`_refuse_anew`), and one that never answers keeps no other waiting.
+    so none is asked (:func:`_refuse_second_set`), and one that never answers keeps no other waiting.
     """
     if len(topology.machines) == 1:
         return
@@ -134,7 +134,7 @@ def make_authority(topology: Topology) -> None:
 
 def _refuse_second_set(topology: Topology, place: Path) -> None:
     """
-    Refused where secrets are about to be made for machines that share some already: a second
+    UserError where secrets are about to be made for machines that share some already: a second
     authority and a second password would cut each machine that gets them off from the others.
     """
     if (place / "ca.key").exists() or not local_state.is_up(topology):
@@ -186,10 +186,10 @@ def _pki(place: Path, topology: Topology, machine: Machine) -> dict[str, object]
         certificate, key = certificates.issue(ca, ca_key, machine.name, addresses, DAYS)
         write(place / f"machine-{machine.name}.key", key)
         write(place / f"machine-{machine.name}.crt", certificate)
-    found: dict[str, object] = {"ca": ca, "certificate": certificate, "key": key}
+    identity: dict[str, object] = {"ca": ca, "certificate": certificate, "key": key}
     if "app" in machine.roles:
-        found["application"] = _application(place, ca, ca_key, machine)
-    return found
+        identity["application"] = _application(place, ca, ca_key, machine)
+    return identity
 
 
 def _application(place: Path, ca: str, ca_key: str, machine: Machine) -> dict[str, str]:
@@ -205,10 +205,10 @@ def _application(place: Path, ca: str, ca_key: str, machine: Machine) -> dict[st
 
 def rotate(topology: Topology, name: str) -> None:
     """
-    A new value for a shared secret; one whose rotation was interrupted keeps the one it got. Refused
+    A new value for a shared secret; one whose rotation was interrupted keeps the one it got. UserError
     for one that is no random text: what it has closed, no other opens.
     """
-    if (one := read_declared().get(name)) and one.kind != "random":
+    if (secret := read_declared().get(name)) and secret.kind != "random":
         raise UserError(f"{name}: is never rotated: see its formula's README.md in salt/", 2)
     with lock_folder(topology) as place:
         _refuse_second_set(topology, place)
@@ -220,7 +220,7 @@ def rotate(topology: Topology, name: str) -> None:
 
 
 def replace(topology: Topology, name: str, value: str) -> None:
-    """Another value for a shared secret, which somebody gives (control/given.py)."""
+    """Another value for a shared secret, which somebody gives (control/credentials/given_secrets.py)."""
     with lock_folder(topology) as place:
         _refuse_second_set(topology, place)
         if read_declared()[name].kind == "age" and "AGE-SECRET-KEY-1" not in value:

@@ -65,17 +65,17 @@ def converge_release(
 ) -> int:
     """The formula on one machine, with progress; the exit code."""
     command = shlex.join([f"{paths.PLACE}/bootstrap/converge", application.FORMULA, *words])
-    given = shlex.quote(json.dumps(request))
-    return ssh.stream(topology, host, f"cd {paths.PLACE} && STACK_DEPLOY={given} exec {command}")
+    encoded = shlex.quote(json.dumps(request))
+    return ssh.stream(topology, host, f"cd {paths.PLACE} && STACK_DEPLOY={encoded} exec {command}")
 
 
 def wait_for_roll(topology: Topology, host: str) -> None:
     """Return once no apply runs on a machine: what it runs is not settled before."""
     free = f"test ! -e {APPLYING} || flock -n {APPLYING} true"
-    said = ssh.run(topology, host, f"{free} || {{ {_APPLIER}; }}").strip()
-    if said:
-        print(f"==> {host}: waiting for the end of an apply that runs there ({said})", flush=True)
-        late = f"an apply has been running for more than {ROLL_PATIENCE} s: {said}"
+    holder = ssh.run(topology, host, f"{free} || {{ {_APPLIER}; }}").strip()
+    if holder:
+        print(f"==> {host}: waiting for the end of an apply that runs there ({holder})", flush=True)
+        late = f"an apply has been running for more than {ROLL_PATIENCE} s: {holder}"
         ssh.run(
             topology,
             host,
@@ -89,9 +89,9 @@ def _read_outcome(topology: Topology, host: str, request: dict[str, str]) -> str
     text = ssh.run(topology, host, f"tail -n 50 {ATTEMPTS} 2>/dev/null || true")
     for line in reversed(text.splitlines()):
         with contextlib.suppress(KeyError, TypeError, ValueError):
-            told = json.loads(line)
-            if (told["id"], told["to"]) == (request["id"], request["version"]):
-                return printable(str(told["outcome"]))
+            attempt = json.loads(line)
+            if (attempt["id"], attempt["to"]) == (request["id"], request["version"]):
+                return printable(str(attempt["outcome"]))
     return ""
 
 
@@ -137,7 +137,7 @@ def roll(
     """
     Converge every application machine in order, those first that are not in use; at the first failure,
     put those before it back.
-    Seconds spent by what. ``bring``: folder of the artifact, to be carried with the tree. ``held``: each
+    Seconds spent by what. ``bring``: folder of the artifact, to be uploaded with the tree. ``held``: each
     machine's lock, asked before it is touched.
     """
     spent = {"carry": 0.0, "states": 0.0}
@@ -147,7 +147,7 @@ def roll(
     if len(order) > 1:
         order = fleet.unused_first(topology, order)
     for host in order:
-        old, code, said = None, 1, ""
+        old, code, reason = None, 1, ""
         try:
             for each in held.values():
                 each()
@@ -161,7 +161,7 @@ def roll(
             code = _converge_and_judge(topology, host, request, words)
             spent["states"] += time.monotonic() - began
         except ControlError as error:
-            said = f": {error}"
+            reason = f": {error}"
         if not code:
             done.append((host, old))
             if len(topology.machines) > 1:
@@ -176,7 +176,7 @@ def roll(
             continue
         back = _roll_back(topology, request, host, done, held)
         what = f"{request['action']} of {request['version']}"
-        raise OperationError(f"{host}: the {what} failed{said or ' (see above)'}{back}", code)
+        raise OperationError(f"{host}: the {what} failed{reason or ' (see above)'}{back}", code)
     return spent
 
 
@@ -199,7 +199,7 @@ def _roll_back(
             "version": str(old),
             "why": f"{request['action']} of {request['version']} failed on {failed}",
         }
-        code, said = 1, ""
+        code, reason = 1, ""
         try:
             # Without its lock it is another's by now, and what runs there too.
             if host in held:
@@ -207,8 +207,10 @@ def _roll_back(
             code = _converge_and_judge(topology, host, again, [])
         except ControlError as error:
             print(f"{host}: {error}", file=sys.stderr)
-            said = f" ({error})"
-        words.append(f"{host} COULD NOT BE PUT BACK{said}" if code else f"{host} is back on {old}")
+            reason = f" ({error})"
+        words.append(
+            f"{host} COULD NOT BE PUT BACK{reason}" if code else f"{host} is back on {old}"
+        )
     return "; " + ", ".join(words) if words else ""
 
 
@@ -221,8 +223,8 @@ def record_refusal(
     try:
         yield
     except ControlError as error:
-        given = shlex.quote(json.dumps({**request, "reason": str(error)}))
-        command = f"cd {paths.PLACE} && STACK_DEPLOY={given} salt-call deploy.refused {NAME}"
+        encoded = shlex.quote(json.dumps({**request, "reason": str(error)}))
+        command = f"cd {paths.PLACE} && STACK_DEPLOY={encoded} salt-call deploy.refused {NAME}"
 
         def tell(host: str) -> int:
             # The reason that is told is the first one, whatever else is wrong with a machine.
@@ -254,6 +256,8 @@ def choose_rollback_target(topology: Topology, machines: list[str], wanted: str)
             )
         targets[host] = wanted or before[-1]
     if len(set(targets.values())) > 1:
-        told = ", ".join(f"{host}: {version}" for host, version in targets.items())
-        raise UserError(f"the machines would go back to different releases ({told}): say VERSION=…")
+        listed = ", ".join(f"{host}: {version}" for host, version in targets.items())
+        raise UserError(
+            f"the machines would go back to different releases ({listed}): say VERSION=…"
+        )
     return next(iter(targets.values()))

@@ -58,12 +58,12 @@ def owner_file(container: str) -> Path:
 
 def read_owners() -> dict[str, Owner]:
     """``{container: claim}`` of all checkouts on this host."""
-    found = {}
+    owners = {}
     for note in sorted((local_state.CACHE / "machines").glob("counter_*_*")):
         _, topology, machine = note.name.split("_")
         checkout, address = (*note.read_text(encoding="utf-8").splitlines(), "", "")[:2]
-        found[note.name] = Owner(Path(checkout), topology, machine, address)
-    return found
+        owners[note.name] = Owner(Path(checkout), topology, machine, address)
+    return owners
 
 
 def list_pending() -> list[str]:
@@ -76,7 +76,7 @@ def take_ownership(topology: Topology) -> None:
     Make sure that the machines to be are ours: a container left by an interrupted run of this
     checkout, or of one that is gone, is removed; one of another checkout is named and left.
 
-    Refused, before anything is made, when a machine of another topology has one of the addresses.
+    UserError, before anything is made, when a machine of another topology has one of the addresses.
     """
     existing, known = list_containers(), read_owners()
     ours = {container_name(topology, name): machine for name, machine in topology.machines.items()}

@@ -13,7 +13,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from . import diagrams, facts, reference, tickets
+from . import diagrams, facts, reference, rooms, tickets
 
 
 def everything() -> dict[Path, str]:
@@ -43,6 +43,7 @@ def everything() -> dict[Path, str]:
         "request-path": diagrams.request_path(prod),
         "deployment": diagrams.deployment(prod),
         "tickets": tickets.chart(),
+        "controller": rooms.picture(),
     }
     made |= {facts.DOCS / "diagrams" / f"{name}.svg": text for name, text in pictures.items()}
     made[facts.DOCS / "tickets" / "tickets.csv"] = tickets.csv_file()

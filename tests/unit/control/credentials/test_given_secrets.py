@@ -21,8 +21,7 @@ from control.credentials import given_secrets, shared_secrets
 from control.errors import ControlError
 from control.options import Options
 from control.topology import Machine, Topology
-
-from .conftest import RELEASE, ask_salt, copy_tree
+from tests.unit.conftest import RELEASE, ask_salt, copy_tree
 
 KEY = "-----BEGIN PRIVATE KEY-----\nof the site\n-----END PRIVATE KEY-----"
 

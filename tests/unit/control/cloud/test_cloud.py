@@ -40,7 +40,7 @@ from control.errors import ControlError
 from control.options import Options
 from control.topology import FOLDER, Machine, Topology
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[4]
 # What the formulas let in, as far as these tests need it; rendered for real in one test.
 SAID: dict[str, list[dict[str, Any]]] = {
     "edge": [{"port": 443, "protocol": "tcp", "from": "any"}],

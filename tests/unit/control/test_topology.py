@@ -1,0 +1,119 @@
+"""A topology is read, and what is wrong with it refused with its file and key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from control import topology
+from control.errors import ControlError
+from control.topology import FOLDER, Topology
+
+GOOD: dict[str, Any] = {
+    "name": "test",
+    "domain": "counter.test",
+    "network": "10.1.0.0/24",
+    "machines": {
+        "one": {"address": "10.1.0.2", "roles": ["edge", "app"]},
+        "two": {"address": "10.1.0.3", "roles": ["store"]},
+    },
+}
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Callable[..., Topology]:
+    """`load(data)`: the topology `test`, with `data` as its file."""
+
+    def read(data: Any, name: str = "test") -> Topology:
+        text = data if isinstance(data, str) else yaml.safe_dump(data)
+        (tmp_path / "test.yaml").write_text(text, encoding="utf-8")
+        return topology.load(name, tmp_path)
+
+    return read
+
+
+def changed(**machine: Any) -> dict[str, Any]:
+    machines = {**GOOD["machines"], "two": {**GOOD["machines"]["two"], **machine}}
+    return {**GOOD, "machines": machines}
+
+
+def test_every_topology_of_the_project_loads() -> None:
+    names = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+    assert {"dev", "prod"} <= set(names)
+    for name in names:
+        assert topology.load(name).name == name, "the file and its name differ"
+
+
+def test_a_good_topology_is_read(load: Callable[..., Topology]) -> None:
+    read = load(GOOD)
+    assert read.edge.name == "one"
+    assert read.gateway == "10.1.0.1"
+    assert read.suite == "trixie"
+    assert read.machine("two").roles == ("store",)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (changed(roles=["stroe"]), "machines:two:roles: unknown role stroe; did you mean store?"),
+        (changed(roles=["xyz"]), "unknown role xyz; known: edge, app, store, monitor"),
+        (changed(address="10.1.0.2"), "machines:two:address: 10.1.0.2 is one's already"),
+        (changed(address="10.2.0.3"), "10.2.0.3 is not in network 10.1.0.0/24"),
+        (changed(address="10.1.0"), "machines:two:address: "),
+        (changed(address=None), "machines:two:address: "),
+        (changed(roles=[]), "no machine has role store"),
+        ({**GOOD, "network": "10.1.0.0/40"}, "network: "),
+        ({k: v for k, v in GOOD.items() if k != "machines"}, "machines: is missing"),
+        ({**GOOD, "netwrok": "x"}, "netwrok: unknown key; did you mean network?"),
+        ({**GOOD, "name": "other"}, "name: other is not the file's own, test"),
+        ({**GOOD, "domain": "a b"}, "domain: 'a b': allowed: the name clients use"),
+        (
+            {**GOOD, "machines": {**GOOD["machines"], "Web_1": {}}},
+            "machines: 'Web_1': allowed: a-z",
+        ),
+        (changed(memroy=4), "machines:two:memroy: unknown key; did you mean memory?"),
+        ({k: v for k, v in GOOD.items() if k != "domain"}, "domain"),
+        ({**GOOD, "machines": ["one", "two"]}, "machines: needs a map"),
+        ({**GOOD, "trusted": "10.0.0.1"}, "trusted: needs a list"),
+        ({**GOOD, "trusted": ["10.0.0.1/8"]}, "trusted: 10.0.0.1/8 has host bits"),
+        ({**GOOD, "trusted": ["0.0.0.0/0"]}, "is everybody"),
+        ({**GOOD, "machines": {"one": None}}, "machines:one"),
+        # What YAML makes of `no:`, `123:`, `2.0` and `|`.
+        ({**GOOD, "machines": {**GOOD["machines"], False: {}}}, "machines:False: key False is not"),
+        ({**GOOD, "machines": {123: {}}}, "machines:123: key 123 is not text: quote it"),
+        ({**GOOD, None: 1, "x": 2}, "None: key None is not text"),
+        (changed(cpus=2.0), "machines:two:cpus: 2.0 is no whole number"),
+        ({**GOOD, "domain": "a.test\n"}, "domain: 'a.test\\n' has a control character"),
+        (changed(roles=[True]), "machines:two:roles: unknown role True"),
+        ("[1, 2", "not a topology"),
+        ("just words", "not a topology"),
+    ],
+)
+def test_a_wrong_topology_is_refused_with_its_file_and_key(
+    load: Callable[..., Topology], data: Any, said: str
+) -> None:
+    with pytest.raises(ControlError) as caught:
+        load(data)
+    assert str(caught.value).startswith("test.yaml: ")
+    assert said in str(caught.value)
+    assert caught.value.code == 2
+
+
+def test_an_unknown_topology_gets_a_hint(load: Callable[..., Topology]) -> None:
+    with pytest.raises(ControlError, match=r"TOPOLOGY=tset: no such topology; did you mean test\?"):
+        load(GOOD, "tset")
+    with pytest.raises(ControlError, match="there are: test"):
+        load(GOOD, "../../etc/passwd")
+
+
+def test_an_unknown_machine_gets_a_hint(load: Callable[..., Topology]) -> None:
+    with pytest.raises(
+        ControlError, match=r"HOST=tow: no such machine in topology test; did you mean"
+    ):
+        load(GOOD).machine("tow")
+    with pytest.raises(ControlError, match="there are: one, two"):
+        load(GOOD).machine("xyz")
