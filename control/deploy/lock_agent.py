@@ -1,6 +1,6 @@
 """
 Hold a machine's one deploy lock for as long as standard input stays open. Sent to the machine by
-control/deploy.py, so it needs nothing but Python there.
+control/deploy/lock.py, so it needs nothing but Python there.
 
 A line comes every few seconds while the deployer is there; without one the lock ends too, for of a lost
 network nobody is told.
@@ -9,8 +9,6 @@ The next line of standard input is JSON: {who, when, why, what}. Answers `held`,
 holds it (nothing, where the kernel knows no such holder), and then exits with 75. Nothing ever has to be cleaned up: the lock ends with the
 connection, and so with the one who deploys, however that ends.
 """
-
-from __future__ import annotations
 
 import fcntl
 import os

@@ -30,14 +30,16 @@ MACHINES: dict[str, list[str]] = {
 }
 # Boots the machine as `make up` does, and leaves it as a cloud's image is: nothing converged.
 BOOT = """
-from control import lab, topology
-where = topology.load({topology!r})
-if lab.provider(where) == "lxc":
-    lab.install_packages()
-    lab.box(lab.suite(where))
-    lab.prepare_network(where)
-    lab.claim(where)
-lab.bring_up(where)
+from control import topology
+from control.lab import box, containers, host, network, vagrant
+from control.options import Options
+where, options = topology.load({topology!r}), Options.read()
+if vagrant.choose_provider(where, options) == "lxc":
+    host.install_packages()
+    box.ensure_box(vagrant.choose_suite(where, options), options)
+    network.ensure_network(where)
+    containers.take_ownership(where)
+vagrant.bring_up(where, options)
 """
 
 
