@@ -401,7 +401,7 @@ def _told(where: Topology, machines: list[str], asked: dict[str, str]) -> Iterat
         yield
     except Refused as error:
         given = shlex.quote(json.dumps({**asked, "reason": str(error)}))
-        command = f"cd {remote.PLACE} && STACK_DEPLOY={given} salt-call deploy.refused {store.NAME}"
+        command = f"cd {remote.PLACE} && STACK_DEPLOY={given} salt-call record.refused {store.NAME}"
 
         def tell(host: str) -> int:
             # The reason that is told is the first one, whatever else is wrong with a machine.
@@ -550,7 +550,7 @@ def command_releases(where: Topology) -> int:
     for host in machines:
         try:
             said = remote.run(
-                where, host, f"cd {remote.PLACE} && salt-call --out=json deploy.overview"
+                where, host, f"cd {remote.PLACE} && salt-call --out=json release.overview"
             )
             told = json.loads(said)["local"]
             versions = sorted({store.checked(one) for one in told["running"].values()})

@@ -423,7 +423,7 @@ def _current():
 
 def application_files(machine):
     """
-    The certificate and key of the application on ``machine``, as ``checked.swap`` takes them. Raises
+    The certificate and key of the application on ``machine``, as ``file_set.swap`` takes them. Raises
     CommandExecutionError where the pillar gives none, or one that is not the application's alone.
     """
     name, parts = application(machine), given(application=True)
@@ -482,7 +482,7 @@ def pending(name, addresses, renew_days, own=True):
 
 def files(name, addresses, days, ca_days, renew_days, anew=True):
     """
-    The identity as it is to be, as ``checked.swap`` takes it: made here or given, or with ``anew``
+    The identity as it is to be, as ``file_set.swap`` takes it: made here or given, or with ``anew``
     False the one that is there. The own CA is kept as long as it is valid, so that who trusts it
     goes on doing so.
     """

@@ -98,7 +98,8 @@ def exists(name):
 
 def _write(target, value):
     """Whole or not at all, and never readable by anybody else."""
-    __salt__["whole.write"](target, value, folder_mode=0o700)
+    before = __utils__["atomic_file.write"](target, value, folder_mode=0o700)
+    __salt__["file_set.remember"]({target: before})
 
 
 def _given(name):

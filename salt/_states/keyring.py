@@ -48,7 +48,7 @@ def pinned(name, source, fingerprint):
         problem = __salt__["keyring.problem"](data, fingerprint)
         if problem:
             raise CommandExecutionError(f"{source}: {problem}")
-        __salt__["whole.write"](name, data, mode=0o644)
+        __utils__["atomic_file.write"](name, data, mode=0o644)
     except (CommandExecutionError, OSError) as error:
         return {**ret, "result": False, "comment": f"nothing was changed: {error}"}
     return {**ret, "changes": {name: fingerprint}, "comment": f"fetched from {source}"}

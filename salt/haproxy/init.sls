@@ -56,7 +56,7 @@ haproxy running:
         - {{ ('salt://haproxy/files/check {staged} ' ~ haproxy.tls.directory) | json }}
         - {{ ('salt://haproxy/files/answers.py {staged}/etc/haproxy/haproxy.cfg ' ~ haproxy.admin.socket) | json }}
     {%- if elsewhere %}
-    - uses: {{ salt['pki.paths']().values() | list | json }}
+    - watch_files: {{ salt['pki.paths']().values() | list | json }}
     {%- endif %}
     - reload: true
     # `systemctl reload` succeeds even when the new process did not start and the old one goes on.

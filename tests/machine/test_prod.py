@@ -406,7 +406,7 @@ def test_a_password_is_rotated_over_all_machines_without_a_lost_request(prod: Ma
         assert "previous" not in prod.on(host, "ls /etc/stack/secrets")
 
 
-QUICK = json.dumps({"counter": {"probation_seconds": 0}})
+QUICK = json.dumps({"counter": {"bake_seconds": 0}})
 
 
 @pytest.mark.timeout(900)
@@ -436,7 +436,7 @@ def test_releases_are_rolled_over_machines_and_taken_back_on_all_of_them(
         runs(good)
         # Good on the first machine, and not on the second.
         hook = {"command": "test ! -e /run/refuse-for-a-test"}
-        counter = {"probation_seconds": 0, "hooks": {"after": [hook]}}
+        counter = {"bake_seconds": 0, "hooks": {"after": [hook]}}
         refuse = {**settings, "PILLAR": json.dumps({"counter": counter})}
         prod.on("app2", "touch /run/refuse-for-a-test")
         try:

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from salt.exceptions import CommandExecutionError
 
+from .conftest import functions as functions_of
+
 from control import certificates
 
 ADDRESSES = ["127.0.0.1", "192.0.2.7"]
@@ -24,14 +26,12 @@ def world(
     load_source: Callable[..., ModuleType], tmp_path: Path, me: dict[str, str]
 ) -> SimpleNamespace:
     """The modules on a folder of our own: `pki`, `secret`, `state(pillar)`, `folder`."""
-    whole = load_source("salt/_modules/whole.py")
-    secret = load_source("salt/_modules/secret.py", salt={"whole.write": whole.write})
+    file_set = load_source("salt/_modules/file_set.py")
+    secret = load_source("salt/_modules/secret.py", salt=functions_of(file_set=file_set))
     secret.FOLDER = str(tmp_path / "secrets")  # type: ignore[attr-defined]
-    names = {f"whole.{name}": getattr(whole, name) for name in ("write", "sync", "folder")}
-    checked = load_source("salt/_modules/checked.py", salt=names)
     functions: dict[str, Any] = {
         **{f"secret.{name}": getattr(secret, name) for name in ("path", "exists", "keep")},
-        **{f"checked.{name}": getattr(checked, name) for name in ("differences", "swap")},
+        **functions_of(file_set=file_set),
     }
     pki = load_source("salt/_modules/pki.py", salt=functions)
     pki.FOLDER = str(tmp_path / "pki")  # type: ignore[attr-defined]
