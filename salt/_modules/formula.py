@@ -100,7 +100,7 @@ class _Names:
             if form == "made secret":
                 self.made.add(instance)
         elif form == "certificates" and isinstance(instance, str):
-            if wrong := __salt__["pki.unfit"](instance):
+            if wrong := __utils__["certificate_checks.unfit"](instance):
                 raise FormatError("no certificates", cause=ValueError(wrong))
         elif form.startswith("key of ") and instance not in self.known(form[len("key of ") :]):
             raise FormatError("no such name")

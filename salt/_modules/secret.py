@@ -42,7 +42,7 @@ def problem(value, kind="text"):
         passphrase. ``age``: an identity of age(1). ``pki``: the parts that salt/pki takes
     """
     if kind == "pki":
-        return __salt__["pki.misshapen"](value)
+        return __utils__["certificate_checks.identity_shape"](value)
     if not isinstance(value, str):
         kinds = {type(None): "empty", dict: "a mapping", list: "a list"}
         if type(value) in kinds:

@@ -68,14 +68,12 @@ def formula(load_source: Callable[..., ModuleType], tmp_path: Path) -> ModuleTyp
         path = tmp_path / source.removeprefix("salt://")
         return str(path) if path.exists() else ""
 
-    pki = load_source("salt/_modules/pki.py")
-    secret = load_source("salt/_modules/secret.py", salt={"pki.misshapen": pki.misshapen})
+    secret = load_source("salt/_modules/secret.py")
     module = load_source(
         "salt/_modules/formula.py",
         salt={
             "cp.list_master": files,
             "cp.cache_file": cached,
-            "pki.unfit": pki.unfit,
             "secret.problem": secret.problem,
         },
         grains={"os_family": "Debian", "oscodename": "bookworm"},

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from salt.exceptions import CommandExecutionError
 
-from .conftest import functions as functions_of
-
 from control import certificates
+
+from .conftest import functions as functions_of
 
 ADDRESSES = ["127.0.0.1", "192.0.2.7"]
 OPTIONS = {"machine": "app1", "addresses": ADDRESSES, "days": 90, "ca_days": 3650}
@@ -34,6 +34,8 @@ def world(
         **functions_of(file_set=file_set),
     }
     pki = load_source("salt/_modules/pki.py", salt=functions)
+    checks = load_source("salt/_utils/certificate_checks.py")
+    pki.__utils__.update(functions_of(certificate_checks=checks))
     pki.FOLDER = str(tmp_path / "pki")  # type: ignore[attr-defined]
     pki.GROUP = me["group"]  # type: ignore[attr-defined]
     os.makedirs(pki.FOLDER)
@@ -61,13 +63,15 @@ def world(
             "machine certificate", **{**OPTIONS, "renew_days": 30, "own": True, **options}
         )
 
-    return SimpleNamespace(pki=pki, secret=secret, apply=apply, folder=Path(pki.FOLDER))
+    return SimpleNamespace(
+        pki=pki, checks=checks, secret=secret, apply=apply, folder=Path(pki.FOLDER)
+    )
 
 
 def made(world: SimpleNamespace, name: str = "app1", days: int = 90) -> dict[str, str]:
     """Parts signed by a CA of somebody else's, as a pillar gives them."""
-    ca, ca_key = world.pki.make_ca("machines of the topology", 3650)
-    certificate, key = world.pki.issue(ca, ca_key, name, ADDRESSES, days)
+    ca, ca_key = certificates.make_ca("machines of the topology", 3650)
+    certificate, key = certificates.issue(ca, ca_key, name, ADDRESSES, days)
     return {"ca": ca, "certificate": certificate, "key": key}
 
 
@@ -185,14 +189,14 @@ def test_a_certificate_for_one_end_of_tls_only_is_refused(world: SimpleNamespace
 
     both = x509.ExtendedKeyUsageOID.CLIENT_AUTH
     parts = made(world)
-    assert world.pki.problems(parts, "app1", ADDRESSES) == []
+    assert world.checks.problems(parts, "app1", ADDRESSES) == []
     usage = x509.ExtendedKeyUsage([x509.ExtendedKeyUsageOID.SERVER_AUTH])
     assert both not in usage
-    plain = world.pki._extension
-    world.pki._extension = lambda one, kind: (
+    plain = world.checks._extension
+    world.checks._extension = lambda one, kind: (
         usage if kind is x509.ExtendedKeyUsage else plain(one, kind)
     )
-    found = world.pki.problems(parts, "app1", ADDRESSES)
+    found = world.checks.problems(parts, "app1", ADDRESSES)
     assert found == ["certificate: is not for clients (extendedKeyUsage)"]
 
 
@@ -225,7 +229,7 @@ def test_a_key_among_the_certificates_is_never_put_where_everybody_may_read_it(
     for part in ("ca", "certificate"):
         wrong = {**good, part: good[part] + good["key"]}
         for refused in (
-            world.pki.problems(wrong, "app1", ADDRESSES),
+            world.checks.problems(wrong, "app1", ADDRESSES),
             world.apply(wrong, own=False),
         ):
             assert f"{part}: holds a private key" in str(refused)
@@ -275,11 +279,11 @@ def test_a_given_key_that_openssl_finds_too_weak_is_refused(
 ) -> None:
     from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-    ca, ca_key = world.pki.make_ca("machines of the topology", 3650)
+    ca, ca_key = certificates.make_ca("machines of the topology", 3650)
     with monkeypatch.context() as patch:
         weak = rsa.generate_private_key(65537, 1024)
         patch.setattr(ec, "generate_private_key", lambda curve: weak)
-        certificate, key = world.pki.issue(ca, ca_key, "app1", ADDRESSES, 90)
+        certificate, key = certificates.issue(ca, ca_key, "app1", ADDRESSES, 90)
     ret = world.apply({"ca": ca, "certificate": certificate, "key": key})
     assert ret["result"] is False
     assert "certificate: OpenSSL refuses it: ee key too small" in ret["comment"]
@@ -305,7 +309,7 @@ def application(
 
 def test_an_application_has_a_key_of_its_own_and_never_the_machines(world: SimpleNamespace) -> None:
     given = application(world)
-    assert world.pki.misshapen(given) is None
+    assert world.checks.identity_shape(given) is None
     assert world.apply(given, own=False)["result"] is True
     machines = now(world)
     assert sorted(machines) == ["ca.crt", "machine.crt", "machine.key"]
@@ -353,7 +357,7 @@ def test_an_application_without_a_certificate_of_its_own_is_refused_with_what_to
     comment = world.apply(given, application=True)["comment"]
     assert "secrets:pki:application with certificate, key of app.app1" in comment
     for own in ("x", {"key": "x"}, {"certificate": "x", "key": "y", "ca": "z"}):
-        assert "application: needs certificate, key" in world.pki.misshapen(
+        assert "application: needs certificate, key" in world.checks.identity_shape(
             {**given, "application": own}
         )
 

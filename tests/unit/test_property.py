@@ -187,14 +187,12 @@ def lay(pillar: dict[str, Any], where: str, value: Any) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def formula(load_source: Callable[..., ModuleType], root: Path) -> ModuleType:
     """The module that refuses, on the project's own tree."""
-    pki = load_source("salt/_modules/pki.py")
     files = [str(one.relative_to(TREE)) for one in TREE.rglob("*") if one.is_file()]
     module = load_source(
         "salt/_modules/formula.py",
         salt={
             "cp.list_master": lambda: files,
             "cp.cache_file": lambda source: str(TREE / source.removeprefix("salt://")),
-            "pki.unfit": pki.unfit,
         },
     )
     # The tree is the same at every question.
