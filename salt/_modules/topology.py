@@ -25,6 +25,18 @@ def machine():
     return dict(__pillar__["machine"])
 
 
+def roles():
+    """Roles that a machine can have; that no machine of this topology has one makes it none the less a role.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call topology.roles
+    """
+    return list(__pillar__["topology"]["roles"])
+
+
 def machines(role=None):
     """Machines of the topology, ``[{name, address, roles, …}]``, those with ``role`` if given.
 

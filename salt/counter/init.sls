@@ -82,7 +82,7 @@ include:
     {% if 'edge' in salt['topology.machine']().roles %}
     # The edge is here: it is asked whether it uses the instance.
     - in_rotation: >-
-        /usr/bin/python3 {{ salt['formula.file']('salt://haproxy/files/server_up.py') | quote }}
+        /usr/bin/python3 {{ salt['formula.file']('salt://_utils/haproxy_socket.py') | quote }}
         {{ haproxy.admin.socket | quote }} {{ salt['topology.machine']().name | quote }}-{instance} {address}:{port}
     {% else %}
     - rotation_seconds: {{ counter.rotation_seconds | json }}

@@ -54,7 +54,7 @@ haproxy running:
     - clean: [/etc/stack/pki/site.pem]
     - checks:
         - {{ ('salt://haproxy/files/check {staged} ' ~ haproxy.tls.directory) | json }}
-        - {{ ('salt://haproxy/files/answers.py {staged}/etc/haproxy/haproxy.cfg ' ~ haproxy.admin.socket) | json }}
+        - {{ ('salt://haproxy/files/answers.py {staged}/etc/haproxy/haproxy.cfg ' ~ haproxy.admin.socket ~ ' salt://_utils/haproxy_socket.py') | json }}
     {%- if elsewhere %}
     - watch_files: {{ salt['pki.paths']().values() | list | json }}
     {%- endif %}
