@@ -78,7 +78,7 @@ def address(clients, name=None):
     return found[name]["address"]
 
 
-def elsewhere(clients, name=None):
+def is_remote(clients, name=None):
     """
     Whether a service on machine ``name`` (this one by default), whose users are the machines with
     role ``clients``, is used from any other machine; see :py:func:`address`.
@@ -87,7 +87,7 @@ def elsewhere(clients, name=None):
 
     .. code-block:: bash
 
-        salt-call topology.elsewhere edge
+        salt-call topology.is_remote edge
     """
     return address(clients, name) != "127.0.0.1"
 

@@ -3,7 +3,7 @@
 {% from 'base/map.jinja' import base with context %}
 {% set keys = '/etc/ssh/authorized_keys.d' %}
 {# Refuses, before the first state, to touch an account of the machine's. #}
-{%- do salt['people.plan'](base.users, base.protected_users) %}
+{%- do salt['accounts.plan'](base.users, base.protected_users) %}
 
 # Files of root's: sshd looks for the keys of the group `people` here and nowhere else.
 keys of people:
@@ -23,6 +23,6 @@ sudo of people:
         - visudo -c -f {staged}/etc/sudoers.d/70-people
 
 accounts of people:
-  people.exactly:
+  accounts.managed:
     - users: {{ base.users | json }}
     - protected: {{ base.protected_users | json }}

@@ -4,7 +4,7 @@
 {% from 'redis/map.jinja' import redis with context %}
 {% set version = salt['release.choose'](counter.name, counter.root, counter.version) %}
 {% set store = salt['topology.machines']('store')[0] %}
-{% set store_tls = salt['topology.elsewhere']('app', store.name) %}
+{% set store_tls = salt['topology.is_remote']('app', store.name) %}
 {% set files = counter.over_tls.files if store_tls else {} %}
 {% set values = {
   'machine': salt['topology.machine']().name,
@@ -62,7 +62,7 @@ include:
     - context:
         counter: {{ counter | json }}
         files: {{ files | json }}
-        tunnels: {{ salt['topology.elsewhere']('edge') | json }}
+        tunnels: {{ salt['topology.is_remote']('edge') | json }}
     # Not an instance that runs: the one that release.installed points to the new release.
     - instance: new
     - require:

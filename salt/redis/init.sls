@@ -1,6 +1,6 @@
 # Redis, durable and closed: package, passwords, then the service on its checked configuration.
 {% from 'redis/map.jinja' import redis with context %}
-{% set tls = salt['topology.elsewhere']('app') %}
+{% set tls = salt['topology.is_remote']('app') %}
 
 {% if tls %}
 include:

@@ -136,10 +136,10 @@ def test_no_configuration_goes_live_unchecked(rendered: Any) -> None:
 # and the two below.
 ALLOWED = {
     *("checked.files", "checked.service", "release.installed", "release.rolled"),
-    *("archive.extracted", "file.absent", "file.directory", "modes.at_most", "pkg.installed"),
+    *("archive.extracted", "file.absent", "file.directory", "permissions.max_mode", "pkg.installed"),
     *("service.dead", "service.enabled", "service.masked", "service.unmasked"),
-    *("group.present", "people.exactly", "user.present", "secret.present", "pki.present"),
-    *("kernel.applied", "keyring.pinned", "timezone.system", "test.nop"),
+    *("group.present", "accounts.managed", "user.present", "secret.present", "pki.present"),
+    *("sysctl_settings.applied", "apt_key.pinned", "timezone.system", "test.nop"),
 }
 # Single lines of files that are a package's or another program's, and that no program checks.
 LINES = {
