@@ -16,7 +16,7 @@ FOLDER = "/etc/stack/pki"
 CA_KEY = "pki-ca"
 # Services that read the key join it.
 GROUP = "stack-pki"
-_PARTS = {"ca": "ca.crt", "certificate": "machine.crt", "key": "machine.key"}
+_PARTS = {"ca": "machine-ca.crt", "certificate": "machine.crt", "key": "machine.key"}
 # Of the application on the machine, which is no machine: root's, who hands them to its processes.
 _APPLICATION = {"certificate": "app.crt", "key": "app.key"}
 
@@ -81,14 +81,18 @@ def given(application=False):
 
 
 def _current():
-    found = {}
-    for part, path in paths().items():
-        try:
-            with open(path, encoding="utf-8") as file:
-                found[part] = file.read()
-        except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError):
-            found[part] = ""
-    return found
+    identity = {part: _read(path) for part, path in paths().items()}
+    # Where an older version has put it, so that who trusts it goes on doing so.
+    identity["ca"] = identity["ca"] or _read(os.path.join(FOLDER, "ca.crt"))
+    return identity
+
+
+def _read(path):
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError):
+        return ""
 
 
 def application_files(machine):

@@ -88,7 +88,9 @@ def test_the_state_says_what_it_left(
     kernel: Callable[..., Any], load_source: Callable[..., ModuleType]
 ) -> None:
     module = kernel(virtual="container")
-    salt = {f"kernel.{name}": getattr(module, name) for name in ("plan", "differing", "write")}
+    salt = {
+        f"sysctl_settings.{name}": getattr(module, name) for name in ("plan", "differing", "write")
+    }
     state = load_source("salt/_states/sysctl_settings.py", salt=salt)
     first = state.applied("x", SETTINGS)
     assert set(first["changes"]) == {"net/ipv4/ip_forward", "net/ipv4/conf/eth1/rp_filter"}

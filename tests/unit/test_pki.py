@@ -84,7 +84,7 @@ def test_one_machine_makes_its_own_and_then_leaves_it_alone(world: SimpleNamespa
     assert now(world) == {}
     assert world.apply()["result"] is True
     parts = now(world)
-    assert sorted(parts) == ["ca.crt", "machine.crt", "machine.key"]
+    assert sorted(parts) == ["machine-ca.crt", "machine.crt", "machine.key"]
     assert stat.S_IMODE((world.folder / "machine.key").stat().st_mode) == 0o640
     assert stat.S_IMODE(os.stat(world.secret.path("pki-ca")).st_mode) == 0o600
     assert world.apply()["changes"] == {}
@@ -105,13 +105,15 @@ def test_it_is_renewed_when_fewer_days_are_left_and_the_ca_is_kept(world: Simple
     assert ret["result"] is True
     assert "certificate: expires in 28 days" in ret["comment"]
     after = now(world)
-    assert after["ca.crt"] == before["ca.crt"], "who trusts it would have to be told"
+    assert after["machine-ca.crt"] == before["machine-ca.crt"], (
+        "who trusts it would have to be told"
+    )
     assert after["machine.crt"] != before["machine.crt"]
     assert after["machine.key"] != before["machine.key"]
     assert world.apply()["changes"] == {}
 
 
-@pytest.mark.parametrize("which", ["ca.crt", "machine.crt", "machine.key"])
+@pytest.mark.parametrize("which", ["machine-ca.crt", "machine.crt", "machine.key"])
 @pytest.mark.parametrize("harm", ["lost", "spoilt", "another's"])
 def test_whatever_is_lost_or_does_not_fit_is_mended(
     world: SimpleNamespace, which: str, harm: str
@@ -123,7 +125,7 @@ def test_whatever_is_lost_or_does_not_fit_is_mended(
     elif harm == "spoilt":
         path.write_text(path.read_text()[:-60])
     else:
-        part = {"ca.crt": "ca", "machine.crt": "certificate", "machine.key": "key"}[which]
+        part = {"machine-ca.crt": "ca", "machine.crt": "certificate", "machine.key": "key"}[which]
         path.write_text(made(world)[part])
     assert world.apply()["result"] is True
     assert world.apply()["changes"] == {}
@@ -131,10 +133,10 @@ def test_whatever_is_lost_or_does_not_fit_is_mended(
 
 def test_a_lost_ca_key_gives_a_new_ca(world: SimpleNamespace) -> None:
     world.apply()
-    before = now(world)["ca.crt"]
+    before = now(world)["machine-ca.crt"]
     os.unlink(world.secret.path("pki-ca"))
     assert world.apply()["result"] is True
-    assert now(world)["ca.crt"] != before
+    assert now(world)["machine-ca.crt"] != before
     assert world.apply()["changes"] == {}
 
 
@@ -312,7 +314,7 @@ def test_an_application_has_a_key_of_its_own_and_never_the_machines(world: Simpl
     assert world.checks.identity_shape(given) is None
     assert world.apply(given, own=False)["result"] is True
     machines = now(world)
-    assert sorted(machines) == ["ca.crt", "machine.crt", "machine.key"]
+    assert sorted(machines) == ["machine-ca.crt", "machine.crt", "machine.key"]
     assert world.apply(given, test=True, application=True)["result"] is None
     ret = world.apply(given, application=True)
     assert ret["result"] is True
