@@ -34,9 +34,9 @@ from .topology import ROOT, Topology
 
 # Fetched artifacts; a second deploy of the same one asks the store for its hash alone.
 FETCHED = ROOT / ".cache" / "releases"
-# What a machine was brought to (salt/_modules/deploy.py).
+# What a machine was brought to (salt/_modules/record.py).
 HISTORY = f"/var/lib/stack/releases/{store.NAME}.json"
-# Every attempt on a machine, a line of JSON each (salt/_modules/deploy.py).
+# Every attempt on a machine, a line of JSON each (salt/_modules/record.py).
 ATTEMPTS = f"/var/log/stack/{store.NAME}-deploys.log"
 # Held by an apply as long as it runs (bootstrap/converge). A roll goes on without its deployer.
 APPLYING = "/run/stack/apply.lock"

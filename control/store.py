@@ -48,7 +48,7 @@ PATIENCE = 60
 # Bytes; an artifact has a few million.
 LARGEST = 500_000_000
 # What a version may be. The same wherever one is made or taken: webapp/build.py,
-# salt/_modules/release.py, salt/counter/schema.yaml (a test compares them).
+# salt/_modules/artifact.py, salt/counter/schema.yaml (a test compares them).
 VERSION = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 _VERSION = re.compile(VERSION)
 _LISTED = re.compile(rf"\b{NAME}-({VERSION}?)\.tar\.gz\.sha256\b")
@@ -607,7 +607,7 @@ def public_half(key: Path) -> str:
 
 
 def signature_of(path: Path, key: Path) -> bytes:
-    """A signature by ``ssh-keygen -Y``, as machines verify it (salt/_modules/release.py)."""
+    """A signature by ``ssh-keygen -Y``, as machines verify it (salt/_modules/signature.py)."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(f"{path}.sig")
     _keygen(key, "-Y", "sign", "-f", "KEY", "-n", f"{NAME}-release", str(path))

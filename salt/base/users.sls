@@ -8,7 +8,7 @@
 # Files of root's: sshd looks for the keys of the group `people` here and nowhere else.
 keys of people:
   checked.files:
-    - files: {{ salt['people.keys'](base.users, keys) | json }}
+    - files: {{ salt['accounts.keys'](base.users, keys) | json }}
     - clean: [{{ (keys ~ '/*') | json }}]
     - checks:
         - {{ ('salt://base/files/check_keys {staged}' ~ keys) | json }}
@@ -17,7 +17,7 @@ sudo of people:
   checked.files:
     - files:
         /etc/sudoers.d/70-people:
-          contents: {{ salt['people.sudoers'](base.users) | json }}
+          contents: {{ salt['accounts.sudoers'](base.users) | json }}
           mode: '0440'
     - checks:
         - visudo -c -f {staged}/etc/sudoers.d/70-people
