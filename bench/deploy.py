@@ -117,7 +117,7 @@ def main() -> int:
             make("rollback")
             print(f"\nRollback: {time.monotonic() - began:.1f} s.")
         finally:
-            make("deploy", VERSION=own, PILLAR='{"counter": {"probation_seconds": 0}}')
+            make("deploy", VERSION=own, PILLAR='{"counter": {"bake_seconds": 0}}')
             for version in versions:
                 cached = ROOT / ".cache" / "releases" / f"counter-{version}.tar.gz"
                 cached.unlink(missing_ok=True)

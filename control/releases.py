@@ -22,7 +22,7 @@ from .topology import Topology
 
 # Fetched artifacts; a second deploy of the same one asks the repository for its hash alone.
 FETCHED = ROOT / ".cache" / "releases"
-# What a machine was brought to (salt/_modules/deploy.py).
+# What a machine was brought to (salt/_modules/record.py).
 HISTORY = f"/var/lib/stack/releases/{NAME}.json"
 
 
@@ -56,7 +56,7 @@ def describe_host(topology: Topology, host: str) -> tuple[list[str], list[str]]:
     """The releases that run on a machine, and lines for a person that also say what it can go back to; one line
     that says why when it cannot be asked."""
     try:
-        command = f"cd {paths.PLACE} && salt-call --out=json deploy.overview"
+        command = f"cd {paths.PLACE} && salt-call --out=json release.overview"
         overview = json.loads(ssh.run(topology, host, command))["local"]
         running = overview["running"]
         versions = sorted({files.check_version(version) for version in running.values()})

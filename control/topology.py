@@ -17,8 +17,6 @@ from .errors import UserError
 from .paths import ROOT
 
 FOLDER = ROOT / "pillar" / "topologies"
-# In the order in which machines are converged: each before those that need it.
-ROLES = ("store", "app", "edge", "monitor")
 
 
 @functools.cache
@@ -31,6 +29,16 @@ def _check() -> tuple[ModuleType, Any]:
     spec.loader.exec_module(module)
     schema = yaml.safe_load(path.with_name("topology.schema.yaml").read_text(encoding="utf-8"))
     return module, schema
+
+
+def _roles() -> tuple[str, ...]:
+    check, schema = _check()
+    others = [role for role in schema["$defs"]["role"]["enum"] if role not in check.NEEDED]
+    return (*reversed(check.NEEDED), *others)
+
+
+# In the order in which machines are converged: each before those that need it.
+ROLES = _roles()
 
 
 @dataclass(frozen=True)

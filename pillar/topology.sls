@@ -33,9 +33,12 @@ def _checked(root, name):
     )
     check = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(check)
-    wrong = check.problems(topology, _load(os.path.join(root, "topology.schema.yaml")), name)
+    schema = _load(os.path.join(root, "topology.schema.yaml"))
+    wrong = check.problems(topology, schema, name)
     if wrong:
         raise ValueError(f"topology {name}: {wrong[0]}")
+    # Also those that no machine of this topology has.
+    topology["roles"] = schema["$defs"]["role"]["enum"]
     return topology
 
 

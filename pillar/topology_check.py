@@ -1,11 +1,12 @@
 """What is wrong with a topology: the schema beside this file, and what no schema can say.
 
 Used alike by the controller (control/topology.py) and by every machine (topology.sls), so that
-none of them believes what the other refuses. Needs nothing but jsonschema.
+none of them believes what the other refuses. Needs nothing but jsonschema, and salt/_utils beside this folder.
 """
 
-import difflib
+import importlib.util
 import ipaddress
+import os
 import re
 
 # Without one of each there is no service to give.
@@ -50,9 +51,17 @@ def _odd(value, where=""):
         yield f"{where}: {value!r} has a control character or more than one line"
 
 
+def _suggest():
+    """What Salt and the controller use too."""
+    path = os.path.join(os.path.dirname(__file__), "..", "salt", "_utils", "suggest.py")
+    spec = importlib.util.spec_from_file_location("suggest", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def _hint(value, known):
-    near = difflib.get_close_matches(str(value), known, 1)
-    return f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+    return _suggest().hint(value, known)
 
 
 def _explain(error):

@@ -14,7 +14,7 @@ from ..application import NAME
 from ..errors import ControlError, UserError
 
 # What a version may be. The same wherever one is made or taken: webapp/build.py,
-# salt/_modules/release.py, salt/counter/schema.yaml (a test compares them).
+# salt/_modules/artifact.py, salt/counter/schema.yaml (a test compares them).
 VERSION = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 VERSION_PATTERN = re.compile(VERSION)
 LISTED = re.compile(rf"\b{NAME}-({VERSION}?)\.tar\.gz\.sha256\b")

@@ -74,7 +74,7 @@ def read_public_key(key: Path) -> str:
 
 
 def sign_file(path: Path, key: Path) -> bytes:
-    """A signature by ``ssh-keygen -Y``, as machines verify it (salt/_modules/release.py)."""
+    """A signature by ``ssh-keygen -Y``, as machines verify it (salt/_modules/signature.py)."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(f"{path}.sig")
     _run_keygen(key, "-Y", "sign", "-f", "KEY", "-n", f"{NAME}-release", str(path))

@@ -197,7 +197,9 @@ def _application(place: Path, ca: str, ca_key: str, machine: Machine) -> dict[st
     name, path = certificates.application(machine.name), place / f"app-{machine.name}.pem"
     certificate, begin, key = (_read(path) or "").partition("-----BEGIN PRIVATE KEY-----")
     key = begin + key
-    if not certificate or not certificates.fits(certificate, key, ca, name, [], RENEW_DAYS):
+    if not certificate or not certificates.fits(
+        certificate, key, ca, name, [], RENEW_DAYS, client=True
+    ):
         certificate, key = certificates.issue(ca, ca_key, name, [], DAYS, client=True)
         write(path, certificate + key)
     return {"certificate": certificate, "key": key}

@@ -28,7 +28,7 @@ from ..terminal import printable
 from ..topology import Topology
 from .lock import Held
 
-# Every attempt on a machine, a line of JSON each (salt/_modules/deploy.py).
+# Every attempt on a machine, a line of JSON each (salt/_modules/record.py).
 ATTEMPTS = f"/var/log/stack/{NAME}-deploys.log"
 # Held by an apply as long as it runs (bootstrap/converge). A roll goes on without its deployer.
 APPLYING = "/run/stack/apply.lock"
@@ -224,7 +224,7 @@ def record_refusal(
         yield
     except ControlError as error:
         encoded = shlex.quote(json.dumps({**request, "reason": str(error)}))
-        command = f"cd {paths.PLACE} && STACK_DEPLOY={encoded} salt-call deploy.refused {NAME}"
+        command = f"cd {paths.PLACE} && STACK_DEPLOY={encoded} salt-call record.refused {NAME}"
 
         def tell(host: str) -> int:
             # The reason that is told is the first one, whatever else is wrong with a machine.

@@ -421,7 +421,7 @@ def pipeline() -> tuple[list[str], list[str]]:
 def deployment(topology: facts.Topology) -> str:
     """From a commit to served traffic, and back."""
     counter = topology.settings("counter")
-    probation = counter.get("probation_seconds", 0)
+    bake_seconds = counter.get("bake_seconds", 0)
     picture = Canvas(
         WIDTH,
         "The deployment process",
@@ -483,7 +483,10 @@ def deployment(topology: facts.Topology) -> str:
         ("drain", f"{counter['health']['ready']} says 404: HAProxy stops sending"),
         ("finish", f"in-flight requests, up to {counter['finish_seconds']} s"),
         ("swap, start", "a link to the new release"),
-        ("wait for ready", f"up to {counter['ready_seconds']} s; then it must live {probation} s"),
+        (
+            "wait for ready",
+            f"up to {counter['ready_seconds']} s; then it must live {bake_seconds} s",
+        ),
     ]
     height = 34 + 44 * len(steps) + 10
     picture.box(16, y, 468, height, "zone", "roll", "zone")

@@ -23,7 +23,11 @@ from control import salt_copy
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 # The order in which a request meets them; the monitor looks at all of them.
-ROLES = ("edge", "app", "store", "monitor")
+ROLES: tuple[str, ...] = tuple(
+    yaml.safe_load((ROOT / "pillar/topology.schema.yaml").read_text(encoding="utf-8"))["$defs"][
+        "role"
+    ]["enum"]
+)
 ANYBODY = "everybody"
 # Formulas whose settings the diagrams quote.
 QUOTED = ("haproxy", "counter", "redis")

@@ -1,23 +1,12 @@
 """
-Configuration that goes live only after its own program has accepted it.
-
-The work behind the states ``checked.files`` and ``checked.service``: render to a staging folder,
-run the checks there, swap every file by rename, and know which configuration a service has
-loaded, also across an apply that was killed half-way.
+Configuration that goes live only after its own program has accepted it: rendered to a staging folder, and
+checked there. The work behind the states ``checked.files`` and ``checked.service``, with ``file_set`` (how files
+are swapped in, and back) and ``units`` (which of them a service has loaded).
 """
 
-import difflib
-import fnmatch
-import glob
-import grp
-import hashlib
-import json
 import os
-import pwd
-import re
 import shlex
 import shutil
-import signal
 import subprocess
 import tempfile
 
@@ -25,18 +14,8 @@ from salt.exceptions import CommandExecutionError
 
 __virtualname__ = "checked"
 
-# What each service has loaded: one JSON file a unit, {path: sha256}. Root's own, for a digest
-# of a secret file is among them.
-STAMPS = "/var/lib/stack/loaded"
-_UNITS = "/etc/systemd/system"
-_UNIT = re.compile(rf"{_UNITS}/([^/]+\.(?:service|socket|timer|path|mount|target))$")
-_DROPIN = re.compile(
-    rf"{_UNITS}/([^/]+\.(?:service|socket|timer|path|mount|target))\.d/[^/]+\.conf$"
-)
 # Seconds a check may take; a hanging check must not hang the apply.
 _CHECK_TIMEOUT = 60
-# What this run replaced, in __context__: {path: what was there before, as swap() returns it}.
-_REPLACED = "whole.replaced"
 _ORIGINS = ("source", "contents", "from_secret")
 _SPEC = {*_ORIGINS, "mode", "user", "group", "template", "secret"}
 
@@ -103,65 +82,6 @@ def _data(path, spec, context):
         return file.read()
 
 
-def _current(path):
-    try:
-        with open(path, "rb") as file:
-            data = file.read()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    stat = os.stat(path)
-    return {"data": data, "mode": stat.st_mode & 0o7777, "uid": stat.st_uid, "gid": stat.st_gid}
-
-
-def _owner(spec):
-    """(uid, gid) of a file to be, or None where the account does not exist (yet)."""
-    try:
-        return pwd.getpwnam(spec["user"]).pw_uid, grp.getgrnam(spec["group"]).gr_gid
-    except KeyError:
-        return None
-
-
-def differences(wanted, clean=()):
-    """
-    ``({path: shown difference}, [paths to remove])`` between the machine and ``wanted``.
-
-    clean
-        glob patterns; files that match one and are not wanted are to be removed
-    """
-    changes = {}
-    for path, spec in wanted.items():
-        now = _current(path)
-        if now is None:
-            changes[path] = "new"
-        elif now["data"] != spec["data"]:
-            changes[path] = (
-                "changed (secret: not shown)"
-                if spec["secret"]
-                else _diff(path, now["data"], spec["data"])
-            )
-        elif now["mode"] != spec["mode"] or (now["uid"], now["gid"]) != _owner(spec):
-            changes[path] = f"owner or mode, to {spec['user']}:{spec['group']} {spec['mode']:04o}"
-    extra = sorted(path for pattern in clean for path in glob.glob(pattern) if path not in wanted)
-    for path in extra:
-        changes[path] = "removed: not managed any more"
-    return changes, extra
-
-
-def _diff(path, old, new):
-    lines = difflib.unified_diff(
-        old.decode(errors="replace").splitlines(),
-        new.decode(errors="replace").splitlines(),
-        f"{path} (now)",
-        f"{path} (new)",
-        lineterm="",
-        n=1,
-    )
-    shown = list(lines)
-    if len(shown) > 60:
-        shown = [*shown[:60], f"… and {len(shown) - 60} lines more"]
-    return "\n".join(shown)
-
-
 def check(wanted, checks, instance="1"):
     """
     Run every check on a staged copy of the files; None when all accept, else what the first one
@@ -181,13 +101,14 @@ def check(wanted, checks, instance="1"):
         for path, spec in wanted.items():
             target = staged + path
             os.makedirs(os.path.dirname(target), exist_ok=True)
-            _write(target, spec)
+            owner = __salt__["file_set.owner"](spec)
+            __utils__["atomic_file.create"](target, spec["data"], spec["mode"], owner)
         for command in checks:
-            said = _run_check(command, staged)
-            if said is not None:
-                return said.replace(staged, "")
-        said = _verify_units(wanted, staged, instance)
-        return said.replace(staged, "") if said is not None else None
+            refusal = _run_check(command, staged)
+            if refusal is not None:
+                return refusal.replace(staged, "")
+        refusal = __salt__["units.verify"](wanted, staged, instance)
+        return refusal.replace(staged, "") if refusal is not None else None
     finally:
         shutil.rmtree(staged, ignore_errors=True)
 
@@ -201,36 +122,14 @@ def _run_check(command, staged):
             word = __salt__["formula.file"](word)
         words.append(word)
     try:
-        code, said = _bounded(words, _CHECK_TIMEOUT)
+        code, output = __utils__["process.run"](words, _CHECK_TIMEOUT)
     except FileNotFoundError:
         return f"{words[0]}: not found, so the configuration cannot be checked"
     except subprocess.TimeoutExpired:
         return f"{command}: no answer within {_CHECK_TIMEOUT} s"
     if code == 0:
         return None
-    return said or f"{command}: exit code {code}, without a word"
-
-
-def _bounded(words, seconds, shell=False):
-    """``(exit code, output)``; TimeoutExpired after ``seconds``, its children ended with it."""
-    with subprocess.Popen(
-        words,
-        shell=shell,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-        # What is asked is on this machine: a proxy would answer for itself.
-        env={**os.environ, "no_proxy": "*", "NO_PROXY": "*"},
-    ) as process:
-        try:
-            said, _ = process.communicate(timeout=seconds)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            raise
-    return process.returncode, said.strip()
+    return output or f"{command}: exit code {code}, without a word"
 
 
 def _interpreter(source):
@@ -244,226 +143,13 @@ def run(command):
         path = shlex.quote(__salt__["formula.file"](program))
         command = f"{_interpreter(program)} {path} {rest}"
     try:
-        code, said = _bounded(command, 10, shell=True)
+        code, output = __utils__["process.run"](command, 10, shell=True)
     except subprocess.TimeoutExpired:
         return 124, f"{command}: no answer"
-    return code, said or (f"{command}: exit code {code}" if code else "")
+    return code, output or (f"{command}: exit code {code}" if code else "")
 
 
 def ready(command):
     """None when the shell command says that the service does its work, else what it said."""
-    code, said = run(command)
-    return None if code == 0 else said
-
-
-def _verify_units(wanted, staged, instance):
-    units = set()
-    for path in wanted:
-        found = _UNIT.match(path) or _DROPIN.match(path)
-        if found:
-            units.add(found.group(1))
-    for unit in sorted(units):
-        # A drop-in is checked with its unit: both are laid out in a folder of their own, with
-        # the drop-ins that other formulas have put beside it.
-        with tempfile.TemporaryDirectory(prefix="units-", dir=staged) as folder:
-            fragment = staged + f"{_UNITS}/{unit}"
-            if not os.path.exists(fragment):
-                fragment = next(
-                    (
-                        f"{place}/{unit}"
-                        for place in (
-                            _UNITS,
-                            "/run/systemd/system",
-                            "/usr/lib/systemd/system",
-                            "/lib/systemd/system",
-                        )
-                        if os.path.exists(f"{place}/{unit}")
-                    ),
-                    None,
-                )
-            if fragment is None and unit.endswith("-.service"):
-                # For all units whose name begins so, transient ones too (systemd.unit(5)).
-                fragment = f"{folder}/any"
-                with open(fragment, "w", encoding="ascii") as file:
-                    file.write("[Service]\nExecStart=/bin/true\n")
-            if fragment is None:
-                return f"{unit}: there is a drop-in for it but no such unit"
-            name = unit.replace("@.", f"@{instance}.")
-            shutil.copy(fragment, f"{folder}/{name}")
-            os.makedirs(f"{folder}/{name}.d")
-            for source in (_UNITS, staged + _UNITS):
-                for dropin in glob.glob(f"{source}/{unit}.d/*.conf"):
-                    shutil.copy(dropin, f"{folder}/{name}.d/")
-            words = ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no"]
-            try:
-                code, said = _bounded([*words, f"{folder}/{name}"], _CHECK_TIMEOUT)
-            except (FileNotFoundError, subprocess.TimeoutExpired) as error:
-                return f"{unit} cannot be verified: {error}"
-            # It returns 0 on a misspelt key: any word it says is a refusal.
-            if code or said:
-                said = said.replace(folder, _UNITS)
-                return said or f"systemd-analyze verify {unit}: exit code {code}"
-    return None
-
-
-def _write(path, spec):
-    # A file that a killed run left here keeps its own, perhaps wider, mode until the end.
-    if os.path.lexists(path):
-        os.unlink(path)
-    # Never through a link that somebody puts there now.
-    only_new = os.O_EXCL | os.O_NOFOLLOW
-    with open(path, "wb", opener=lambda p, flags: os.open(p, flags | only_new, 0o600)) as file:
-        file.write(spec["data"])
-        owner = _owner(spec) if "user" in spec else (spec["uid"], spec["gid"])
-        if owner is not None:
-            os.fchown(file.fileno(), *owner)
-        os.fchmod(file.fileno(), spec["mode"])
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def swap(wanted, extra=()):
-    """
-    Put the files in place, each by rename, all or none, and remove ``extra``. Returns what was
-    there before, for :py:func:`restore`: ``{path: {data, mode, uid, gid} or None}``.
-    """
-    before = {path: _current(path) for path in (*wanted, *extra)}
-    staged = {}
-    try:
-        # First all the writing: a full disk shows itself before the first file is replaced.
-        for path, spec in wanted.items():
-            if _owner(spec) is None:
-                raise CommandExecutionError(
-                    f"{path}: no user {spec['user']} or group {spec['group']} on this machine"
-                )
-            __salt__["whole.folder"](os.path.dirname(path))
-            staged[path] = f"{path}.stack-new"
-            _write(staged[path], spec)
-    except BaseException:
-        _discard(staged.values())
-        raise
-    try:
-        for path, temporary in staged.items():
-            os.rename(temporary, path)
-        for path in extra:
-            os.unlink(path)
-    except OSError:
-        restore(before)
-        _discard(staged.values())
-        raise
-    for folder in {os.path.dirname(path) for path in before}:
-        __salt__["whole.sync"](folder)
-    # As whole.write does: for take_back().
-    for path, was in before.items():
-        __context__.setdefault(_REPLACED, {}).setdefault(path, was)
-    return before
-
-
-def _discard(paths):
-    for path in paths:
-        if os.path.lexists(path):
-            os.unlink(path)
-
-
-def restore(before):
-    """Undo :py:func:`swap`, given what it returned."""
-    for path, was in before.items():
-        if was is None:
-            if os.path.exists(path):
-                os.unlink(path)
-        else:
-            _write(f"{path}.stack-new", was)
-            os.rename(f"{path}.stack-new", path)
-
-
-def take_back(paths):
-    """
-    Undo, of ``paths``, what earlier states of this run replaced: who uses them does not work with
-    them. What was new stays, for there is nothing to go back to. Returns the paths that are back.
-    """
-    replaced = __context__.get(_REPLACED, {})
-    before = {path: replaced.pop(path) for path in paths if replaced.get(path)}
-    before = {path: was for path, was in before.items() if was != _current(path)}
-    restore(before)
-    return sorted(before)
-
-
-def digests(paths):
-    """``{path: sha256 of the file, or None where there is none}``."""
-    found = {}
-    for path in paths:
-        now = _current(path)
-        found[path] = hashlib.sha256(now["data"]).hexdigest() if now else None
-    return found
-
-
-def loaded(unit):
-    """
-    The files that ``unit`` was last (re)started or reloaded with: ``{path: sha256}``; empty
-    when that is not known.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-call checked.loaded haproxy
-    """
-    try:
-        with open(os.path.join(STAMPS, f"{unit}.json"), encoding="utf-8") as file:
-            return json.load(file)
-    except (FileNotFoundError, ValueError):
-        return {}
-
-
-def mark_loaded(unit, files):
-    """Remember that ``unit`` now runs on ``files`` (``{path: sha256}``)."""
-    target = os.path.join(STAMPS, f"{unit}.json")
-    __salt__["whole.write"](target, json.dumps(files, sort_keys=True), folder_mode=0o700)
-
-
-def is_unit_file(path):
-    """Whether systemd must reread its units when ``path`` changes."""
-    return bool(_UNIT.match(path) or _DROPIN.match(path))
-
-
-def matches(path, patterns):
-    """Whether ``path`` matches one of the glob patterns."""
-    return any(fnmatch.fnmatch(path, pattern) for pattern in patterns)
-
-
-def systemctl(*words, timeout=1800):
-    """
-    ``(exit code, output)`` of systemctl. systemd bounds its jobs by the unit's own settings;
-    ``timeout``, in seconds, is for a systemd that does not answer.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-call checked.systemctl is-active haproxy
-    """
-    try:
-        return _bounded(["systemctl", *words], timeout)
-    except subprocess.TimeoutExpired:
-        return 124, f"systemctl {' '.join(words)}: not done after {timeout} s"
-
-
-def last_words(unit, lines=5):
-    """The unit's last journal lines, for a failure's comment.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-call checked.last_words haproxy
-    """
-    # What was said last may not be written yet.
-    subprocess.run(["journalctl", "--sync"], capture_output=True, timeout=30, check=False)
-    done = subprocess.run(
-        ["journalctl", "-u", unit, "-n", str(lines), "-o", "cat", "--no-pager"],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        stdin=subprocess.DEVNULL,
-    )
-    return done.stdout.strip()
+    code, output = run(command)
+    return None if code == 0 else output

@@ -1,34 +1,10 @@
 """What the edge says of the application's instances, wherever they run."""
 
-import csv
-import socket
-
 __virtualname__ = "edge"
 
 
 def __virtual__():
     return __virtualname__
-
-
-def servers(path):
-    """``{name: {address, status}}`` of HAProxy's application servers, by its administration socket;
-    empty when it does not run."""
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as admin:
-            admin.settimeout(5)
-            admin.connect(path)
-            admin.sendall(b"show stat\n")
-            said = b""
-            while block := admin.recv(65536):
-                said += block
-    except (FileNotFoundError, ConnectionRefusedError):
-        return {}
-    rows = csv.DictReader(said.decode().removeprefix("# ").splitlines())
-    return {
-        row["svname"]: {"address": row["addr"], "status": row["status"]}
-        for row in rows
-        if row["pxname"] == "app" and row["svname"] not in ("FRONTEND", "BACKEND")
-    }
 
 
 def waiting(*machines):
@@ -43,9 +19,9 @@ def waiting(*machines):
         salt-call edge.waiting app1 app2
     """
     settings = __salt__["formula.settings"]("haproxy")
-    found = servers(settings["admin"]["socket"])
+    servers = __utils__["haproxy_socket.servers"](settings["admin"]["socket"])
     return sorted(
-        f"{name} ({one['status']})"
-        for name, one in found.items()
-        if name.rpartition("-")[0] in machines and not one["status"].startswith("UP")
+        f"{name} ({server['status']})"
+        for name, server in servers.items()
+        if name.rpartition("-")[0] in machines and not server["in_rotation"]
     )

@@ -6,7 +6,6 @@ run before its first state. The format of an opening is described in salt/firewa
 """
 
 import contextlib
-import difflib
 import ipaddress
 import json
 import pwd
@@ -19,8 +18,6 @@ __virtualname__ = "firewall"
 
 _KEYS = {"port", "protocol", "from", "keep"}
 _PROTOCOLS = ("tcp", "udp")
-# As control/topology.py has them: a role that no machine of this topology has is still a role.
-_ROLES = ("edge", "app", "store", "monitor")
 # Whether ufw filters (ufw(8)); units of the others that load rules of their own at boot.
 _UFW = "/etc/ufw/ufw.conf"
 _OTHERS = tuple(
@@ -40,19 +37,14 @@ def _refuse(reason):
     raise CommandExecutionError(f"refused: the firewall: {reason}; nothing was changed")
 
 
-def _one_of(value, known):
-    near = difflib.get_close_matches(str(value), known, 1)
-    return f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
-
-
 def _sources(given, where):
     """``any`` as None, else the addresses and networks that may come in; maybe none."""
     if given == "any":
         return None
     if isinstance(given, dict) and set(given) == {"role"}:
-        role = given["role"]
-        if role not in _ROLES:
-            _refuse(f"{where}: unknown role {role}; {_one_of(role, _ROLES)}")
+        role, roles = given["role"], __salt__["topology.roles"]()
+        if role not in roles:
+            _refuse(f"{where}: unknown role {role}; {__utils__['suggest.hint'](role, roles)}")
         own = __salt__["topology.machine"]()["name"]
         # A machine reaches itself over loopback, which is never closed.
         return [one["address"] for one in __salt__["topology.machines"](role) if one["name"] != own]
@@ -72,7 +64,7 @@ def _opening(given, where):
     if not isinstance(given, dict):
         _refuse(f"{where}: {given!r}: needs port, protocol and from")
     for key in sorted(set(given) - _KEYS):
-        _refuse(f"{where}: unknown key {key}; {_one_of(key, sorted(_KEYS))}")
+        _refuse(f"{where}: unknown key {key}; {__utils__['suggest.hint'](key, sorted(_KEYS))}")
     for key in ("port", "protocol", "from"):
         if key not in given:
             _refuse(f"{where}: no {key}")
@@ -136,7 +128,9 @@ def openings():
     kept = [one for listed in said.values() for one in listed if one["keep"]]
     for name, given in settings["replace"].items():
         if name not in said:
-            _refuse(f"pillar firewalld:replace:{name}: opens nothing; {_one_of(name, list(said))}")
+            _refuse(
+                f"pillar firewalld:replace:{name}: opens nothing; {__utils__['suggest.hint'](name, list(said))}"
+            )
         said[name] = _listed(given, f"pillar firewalld:replace:{name}")
     said["pillar"] = _listed(settings["openings"], "pillar firewalld:openings")
     found = [

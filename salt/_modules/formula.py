@@ -8,7 +8,6 @@ applied.
 """
 
 import copy
-import difflib
 import fnmatch
 import functools
 import ipaddress
@@ -70,8 +69,8 @@ def names():
 
 def _unknown(where, key, known):
     """The line for a key that no schema knows, with the nearest right one."""
-    near = difflib.get_close_matches(str(key), known, 1, cutoff=0.5)
-    hint = f"did you mean '{near[0]}'? " if near else ""
+    near = __utils__["suggest.nearest"](key, known, cutoff=0.5)
+    hint = f"did you mean '{near}'? " if near else ""
     return f"pillar {where}: unknown key; {hint}known: {', '.join(known)}"
 
 
@@ -100,7 +99,7 @@ class _Names:
             if form == "made secret":
                 self.made.add(instance)
         elif form == "certificates" and isinstance(instance, str):
-            if wrong := __salt__["pki.unfit"](instance):
+            if wrong := __utils__["certificate_checks.unfit"](instance):
                 raise FormatError("no certificates", cause=ValueError(wrong))
         elif form.startswith("key of ") and instance not in self.known(form[len("key of ") :]):
             raise FormatError("no such name")

@@ -3,7 +3,6 @@ What is measured on this machine and what Prometheus scrapes in the topology, fr
 own ``metrics.yaml.j2``; the format is in salt/collectd/README.md.
 """
 
-import difflib
 import re
 
 import salt.utils.yaml
@@ -96,8 +95,7 @@ def _checked(formula, given):
     given = given or {}
     for key in sorted(given):
         if key not in _RULES:
-            near = difflib.get_close_matches(key, _RULES, 1)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(_RULES)}"
+            hint = __utils__["suggest.hint"](key, _RULES)
             raise CommandExecutionError(f"{formula}/{_FILE}: unknown key {key}; {hint}")
         if not _RULES[key](given[key]):
             raise CommandExecutionError(

@@ -42,7 +42,7 @@ def problem(value, kind="text"):
         passphrase. ``age``: an identity of age(1). ``pki``: the parts that salt/pki takes
     """
     if kind == "pki":
-        return __salt__["pki.misshapen"](value)
+        return __utils__["certificate_checks.identity_shape"](value)
     if not isinstance(value, str):
         kinds = {type(None): "empty", dict: "a mapping", list: "a list"}
         if type(value) in kinds:
@@ -98,7 +98,8 @@ def exists(name):
 
 def _write(target, value):
     """Whole or not at all, and never readable by anybody else."""
-    __salt__["whole.write"](target, value, folder_mode=0o700)
+    before = __utils__["atomic_file.write"](target, value, folder_mode=0o700)
+    __salt__["file_set.remember"]({target: before})
 
 
 def _given(name):

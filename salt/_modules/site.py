@@ -3,8 +3,6 @@ For formula haproxy: the certificate that clients of the site see, as files for 
 which has them checked together with the configuration that names them.
 """
 
-import datetime
-import ipaddress
 import os
 
 from salt.exceptions import CommandExecutionError
@@ -64,7 +62,7 @@ def _read(path):
 def _given(folder, certificate, key):
     certificate = certificate.strip() + "\n"
     text = __salt__["secret.value"](key).strip() + "\n"
-    wrong = __salt__["pki.pair_problems"](certificate, text)
+    wrong = __utils__["certificate_checks.pair_problems"](certificate, text)
     if wrong:
         raise CommandExecutionError(
             f"pillar haproxy:tls with secret {key}: {'; '.join(wrong)} (salt/haproxy/README.md)"
@@ -79,13 +77,16 @@ def _given(folder, certificate, key):
 def _made(folder, domain, names, addresses):
     paths = {part: os.path.join(FOLDER, f"ca.{part}") for part in ("pem", "key")}
     ca, ca_key = _read(paths["pem"]), _read(paths["key"])
-    if __salt__["pki.pair_problems"](ca, ca_key) or _left(ca) < _CA_RENEW:
+    if (
+        __utils__["certificate_checks.pair_problems"](ca, ca_key)
+        or __utils__["certificates.days_left"](ca) < _CA_RENEW
+    ):
         # A CN has at most 64 characters (X.520).
-        ca, ca_key = __salt__["pki.make_ca"](f"{domain[:61]} CA", _CA_DAYS)
+        ca, ca_key = __utils__["certificates.make_ca"](f"{domain[:61]} CA", _CA_DAYS)
     pair = [_read(os.path.join(folder, f"site.pem{end}")) for end in ("", ".key")]
-    if not _fits(*pair, ca, names, addresses):
-        pair = __salt__["pki.issue"](
-            ca, ca_key, domain[:64], addresses, _DAYS, names=names, client=False
+    if not _is_usable(*pair, ca, names, addresses):
+        pair = __utils__["certificates.issue"](
+            ca, ca_key, domain[:64], addresses, _DAYS, names=names, usages=["server"]
         )
     return {
         **_pair(folder, *pair),
@@ -94,29 +95,10 @@ def _made(folder, domain, names, addresses):
     }
 
 
-def _fits(certificate, key, ca, names, addresses):
-    from cryptography import x509
-
+def _is_usable(certificate, key, ca, names, addresses):
     # With its CA, as a program would be given both: whether that signed it is said there.
-    if __salt__["pki.pair_problems"](certificate + ca, key) or _left(certificate) < _RENEW:
-        return False
-    own = x509.load_pem_x509_certificate(certificate.encode())
-    try:
-        carried = own.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        return False
-    return set(carried.get_values_for_type(x509.DNSName)) == set(names) and set(
-        carried.get_values_for_type(x509.IPAddress)
-    ) == {ipaddress.ip_address(one) for one in addresses}
-
-
-def _left(certificate):
-    """Days for which it is yet valid."""
-    from cryptography import x509
-
-    read = x509.load_pem_x509_certificate(certificate.encode())
-    # cryptography >= 42 has the aware one.
-    until = getattr(read, "not_valid_after_utc", None) or read.not_valid_after.replace(
-        tzinfo=datetime.UTC
+    return (
+        not __utils__["certificate_checks.pair_problems"](certificate + ca, key)
+        and __utils__["certificates.days_left"](certificate) >= _RENEW
+        and __utils__["certificate_checks.carries"](certificate, names, addresses)
     )
-    return (until - datetime.datetime.now(datetime.UTC)).days

@@ -25,6 +25,18 @@ def machine():
     return dict(__pillar__["machine"])
 
 
+def roles():
+    """Roles that a machine can have; that no machine of this topology has one makes it none the less a role.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call topology.roles
+    """
+    return list(__pillar__["topology"]["roles"])
+
+
 def machines(role=None):
     """Machines of the topology, ``[{name, address, roles, …}]``, those with ``role`` if given.
 
@@ -66,7 +78,7 @@ def address(clients, name=None):
     return found[name]["address"]
 
 
-def elsewhere(clients, name=None):
+def is_remote(clients, name=None):
     """
     Whether a service on machine ``name`` (this one by default), whose users are the machines with
     role ``clients``, is used from any other machine; see :py:func:`address`.
@@ -75,7 +87,7 @@ def elsewhere(clients, name=None):
 
     .. code-block:: bash
 
-        salt-call topology.elsewhere edge
+        salt-call topology.is_remote edge
     """
     return address(clients, name) != "127.0.0.1"
 

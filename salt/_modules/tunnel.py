@@ -3,7 +3,6 @@ Services of this machine that other machines reach by TLS although they speak no
 formula says in its ``tunnels.yaml.j2`` (the format is in salt/stunnel/README.md).
 """
 
-import difflib
 import glob
 import os
 import re
@@ -14,7 +13,6 @@ __virtualname__ = "tunnel"
 
 _KEYS = {"accept", "connect", "from", "follows"}
 _NEEDED = ("accept", "connect", "from")
-_ROLES = ("edge", "app", "store", "monitor")
 
 
 def __virtual__():
@@ -23,11 +21,6 @@ def __virtual__():
 
 def _refuse(reason):
     raise CommandExecutionError(f"refused: {reason}; nothing was changed")
-
-
-def _hint(value, known):
-    near = difflib.get_close_matches(str(value), known, 1)
-    return f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
 
 
 def servers():
@@ -50,7 +43,9 @@ def servers():
             if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", str(name)) or not isinstance(given, dict):
                 _refuse(f"{where}: needs a name of a-z, 0-9 and -, with {', '.join(_NEEDED)}")
             for key in sorted(set(given) - _KEYS):
-                _refuse(f"{where}: unknown key {key}; {_hint(key, sorted(_KEYS))}")
+                _refuse(
+                    f"{where}: unknown key {key}; {__utils__['suggest.hint'](key, sorted(_KEYS))}"
+                )
             for key in _NEEDED:
                 if key not in given:
                     _refuse(f"{where}: no {key}")
@@ -59,8 +54,11 @@ def servers():
                 _refuse(f"{where}: accept: {port!r}: use a port, 1024..65535")
             if not re.fullmatch(r"(127\.0\.0\.1:\d+|/\S+)", str(given["connect"])):
                 _refuse(f"{where}: connect: {given['connect']!r}: use 127.0.0.1:PORT or a socket")
-            if role not in _ROLES:
-                _refuse(f"{where}: from: unknown role {role}; {_hint(role, _ROLES)}")
+            roles = __salt__["topology.roles"]()
+            if role not in roles:
+                _refuse(
+                    f"{where}: from: unknown role {role}; {__utils__['suggest.hint'](role, roles)}"
+                )
             if port in taken:
                 _refuse(f"{where}: accept: {port} is {taken[port]}'s already")
             taken[port] = name

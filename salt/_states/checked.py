@@ -11,6 +11,7 @@ finished by the next one; no ``watch`` is needed.
 """
 
 import contextlib
+import fnmatch
 import hashlib
 import time
 from types import SimpleNamespace
@@ -24,7 +25,7 @@ def __virtual__():
     return __virtualname__
 
 
-def _prepare(ret, files, made, context, checks, clean, instance, unit=None, uses=()):
+def _prepare(ret, files, made, context, checks, clean, instance, unit=None, watch_files=()):
     """
     What is to be done, ``{wanted, changes, extra, pending, unchecked}``; None after a refusal.
     ``pending``: the unit has not loaded all of it. ``unchecked``: in a test run, what must come first.
@@ -32,10 +33,10 @@ def _prepare(ret, files, made, context, checks, clean, instance, unit=None, uses
     test = __opts__["test"]
     try:
         wanted = __salt__["checked.render"](files or {}, context, made)
-        changes, extra = __salt__["checked.differences"](wanted, clean or ())
+        changes, extra = __salt__["file_set.differences"](wanted, clean or ())
         # Also what an apply that was killed after the swap has left to do.
         pending = unit is not None and (
-            __salt__["checked.digests"]([*wanted, *uses]) != __salt__["checked.loaded"](unit)
+            __salt__["file_set.digests"]([*wanted, *watch_files]) != __salt__["units.loaded"](unit)
         )
         said = None
         if changes or pending:
@@ -45,7 +46,7 @@ def _prepare(ret, files, made, context, checks, clean, instance, unit=None, uses
         return None
     first = _to_come_first() if said is not None and test else []
     if said is not None and not first:
-        back = [] if test else __salt__["checked.take_back"](uses)
+        back = [] if test else __salt__["file_set.take_back"](watch_files)
         also = f" ({', '.join(back)}: back as it was)" if back else ""
         ret.update(
             result=False,
@@ -121,11 +122,11 @@ def files(name, files=None, checks=None, context=None, clean=None, instance="1",
             "comment": "would be changed",
         }
     try:
-        __salt__["checked.swap"]({p: wanted[p] for p in changes if p in wanted}, extra)
+        __salt__["file_set.swap"]({p: wanted[p] for p in changes if p in wanted}, extra)
     except (CommandExecutionError, OSError) as error:
         return {**ret, "changes": {}, "result": False, "comment": f"nothing was changed: {error}"}
-    if any(__salt__["checked.is_unit_file"](path) for path in changes):
-        __salt__["checked.systemctl"]("daemon-reload")
+    if any(__salt__["units.is_unit_file"](path) for path in changes):
+        __salt__["units.systemctl"]("daemon-reload")
     return {**ret, "comment": "checked and put in place" if checks else "put in place"}
 
 
@@ -135,14 +136,14 @@ def service(
     checks=None,
     context=None,
     clean=None,
-    uses=None,
+    watch_files=None,
     reload=False,
     restart_on=None,
     ready=None,
     ready_timeout=30,
     instance="1",
-    before=None,
-    follows=None,
+    pre_command=None,
+    part_of=None,
     made=None,
 ):
     """
@@ -152,7 +153,7 @@ def service(
         systemd unit
     files, checks, context, clean, made
         as in ``checked.files``
-    uses
+    watch_files
         paths made by other states that the service loads too, such as the machine's certificate.
         Where the service does not work with them, those that this run has replaced are put back
     reload
@@ -164,11 +165,10 @@ def service(
         program of the tree
     ready_timeout
         seconds to wait for that
-    before
+    pre_command
         shell command that runs once the files are accepted and just before anything changes, not
         when nothing does; when it fails nothing is changed. What it says is part of the comment
-
-    follows
+    part_of
         the unit that starts and stops this one by itself: it is not started while that one is not
         active, and not enabled at boot
 
@@ -185,20 +185,20 @@ def service(
     """
     ret = {"name": name, "changes": {}, "result": True, "comment": "running on this configuration"}
     test = __opts__["test"]
-    uses = uses or ()
-    prepared = _prepare(ret, files, made, context, checks, clean, instance, name, uses)
+    watch_files = watch_files or ()
+    prepared = _prepare(ret, files, made, context, checks, clean, instance, name, watch_files)
     if prepared is None:
         return ret
     wanted, changes, extra = prepared.wanted, prepared.changes, prepared.extra
 
     def systemctl(*words):
-        return __salt__["checked.systemctl"](*words)
+        return __salt__["units.systemctl"](*words)
 
-    led = follows is not None
-    may_start = not led or systemctl("is-active", follows)[0] == 0
+    has_own_start = part_of is None
+    may_start = has_own_start or systemctl("is-active", part_of)[0] == 0
 
     said = ""
-    if test or before:
+    if test or pre_command:
         active = systemctl("is-active", name)[0] == 0
         to_do = bool(changes or prepared.pending or (may_start and not active))
     if test:
@@ -212,8 +212,8 @@ def service(
                 "comment": f"would be {how}",
             }
         return ret
-    if before and to_do:
-        code, said = __salt__["checked.run"](before)
+    if pre_command and to_do:
+        code, said = __salt__["checked.run"](pre_command)
         if code:
             return {
                 **ret,
@@ -225,28 +225,28 @@ def service(
     # Until it is told, nobody can say what the service has loaded of these: an apply that is killed
     # between here and the end may or may not have reloaded it, and the next one may want the files
     # back that it was known to run on.
-    known = __salt__["checked.loaded"](name)
+    known = __salt__["units.loaded"](name)
     moving = [path for path in changes if path not in wanted or _other(path, wanted[path])]
     try:
         if moving:
-            __salt__["checked.mark_loaded"](name, {**known, **dict.fromkeys(moving, "unknown")})
-        replaced = __salt__["checked.swap"]({p: wanted[p] for p in changes if p in wanted}, extra)
+            __salt__["units.mark_loaded"](name, {**known, **dict.fromkeys(moving, "unknown")})
+        replaced = __salt__["file_set.swap"]({p: wanted[p] for p in changes if p in wanted}, extra)
     except (CommandExecutionError, OSError) as error:
         with contextlib.suppress(OSError):
-            __salt__["checked.mark_loaded"](name, known)
+            __salt__["units.mark_loaded"](name, known)
         return {**ret, "result": False, "comment": f"nothing was changed: {error}"}
 
-    now = __salt__["checked.digests"]([*wanted, *uses])
-    was = __salt__["checked.loaded"](name)
+    now = __salt__["file_set.digests"]([*wanted, *watch_files])
+    was = __salt__["units.loaded"](name)
     moved = {path for path in {*now, *was} if now.get(path) != was.get(path)}
-    units = any(__salt__["checked.is_unit_file"](path) for path in moved)
+    units = any(__salt__["units.is_unit_file"](path) for path in moved)
     if units:
         systemctl("daemon-reload")
     active = systemctl("is-active", name)[0] == 0
     restart = (
         units
         or not reload
-        or any(__salt__["checked.matches"](path, restart_on or ()) for path in moved)
+        or any(fnmatch.fnmatch(path, glob) for path in moved for glob in restart_on or ())
     )
     action = None
     if not active and not may_start:
@@ -262,17 +262,17 @@ def service(
     if action:
         failure = _act(name, action, ready, ready_timeout)
         if failure:
-            words = __salt__["checked.last_words"](name)
-            taken = __salt__["checked.take_back"](uses)
+            words = __salt__["units.last_words"](name)
+            taken = __salt__["file_set.take_back"](watch_files)
             if replaced or taken:
-                __salt__["checked.restore"](replaced)
+                __salt__["file_set.restore"](replaced)
                 systemctl("daemon-reload")
                 systemctl("reset-failed", name)
                 again = _act(
                     name, "restart" if restart or not active else action, ready, ready_timeout
                 )
                 if not again:
-                    __salt__["checked.mark_loaded"](name, known)
+                    __salt__["units.mark_loaded"](name, known)
                 after = "the previous configuration is back" + (
                     f", but with it: {again}" if again else " and in use"
                 )
@@ -283,7 +283,7 @@ def service(
                 "result": False,
                 "comment": f"{action} failed: {failure}; {after}\n{words}",
             }
-        __salt__["checked.mark_loaded"](name, now)
+        __salt__["units.mark_loaded"](name, now)
         ret["changes"] = {
             **changes,
             name: {"start": "started", "restart": "restarted", "reload": "reloaded"}[action],
@@ -292,8 +292,8 @@ def service(
             filter(None, [f"{ret['changes'][name]} on checked configuration", said])
         )
     elif was != now:
-        __salt__["checked.mark_loaded"](name, now)
-    if not led and systemctl("is-enabled", name)[0] != 0:
+        __salt__["units.mark_loaded"](name, now)
+    if has_own_start and systemctl("is-enabled", name)[0] != 0:
         code, said = systemctl("enable", name)
         if code:
             return {**ret, "result": False, "comment": f"cannot be enabled: {said}"}
@@ -303,17 +303,17 @@ def service(
 
 def _other(path, spec):
     """Whether the file has other content than it is to have, not only another owner or mode."""
-    return __salt__["checked.digests"]([path])[path] != hashlib.sha256(spec["data"]).hexdigest()
+    return __salt__["file_set.digests"]([path])[path] != hashlib.sha256(spec["data"]).hexdigest()
 
 
 def _act(name, action, ready, timeout):
     """Do it and wait until the service works; None, or what went wrong."""
-    code, said = __salt__["checked.systemctl"](action, name)
+    code, said = __salt__["units.systemctl"](action, name)
     if code:
         return said or f"systemctl {action} {name}: exit code {code}"
     deadline = time.monotonic() + timeout
     while True:
-        code, state = __salt__["checked.systemctl"]("is-active", name)
+        code, state = __salt__["units.systemctl"]("is-active", name)
         if code and state != "reloading":
             return f"it is {state} right after"
         if ready is None:

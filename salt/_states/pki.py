@@ -51,12 +51,12 @@ def present(
             wanted = __salt__["pki.files"](
                 machine, addresses, days, ca_days, renew_days, anew=bool(why)
             )
-        changes, _ = __salt__["checked.differences"](wanted)
+        changes, _ = __salt__["file_set.differences"](wanted)
         if not changes:
             return ret
         if __opts__["test"]:
             return {**ret, "changes": changes, "result": None, "comment": "would be changed"}
-        __salt__["checked.swap"]({path: wanted[path] for path in changes})
+        __salt__["file_set.swap"]({path: wanted[path] for path in changes})
     except (CommandExecutionError, OSError) as error:
         return {**ret, "result": False, "comment": f"nothing was changed: {error}"}
     ret["changes"] = changes

@@ -23,6 +23,6 @@ files of packages are compared:
 
 # Last: a package that another formula installs brings files of its own, or widens these again.
 files of packages open no wider than needed:
-  modes.at_most:
+  permissions.max_mode:
     - order: last
     - paths: {{ base.permissions | json }}

@@ -5,12 +5,12 @@ kernel settings at boot:
   checked.files:
     - files:
         /etc/sysctl.d/60-stack.conf:
-          contents: {{ salt['kernel.conf'](base.sysctl) | json }}
+          contents: {{ salt['sysctl_settings.conf'](base.sysctl) | json }}
     - checks:
         - salt://base/files/check_sysctl {staged}/etc/sysctl.d/60-stack.conf
 
 kernel settings in effect:
-  kernel.applied:
+  sysctl_settings.applied:
     - settings: {{ base.sysctl | json }}
     - require:
       - checked: kernel settings at boot

@@ -2,7 +2,7 @@
 # (timedatex and chronyd refuse, timesyncd's unit has ConditionVirtualization=!container).
 {% from 'base/map.jinja' import base with context %}
 
-{% if salt['kernel.container']() %}
+{% if salt['sysctl_settings.container']() %}
 clock is set by the host of this container:
   test.nop
 {% else %}

@@ -3,12 +3,12 @@
 {% from 'base/map.jinja' import base with context %}
 {% set keys = '/etc/ssh/authorized_keys.d' %}
 {# Refuses, before the first state, to touch an account of the machine's. #}
-{%- do salt['people.plan'](base.users, base.protected_users) %}
+{%- do salt['accounts.plan'](base.users, base.protected_users) %}
 
 # Files of root's: sshd looks for the keys of the group `people` here and nowhere else.
 keys of people:
   checked.files:
-    - files: {{ salt['people.keys'](base.users, keys) | json }}
+    - files: {{ salt['accounts.keys'](base.users, keys) | json }}
     - clean: [{{ (keys ~ '/*') | json }}]
     - checks:
         - {{ ('salt://base/files/check_keys {staged}' ~ keys) | json }}
@@ -17,12 +17,12 @@ sudo of people:
   checked.files:
     - files:
         /etc/sudoers.d/70-people:
-          contents: {{ salt['people.sudoers'](base.users) | json }}
+          contents: {{ salt['accounts.sudoers'](base.users) | json }}
           mode: '0440'
     - checks:
         - visudo -c -f {staged}/etc/sudoers.d/70-people
 
 accounts of people:
-  people.exactly:
+  accounts.managed:
     - users: {{ base.users | json }}
     - protected: {{ base.protected_users | json }}

@@ -55,7 +55,7 @@ collectd running:
     - checks:
         - salt://collectd/files/check {staged}
     {% if secrets %}
-    - uses:
+    - watch_files:
         {% for secret in secrets %}
         - {{ salt['secret.path'](secret) | json }}
         {% endfor %}

@@ -4,7 +4,7 @@
 {% from 'redis/map.jinja' import redis with context %}
 {% set version = salt['release.choose'](counter.name, counter.root, counter.version) %}
 {% set store = salt['topology.machines']('store')[0] %}
-{% set store_tls = salt['topology.elsewhere']('app', store.name) %}
+{% set store_tls = salt['topology.is_remote']('app', store.name) %}
 {% set files = counter.over_tls.files if store_tls else {} %}
 {% set values = {
   'machine': salt['topology.machine']().name,
@@ -14,8 +14,8 @@
   'drain_seconds': counter.drain_seconds,
   'finish_seconds': counter.finish_seconds,
 } %}
-{% do salt['release.refuse_unusable']('pillar counter:environment', counter.environment, values) %}
-{% do salt['release.refuse_unusable']('pillar counter:over_tls:environment', counter.over_tls.environment, values) %}
+{% do salt['instance.refuse_unusable']('pillar counter:environment', counter.environment, values) %}
+{% do salt['instance.refuse_unusable']('pillar counter:over_tls:environment', counter.over_tls.environment, values) %}
 {% set unit = '/etc/systemd/system/' ~ counter.name ~ '@.service' %}
 
 {% if store_tls %}
@@ -62,7 +62,7 @@ include:
     - context:
         counter: {{ counter | json }}
         files: {{ files | json }}
-        tunnels: {{ salt['topology.elsewhere']('edge') | json }}
+        tunnels: {{ salt['topology.is_remote']('edge') | json }}
     # Not an instance that runs: the one that release.installed points to the new release.
     - instance: new
     - require:
@@ -81,18 +81,18 @@ include:
     - timeout: {{ counter.ready_seconds | json }}
     {% if 'edge' in salt['topology.machine']().roles %}
     # The edge is here: it is asked whether it uses the instance.
-    - settled: >-
-        /usr/bin/python3 {{ salt['formula.file']('salt://haproxy/files/server_up.py') | quote }}
+    - in_rotation: >-
+        /usr/bin/python3 {{ salt['formula.file']('salt://_utils/haproxy_socket.py') | quote }}
         {{ haproxy.admin.socket | quote }} {{ salt['topology.machine']().name | quote }}-{instance} {address}:{port}
     {% else %}
-    - settle: {{ counter.settle_seconds | json }}
+    - rotation_seconds: {{ counter.rotation_seconds | json }}
     {% endif %}
     - values: {{ values | json }}
     - environment: {{ dict(counter.environment, **(counter.over_tls.environment if store_tls else {})) | json }}
-    - probation: {{ counter.probation_seconds | json }}
+    - bake_seconds: {{ counter.bake_seconds | json }}
     - hooks: {{ counter.hooks | json }}
     - keep: {{ counter.keep | json }}
-    - uses:
+    - watch_files:
         - {{ unit | json }}
         {% for secret in counter.credentials.values() | unique %}
         - {{ salt['secret.path'](secret) | json }}

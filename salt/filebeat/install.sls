@@ -4,7 +4,7 @@
 
 {% if install.from == 'repository' %}
 elastic signing key:
-  keyring.pinned:
+  apt_key.pinned:
     - name: /etc/apt/keyrings/elastic.asc
     - source: {{ install.key | json }}
     - fingerprint: {{ install.fingerprint | json }}
@@ -18,7 +18,7 @@ elastic repository:
     - checks:
         - apt-get indextargets -o Dir::Etc::SourceList={staged}/etc/apt/sources.list.d/elastic.sources -o Dir::Etc::SourceParts=/dev/null
     - require:
-      - keyring: elastic signing key
+      - apt_key: elastic signing key
 
 filebeat program:
   pkg.installed:

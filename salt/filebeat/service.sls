@@ -58,7 +58,7 @@ filebeat running:
     - checks:
         - {{ check | join(' ') | json }}
     - clean: [/etc/filebeat/*.crt]
-    - uses:
+    - watch_files:
         - /usr/local/libexec/filebeat-keystore
         {% for secret in credentials.values() %}
         - {{ salt['secret.path'](secret) | json }}

@@ -71,7 +71,7 @@ firewalld running:
         - nft -c -f {staged}/etc/firewalld/guard.nft
         - nft -c -f {staged}/etc/stack/denied.nft
     {%- if firewalld.confirm_seconds %}
-    - before: {{ ('/usr/local/sbin/firewall-confirm --arm ' ~ firewalld.confirm_seconds) | json }}
+    - pre_command: {{ ('/usr/local/sbin/firewall-confirm --arm ' ~ firewalld.confirm_seconds) | json }}
     {%- endif %}
     - reload: true
     - restart_on: [/etc/stack/denied.nft]

@@ -54,9 +54,9 @@ haproxy running:
     - clean: [/etc/stack/pki/site.pem]
     - checks:
         - {{ ('salt://haproxy/files/check {staged} ' ~ haproxy.tls.directory) | json }}
-        - {{ ('salt://haproxy/files/answers.py {staged}/etc/haproxy/haproxy.cfg ' ~ haproxy.admin.socket) | json }}
+        - {{ ('salt://haproxy/files/answers.py {staged}/etc/haproxy/haproxy.cfg ' ~ haproxy.admin.socket ~ ' salt://_utils/haproxy_socket.py') | json }}
     {%- if elsewhere %}
-    - uses: {{ salt['pki.paths']().values() | list | json }}
+    - watch_files: {{ salt['pki.paths']().values() | list | json }}
     {%- endif %}
     - reload: true
     # `systemctl reload` succeeds even when the new process did not start and the old one goes on.

@@ -55,7 +55,7 @@ alertmanager running:
     - checks:
         - amtool check-config {staged}/etc/prometheus/alertmanager.yml
     {% if secrets %}
-    - uses:
+    - watch_files:
         {% for secret in secrets %}
         - {{ salt['secret.path'](secret) | json }}
         {% endfor %}

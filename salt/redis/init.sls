@@ -1,6 +1,6 @@
 # Redis, durable and closed: package, passwords, then the service on its checked configuration.
 {% from 'redis/map.jinja' import redis with context %}
-{% set tls = salt['topology.elsewhere']('app') %}
+{% set tls = salt['topology.is_remote']('app') %}
 
 {% if tls %}
 include:
@@ -77,7 +77,7 @@ redis running:
         /etc/systemd/system/redis-server.service.d/stack.conf: {source: salt://redis/files/unit.conf}
         {%- if tls %}
         /etc/systemd/system/redis-server.service.d/tls.conf: {source: salt://pki/files/member.conf}
-    - uses: {{ salt['pki.paths']().values() | list | json }}
+    - watch_files: {{ salt['pki.paths']().values() | list | json }}
         {%- endif %}
     - context:
         redis: {{ redis | json }}

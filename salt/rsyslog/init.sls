@@ -51,7 +51,7 @@ rsyslog running:
     - checks:
         - rsyslogd -N1 -f {staged}/etc/rsyslog.conf
         - nft -c -f {staged}/etc/stack/senders.nft
-    - uses: {{ salt['pki.paths']().values() | list | json }}
+    - watch_files: {{ salt['pki.paths']().values() | list | json }}
     - require:
       - pkg: rsyslog packages
       - file: central logs folder

@@ -34,7 +34,7 @@ shipper running:
           services: {{ salt['logs.collect']() | json }}
     - checks:
         - /usr/local/libexec/journal-shipper --check {staged}/etc/journal-shipper.json
-    - uses: {{ (['/usr/local/libexec/journal-shipper'] + identity.values() | list) | json }}
+    - watch_files: {{ (['/usr/local/libexec/journal-shipper'] + identity.values() | list) | json }}
     # It reads and tells figures; whether the monitor is there is not this machine's health.
     - ready: test -s /run/journal-shipper/figures.json
     - require:

@@ -54,11 +54,11 @@ stunnel unit:
         address: {{ address | json }}
     - checks:
         - {{ ('salt://stunnel/files/check {staged}/etc/stunnel/' ~ tunnel.name ~ '.conf') | json }}
-    - uses: {{ ([unit] + salt['pki.paths']().values() | list) | json }}
+    - watch_files: {{ ([unit] + salt['pki.paths']().values() | list) | json }}
     - reload: true
     - ready: {{ ('salt://stunnel/files/accepts.py ' ~ address ~ ' ' ~ tunnel.accept) | json }}
     {%- if tunnel.follows %}
-    - follows: {{ tunnel.follows | json }}
+    - part_of: {{ tunnel.follows | json }}
     {%- endif %}
     - require:
       - checked: stunnel unit

@@ -172,7 +172,7 @@ def test_an_apply_killed_at_any_moment_is_finished_by_the_next(lab: Lab) -> None
     # Of the run's 80 to 90 states: among the base's, before and in the roll of the application, at
     # HAProxy's, and near the end. The overlay changes the application and HAProxy.
     for turn, wanted in enumerate((12, 40, 66, 70, 76)):
-        overlay = f'{{"haproxy": {{"maxconn": {3000 + turn}}}, "counter": {{"probation_seconds": 0, "environment": {{"COUNTER_THREADS": {3 + turn % 2}}}}}}}'
+        overlay = f'{{"haproxy": {{"maxconn": {3000 + turn}}}, "counter": {{"bake_seconds": 0, "environment": {{"COUNTER_THREADS": {3 + turn % 2}}}}}}}'
         process = subprocess.Popen(
             [
                 "ssh",

@@ -49,7 +49,7 @@ def test_a_rolled_configuration_loses_nothing(lab: Lab, mode: str) -> None:
     with lab.under_load(mode=mode) as load:
         threads = {"keepalive": 5, "close": 6, "h2": 7}[mode]
         lab.apply(
-            PILLAR=f'{{"counter": {{"probation_seconds": 0, "environment": {{"COUNTER_THREADS": {threads}}}}}}}'
+            PILLAR=f'{{"counter": {{"bake_seconds": 0, "environment": {{"COUNTER_THREADS": {threads}}}}}}}'
         )
         load.wait_for(load.result.ok + 100)
     result = load.result
@@ -61,7 +61,7 @@ def test_a_rolled_configuration_loses_nothing(lab: Lab, mode: str) -> None:
 def test_adding_and_removing_an_instance_loses_nothing(lab: Lab) -> None:
     before = lab.count()
     with lab.under_load(mode="keepalive") as load:
-        lab.apply(PILLAR='{"counter": {"instances": 3, "probation_seconds": 0}}')
+        lab.apply(PILLAR='{"counter": {"instances": 3, "bake_seconds": 0}}')
         lab.wait(
             "three instances",
             lambda: lab.run("systemctl is-active counter@3", check=False) == "active\n",

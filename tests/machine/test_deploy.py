@@ -28,7 +28,7 @@ from lab_machine import ROOT, Lab
 
 pytestmark = pytest.mark.controller
 
-QUICK = json.dumps({"counter": {"probation_seconds": 0}})
+QUICK = json.dumps({"counter": {"bake_seconds": 0}})
 
 
 @dataclass
@@ -205,7 +205,7 @@ def test_no_request_is_lost_while_releases_and_settings_are_rolled(deploys: Depl
             mode: p99(load.result, calm[mode][0], load.result.ok) for mode, load in loads.items()
         }
         started = lab.run("systemctl show -P MainPID counter@1 counter@2")
-        threads = {"probation_seconds": 0, "environment": {"COUNTER_THREADS": 5}}
+        threads = {"bake_seconds": 0, "environment": {"COUNTER_THREADS": 5}}
         lab.apply(PILLAR=json.dumps({"counter": threads}))
         assert lab.run("systemctl show -P MainPID counter@1 counter@2") != started
         while sum(load.result.ok for load in loads.values()) < 20_000:
@@ -223,7 +223,7 @@ def test_no_request_is_lost_while_releases_and_settings_are_rolled(deploys: Depl
 REASONS = {
     "never-ready": r"not ready after 20 s: /readyz answers 503 made never ready",
     "ready-but-500": r"GET /version answers 500, not 2xx; it is back on",
-    "dies-after-5-s": r"died \d\.\d s into its probation(.|\n)*made to die",
+    "dies-after-5-s": r"died \d\.\d s into its bake time(.|\n)*made to die",
     "exits-at-import": r"counter@1.service(.|\n)*made to exit at import",
     "newer-python": r"needs Python 3\.99; /usr/bin/python3 of this machine is 3\.\d+; refused",
     "truncated": r"could not be unpacked, nothing was changed",
@@ -275,11 +275,11 @@ MOMENTS = {
     "while it is carried": r"^==> ",
     "while it is unpacked": r"counter runtime",
     "while the first drains": r"counter@1\.service: .* drains, then",
-    "while the first is on probation": r"counter@1\.service: on probation",
+    "while the first is in its bake time": r"counter@1\.service: bake time",
     "while the second drains": r"counter@2\.service: .* drains, then",
     "after the roll": r"counter instances: changed",
 }
-BRIEF = json.dumps({"counter": {"probation_seconds": 1}})
+BRIEF = json.dumps({"counter": {"bake_seconds": 1}})
 
 
 @pytest.mark.one_release

@@ -113,7 +113,7 @@ class Elastic:
         self.lab.run(f"systemctl stop {unit}; systemctl reset-failed {unit}", check=False)
 
     def pillar(self, output: Any = (), install: Any = ()) -> str:
-        ca = self.lab.run("cat /etc/stack/pki/ca.crt")
+        ca = self.lab.run("cat /etc/stack/pki/machine-ca.crt")
         given = {
             "kind": "elasticsearch",
             "hosts": ["https://localhost:9200"],

@@ -294,7 +294,7 @@ def test_a_sender_that_is_not_of_the_topology_is_refused(lab: Lab) -> None:
         f" -out other.crt -subj /CN={lab.name} -addext subjectAltName=DNS:{lab.name} 2>/dev/null;"
         " openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout right.key -out right.csr"
         " -subj /CN=nobody 2>/dev/null;"
-        " openssl x509 -req -in right.csr -CA /etc/stack/pki/ca.crt -CAkey /etc/stack/secrets/pki-ca"
+        " openssl x509 -req -in right.csr -CA /etc/stack/pki/machine-ca.crt -CAkey /etc/stack/secrets/pki-ca"
         " -CAcreateserial -CAserial /root/try/serial -days 2 -out right.crt 2>/dev/null"
     )
     address = lab.run("jq -r .server /etc/journal-shipper.json || true", check=False).strip()
@@ -308,7 +308,7 @@ def test_a_sender_that_is_not_of_the_topology_is_refused(lab: Lab) -> None:
         words = " ".join(certificate)
         return lab.run(
             f"cd /root/try; (printf '{session}'; sleep 1) | timeout 5 openssl s_client -quiet"
-            f" -connect {address}:2514 -CAfile /etc/stack/pki/ca.crt {words} 2>&1",
+            f" -connect {address}:2514 -CAfile /etc/stack/pki/machine-ca.crt {words} 2>&1",
             check=False,
         )
 

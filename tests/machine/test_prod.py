@@ -222,7 +222,7 @@ def test_every_machine_lets_in_exactly_what_the_port_matrix_says(prod: Many) -> 
 
 
 def test_nothing_crosses_the_network_without_a_certificate_that_is_welcome(prod: Many) -> None:
-    pki = "-CAfile /etc/stack/pki/ca.crt -cert /etc/stack/pki/machine.crt -key /etc/stack/pki/machine.key"
+    pki = "-CAfile /etc/stack/pki/machine-ca.crt -cert /etc/stack/pki/machine.crt -key /etc/stack/pki/machine.key"
 
     def tls(host: str, target: str, port: int, own: str = "") -> str:
         ask = "printf 'GET /healthz HTTP/1.0\\r\\n\\r\\n'; sleep 1"
@@ -239,7 +239,7 @@ def test_nothing_crosses_the_network_without_a_certificate_that_is_welcome(prod:
     assert "alive" not in prod.on("edge1", plain)
     redis = f"redis-cli -h {ADDRESSES['store1']} -p 6380"
     assert "PONG" not in prod.on("store1", f"{redis} PING 2>&1 || true")
-    by_tls = f"{redis} --tls --cacert /etc/stack/pki/ca.crt"
+    by_tls = f"{redis} --tls --cacert /etc/stack/pki/machine-ca.crt"
     assert "NOAUTH" not in prod.on("store1", f"{by_tls} PING 2>&1 || true"), "no certificate"
     ours = "--cert /etc/stack/pki/machine.crt --key /etc/stack/pki/machine.key"
     assert "NOAUTH" in prod.on("store1", f"{by_tls} {ours} PING 2>&1 || true")
@@ -263,7 +263,7 @@ def test_an_application_cannot_speak_as_its_machine(prod: Many) -> None:
     ).splitlines()
     assert prod.on("app1", "getent group stack-pki").split(":")[2] not in groups.split()
     assert cannot.endswith("Permission denied")
-    own = "-CAfile /etc/stack/pki/ca.crt -cert /etc/stack/pki/app.crt -key /etc/stack/pki/app.key"
+    own = "-CAfile /etc/stack/pki/machine-ca.crt -cert /etc/stack/pki/app.crt -key /etc/stack/pki/app.key"
     relp = "1 open 30 relp_version=0\\ncommands=syslog\\n"
 
     def tls(host: str, target: str, port: int, certificate: str, ask: str) -> str:
@@ -292,7 +292,7 @@ def test_a_log_is_taken_with_the_certificate_that_goes_with_the_address_alone(pr
         return prod.on(
             "app1",
             f"(printf '{session}'; sleep 1) | timeout 5 openssl s_client -quiet"
-            f" -connect {ADDRESSES['monitor1']}:2514 -CAfile /etc/stack/pki/ca.crt"
+            f" -connect {ADDRESSES['monitor1']}:2514 -CAfile /etc/stack/pki/machine-ca.crt"
             f" -cert {pki}/machine.crt -key {pki}/machine.key 2>&1 || true",
         )
 
@@ -406,7 +406,7 @@ def test_a_password_is_rotated_over_all_machines_without_a_lost_request(prod: Ma
         assert "previous" not in prod.on(host, "ls /etc/stack/secrets")
 
 
-QUICK = json.dumps({"counter": {"probation_seconds": 0}})
+QUICK = json.dumps({"counter": {"bake_seconds": 0}})
 
 
 @pytest.mark.timeout(900)
@@ -436,7 +436,7 @@ def test_releases_are_rolled_over_machines_and_taken_back_on_all_of_them(
         runs(good)
         # Good on the first machine, and not on the second.
         hook = {"command": "test ! -e /run/refuse-for-a-test"}
-        counter = {"probation_seconds": 0, "hooks": {"after": [hook]}}
+        counter = {"bake_seconds": 0, "hooks": {"after": [hook]}}
         refuse = {**settings, "PILLAR": json.dumps({"counter": counter})}
         prod.on("app2", "touch /run/refuse-for-a-test")
         try:

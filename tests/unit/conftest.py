@@ -33,6 +33,27 @@ RELEASE = "0.1.0-g0123456789ab"
 SECRETS = {"redis-admin": "sentinel-of-the-administrator", "redis-counter": "sentinel-of-the-app"}
 
 
+class Utils(dict[str, Any]):
+    """As Salt gives ``__utils__``: ``MODULE.FUNCTION`` of `salt/_utils`."""
+
+    def __missing__(self, key: str) -> Any:
+        name = key.partition(".")[0]
+        module = load(ROOT / "salt" / "_utils" / f"{name}.py", utils=self)
+        for function, value in vars(module).items():
+            self.setdefault(f"{name}.{function}", value)
+        return self[key]
+
+
+def functions(**modules: ModuleType) -> dict[str, Any]:
+    """As Salt gives ``__salt__``: ``{MODULE.FUNCTION: function}``, as they are at this moment."""
+    return {
+        f"{name}.{function}": value
+        for name, module in modules.items()
+        for function, value in vars(module).items()
+        if callable(value) and not function.startswith("_")
+    }
+
+
 def load(path: Path, **dunders: Any) -> ModuleType:
     """A fresh module from `path`, with Salt's dunders as given, else empty."""
     name = f"loaded_{path.stem}_{uuid.uuid4().hex}"
@@ -42,6 +63,7 @@ def load(path: Path, **dunders: Any) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     names: dict[str, Any] = {
         "__salt__": {},
+        "__utils__": Utils(),
         "__opts__": {"test": False, "file_roots": {"base": ["salt"]}},
         "__pillar__": {},
         "__grains__": {},
@@ -219,7 +241,7 @@ def machine_copy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[
 
 
 class Systemd:
-    """Stands in for `checked.systemctl`: units are up or down, and every command is noted.
+    """Stands in for `units.systemctl`: units are up or down, and every command is noted.
 
     `fail` maps a command (`"reload haproxy"`) to how often it is yet to fail.
     """

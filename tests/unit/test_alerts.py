@@ -122,7 +122,7 @@ def test_prometheus_itself_accepts_what_is_rendered(
         # The certificates are each machine's own.
         pki = folder / "pki"
         pki.mkdir()
-        for name in ("ca.crt", "machine.crt", "machine.key"):
+        for name in ("machine-ca.crt", "machine.crt", "machine.key"):
             (pki / name).write_text("", encoding="utf-8")
         text = config.read_text(encoding="utf-8").replace("/etc/stack/pki", str(pki))
         config.write_text(text, encoding="utf-8")

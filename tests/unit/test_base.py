@@ -41,7 +41,7 @@ def kernel(load_source: Callable[..., ModuleType], tmp_path: Path) -> Callable[.
         (tmp_path / path).write_text(f"{value}\n")
 
     def load(**grains: str) -> ModuleType:
-        module = load_source("salt/_modules/kernel.py", grains=grains)
+        module = load_source("salt/_modules/sysctl_settings.py", grains=grains)
         module._PROC = str(tmp_path)  # type: ignore[attr-defined]
         return module
 
@@ -88,8 +88,10 @@ def test_the_state_says_what_it_left(
     kernel: Callable[..., Any], load_source: Callable[..., ModuleType]
 ) -> None:
     module = kernel(virtual="container")
-    salt = {f"kernel.{name}": getattr(module, name) for name in ("plan", "differing", "write")}
-    state = load_source("salt/_states/kernel.py", salt=salt)
+    salt = {
+        f"sysctl_settings.{name}": getattr(module, name) for name in ("plan", "differing", "write")
+    }
+    state = load_source("salt/_states/sysctl_settings.py", salt=salt)
     first = state.applied("x", SETTINGS)
     assert set(first["changes"]) == {"net/ipv4/ip_forward", "net/ipv4/conf/eth1/rp_filter"}
     assert "kernel.kptr_restrict (the host's" in first["comment"]
@@ -102,7 +104,7 @@ def test_the_state_says_what_it_left(
 @pytest.fixture
 def people(load_source: Callable[..., ModuleType], monkeypatch: pytest.MonkeyPatch) -> Any:
     """The module on a machine with alice and bob (ours), carol (not), vagrant and a daemon."""
-    module: Any = load_source("salt/_modules/people.py")
+    module: Any = load_source("salt/_modules/accounts.py")
     accounts = {
         name: SimpleNamespace(
             pw_name=name, pw_uid=uid, pw_gid=uid, pw_gecos="", pw_shell="/bin/bash", pw_dir="/x"
@@ -291,7 +293,7 @@ def test_a_short_rsa_host_key_is_not_offered(
 def test_modes_are_taken_away_and_never_given(
     load_source: Callable[..., ModuleType], tmp_path: Path
 ) -> None:
-    module: Any = load_source("salt/_modules/modes.py")
+    module: Any = load_source("salt/_modules/permissions.py")
     wide, tight = tmp_path / "wide", tmp_path / "tight"
     for path, mode in ((wide, 0o755), (tight, 0o400)):
         path.write_text("")

@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 from salt.exceptions import CommandExecutionError
 
+from .conftest import functions
+
 HAS_ANALYZE = bool(shutil.which("systemd-analyze"))
 UNIT = """\
 [Unit]
@@ -32,20 +34,19 @@ def checked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Any:
     """`module`, `state`, and `service`/`files` that run the state on paths under tmp_path."""
-    whole = load_source("salt/_modules/whole.py")
-    module = load_source(
-        "salt/_modules/checked.py",
-        salt={f"whole.{name}": getattr(whole, name) for name in ("write", "sync", "folder")},
-        # One for all modules of a run.
-        context=whole.__context__,
-    )
-    module.STAMPS = str(tmp_path / "stamps")
+    file_set = load_source("salt/_modules/file_set.py")
+    utils = file_set.__utils__
+    unit_module = load_source("salt/_modules/units.py", utils=utils)
+    unit_module.STAMPS = str(tmp_path / "stamps")  # type: ignore[attr-defined]
     units = tmp_path / "units"
     units.mkdir()
     for name in ("_UNIT", "_DROPIN"):
-        pattern = getattr(module, name).pattern.replace(module._UNITS, re.escape(str(units)))
-        setattr(module, name, re.compile(pattern))
-    module._UNITS = str(units)
+        pattern = getattr(unit_module, name).pattern
+        pattern = pattern.replace(unit_module._UNITS, re.escape(str(units)))
+        setattr(unit_module, name, re.compile(pattern))
+    unit_module._UNITS = str(units)  # type: ignore[attr-defined]
+    salt = functions(file_set=file_set, units=unit_module)
+    module = load_source("salt/_modules/checked.py", salt=salt, utils=utils)
     # Staging folders, where a test can see whether any is left.
     staging = tmp_path / "staging"
     staging.mkdir()
@@ -63,40 +64,24 @@ def checked(
             raise CommandExecutionError(f"{name} is not in the tree")
         return found
 
-    module.__salt__.update({"cp.cache_file": cache_file, "formula.file": file})
-    names = {
-        f"checked.{name}": lambda *a, _name=name, **k: getattr(module, _name)(*a, **k)
-        for name in (
-            "render",
-            "differences",
-            "check",
-            "swap",
-            "restore",
-            "take_back",
-            "digests",
-            "loaded",
-            "mark_loaded",
-            "is_unit_file",
-            "matches",
-            "run",
-        )
-    }
+    salt.update({"cp.cache_file": cache_file, "formula.file": file})
     ready: list[int] = []
 
     def is_ready(command: str) -> str | None:
         return f"{command}: no" if ready and ready.pop(0) else None
 
-    state = load_source(
-        "salt/_states/checked.py",
-        low={},
-        running={},
-        salt={
-            **names,
-            "checked.systemctl": systemd,
-            "checked.last_words": lambda unit: "last words",
-            "checked.ready": is_ready,
-        },
-    )
+    salt |= functions(checked=module) | {
+        "units.systemctl": systemd,
+        "units.last_words": lambda unit: "last words",
+        "checked.ready": is_ready,
+    }
+    state = load_source("salt/_states/checked.py", low={}, running={}, salt=salt)
+
+    def renew(path: Path, text: str) -> None:
+        """What an earlier state of a new run writes."""
+        file_set.__context__.clear()
+        file_set.remember({str(path): utils["atomic_file.write"](str(path), text, mode=0o600)})
+
     return SimpleNamespace(
         module=module,
         state=state,
@@ -106,7 +91,9 @@ def checked(
         units=units,
         tree=source,
         ready=ready,
-        write=whole.write,
+        file_set=file_set,
+        utils=utils,
+        renew=renew,
         test=lambda on: state.__opts__.update(test=on),
     )
 
@@ -311,10 +298,10 @@ def test_a_hanging_check_is_a_refusal(checked: Any, conf: Path, me: dict[str, st
 def test_no_room_for_staging_is_a_refusal_without_a_traceback(
     checked: Any, conf: Path, me: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(path: str, spec: Any) -> None:
+    def full(*words: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checked.module, "_write", full)
+    monkeypatch.setitem(checked.utils, "atomic_file.create", full)
     ret = checked.files("x", {str(conf): {"contents": "x", **me}}, checks=["true"])
     assert ret["result"] is False
     assert "No space left" in ret["comment"]
@@ -366,7 +353,7 @@ def test_a_failure_in_the_middle_of_the_swap_leaves_everything_as_before(
     first.write_text("was\n")
     first.chmod(0o604)
     stray.write_text("stray\n")
-    module = checked.module
+    stage = checked.utils["atomic_file.stage"]
 
     def failing(real: Callable[..., Any], path_of: str) -> Callable[..., Any]:
         def call(*args: Any, **more: Any) -> Any:
@@ -377,11 +364,11 @@ def test_a_failure_in_the_middle_of_the_swap_leaves_everything_as_before(
         return call
 
     if where == "write":
-        monkeypatch.setattr(module, "_write", failing(module._write, str(second)))
+        monkeypatch.setitem(checked.utils, "atomic_file.stage", failing(stage, str(second)))
     elif where == "rename":
-        monkeypatch.setattr(module.os, "rename", failing(os.rename, str(second)))
+        monkeypatch.setattr(os, "rename", failing(os.rename, str(second)))
     else:
-        monkeypatch.setattr(module.os, "unlink", failing(os.unlink, str(stray)))
+        monkeypatch.setattr(os, "unlink", failing(os.unlink, str(stray)))
     files = {str(path): {"contents": "new\n", **me} for path in (first, second, third)}
     ret = checked.files("x", files, clean=[f"{conf.parent}/*.old"])
     monkeypatch.undo()
@@ -408,11 +395,10 @@ def test_a_secret_is_never_readable_by_others_while_it_is_written(
         seen.append(stat.S_IMODE(os.fstat(handle).st_mode))
         real(handle, mode)
 
-    module = checked.module
     spec = {"data": b"x", "mode": 0o600, "secret": True, **me}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module.os, "fchmod", look)
-        module.swap({str(conf): spec})
+        patch.setattr(os, "fchmod", look)
+        checked.file_set.swap({str(conf): spec})
     assert seen == [0o600]
 
 
@@ -506,9 +492,9 @@ def test_the_command_before_a_change_runs_only_for_one(
     running: Any, systemd: Any, tmp_path: Path
 ) -> None:
     before = f"echo x >> {tmp_path}/told; echo remember this"
-    running(before=before)
+    running(pre_command=before)
     assert not (tmp_path / "told").exists(), "nothing was to do"
-    ret = running("good 2\n", before=before)
+    ret = running("good 2\n", pre_command=before)
     assert (tmp_path / "told").read_text() == "x\n"
     assert "remember this" in ret["comment"]
 
@@ -517,7 +503,7 @@ def test_a_command_before_that_fails_leaves_everything(
     running: Any, systemd: Any, conf: Path
 ) -> None:
     was = conf.read_text()
-    ret = running("good 2\n", before="echo no disk; exit 1")
+    ret = running("good 2\n", pre_command="echo no disk; exit 1")
     assert (ret["result"], ret["changes"]) == (False, {})
     assert ret["comment"] == "nothing was changed: no disk"
     assert (conf.read_text(), systemd.commands) == (was, [])
@@ -558,18 +544,18 @@ def test_a_service_that_is_not_enabled_is_enabled(running: Any, systemd: Any) ->
 def test_a_renewed_certificate_reloads(running: Any, systemd: Any, conf: Path) -> None:
     certificate = conf.with_name("site.pem")
     certificate.write_text("one")
-    running(uses=[str(certificate)])
+    running(watch_files=[str(certificate)])
     systemd.commands.clear()
-    assert running(uses=[str(certificate)])["changes"] == {}
+    assert running(watch_files=[str(certificate)])["changes"] == {}
     certificate.write_text("two")
-    assert running(uses=[str(certificate)])["changes"] == {"app": "reloaded"}
+    assert running(watch_files=[str(certificate)])["changes"] == {"app": "reloaded"}
     assert systemd.commands == ["reload app"]
 
 
 def test_an_apply_killed_between_swap_and_reload_is_finished_by_the_next(
     running: Any, checked: Any, systemd: Any, conf: Path, me: dict[str, str]
 ) -> None:
-    checked.module.swap({str(conf): {"data": b"good 2\n", "mode": 0o644, "secret": False, **me}})
+    checked.file_set.swap({str(conf): {"data": b"good 2\n", "mode": 0o644, "secret": False, **me}})
     ret = running("good 2\n")
     assert ret["changes"] == {"app": "reloaded"}
     assert systemd.commands == ["reload app"]
@@ -579,7 +565,7 @@ def test_an_apply_killed_between_swap_and_reload_is_finished_by_the_next(
 def test_test_mode_shows_the_reload_that_an_interrupted_apply_left(
     running: Any, checked: Any, systemd: Any, conf: Path, me: dict[str, str]
 ) -> None:
-    checked.module.swap({str(conf): {"data": b"good 2\n", "mode": 0o644, "secret": False, **me}})
+    checked.file_set.swap({str(conf): {"data": b"good 2\n", "mode": 0o644, "secret": False, **me}})
     checked.test(True)
     ret = running("good 2\n")
     assert ret["result"] is None
@@ -611,11 +597,10 @@ def used(running: Any, checked: Any, systemd: Any, conf: Path) -> Any:
 
     def apply(**more: Any) -> Any:
         checks = [f"grep -q good {key}", f"grep -q good {{staged}}{conf}"]
-        return running(**{"uses": [str(key)], "checks": checks, **more})
+        return running(**{"watch_files": [str(key)], "checks": checks, **more})
 
     def renew(text: str) -> None:
-        checked.module.__context__.clear()
-        checked.write(str(key), text, mode=0o600)
+        checked.renew(key, text)
 
     assert apply()["result"] is True
     systemd.commands.clear()
@@ -659,7 +644,7 @@ def test_what_this_run_did_not_replace_is_not_taken_back(used: Any, checked: Any
     used.renew("good two")
     assert used.apply()["result"] is True
     used.path.write_text("bad, by hand")
-    checked.module.__context__.clear()
+    checked.file_set.__context__.clear()
     assert used.apply()["result"] is False
     assert used.path.read_text() == "bad, by hand"
 
@@ -775,14 +760,14 @@ def test_a_first_configuration_that_does_not_start_is_taken_away_again(
 def test_a_full_disk_leaves_the_service_alone(
     running: Any, checked: Any, systemd: Any, conf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = checked.module._write
+    real = checked.utils["atomic_file.stage"]
 
-    def full(path: str, spec: Any) -> None:
-        if path == f"{conf}.stack-new":
+    def full(path: str, *words: Any) -> Any:
+        if path == str(conf):
             raise OSError(28, "No space left on device")
-        real(path, spec)
+        return real(path, *words)
 
-    monkeypatch.setattr(checked.module, "_write", full)
+    monkeypatch.setitem(checked.utils, "atomic_file.stage", full)
     ret = running("good 2\n")
     assert ret["result"] is False
     assert "nothing was changed" in ret["comment"]
@@ -867,7 +852,7 @@ def test_a_template_unit_is_verified_as_the_instance_it_is_told(
 
 
 def test_which_paths_are_units(load_source: Callable[..., ModuleType]) -> None:
-    is_unit = load_source("salt/_modules/checked.py").is_unit_file
+    is_unit = load_source("salt/_modules/units.py").is_unit_file
     for path in ("app.service", "app@.service", "app.socket", "app.timer", "a.service.d/x.conf"):
         assert is_unit(f"/etc/systemd/system/{path}"), path
     for path in ("app.conf", "a.service.d/x.txt", "a.wants/app.service"):

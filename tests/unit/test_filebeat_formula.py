@@ -178,7 +178,7 @@ def keys(tmp_path_factory: Any) -> dict[str, tuple[str, bytes]]:
 
 @pytest.fixture
 def keyring(load_source: Callable[..., ModuleType]) -> ModuleType:
-    return load_source("salt/_modules/keyring.py")
+    return load_source("salt/_modules/apt_key.py")
 
 
 def test_the_fingerprint_is_what_gpg_says(
@@ -206,10 +206,8 @@ def test_any_other_key_or_one_more_is_refused(
 def test_a_key_that_is_refused_is_not_kept(
     load_source: Callable[..., ModuleType], keys: dict[str, tuple[str, bytes]], tmp_path: Path
 ) -> None:
-    module = load_source("salt/_modules/keyring.py")
-    whole = load_source("salt/_modules/whole.py")
-    functions = {"keyring.problem": module.problem, "whole.write": whole.write}
-    state = load_source("salt/_states/keyring.py", salt=functions)
+    module = load_source("salt/_modules/apt_key.py")
+    state = load_source("salt/_states/apt_key.py", salt={"apt_key.problem": module.problem})
     target, source = tmp_path / "elastic.asc", tmp_path / "fetched"
     source.write_bytes(keys["two"][1])
     ret = state.pinned(str(target), str(source), keys["one"][0])

@@ -41,6 +41,7 @@ def firewall(
                 "formula.settings": lambda name: {"openings": [], "replace": {}, **settings},
                 "formula.collect": lambda name: said,
                 "topology.machine": lambda: machines[1],
+                "topology.roles": lambda: ["edge", "app", "store", "monitor"],
                 "topology.machines": lambda role=None: [
                     one for one in machines if role is None or role in one["roles"]
                 ],

@@ -81,7 +81,7 @@ def proxy(
         if path.startswith("/etc/haproxy/errors/"):
             (tmp_path / "errors").mkdir(exist_ok=True)
             (tmp_path / "errors" / Path(path).name).write_bytes(machine.data(path))
-    pki = load_source("salt/_modules/pki.py")
+    pki = load_source("salt/_utils/certificates.py")
     certificate, key = pki.issue(*pki.make_ca("one", 30), "edge1", ["127.0.0.1"], 20)
     (tmp_path / "tls").mkdir()
     (tmp_path / "tls/site.pem").write_text(certificate + key)

@@ -72,7 +72,7 @@ def proxy(tmp_path: Path, all_rendered: dict[Any, Any], load_source: Any) -> Ite
             target = tmp_path / "errors" / Path(path).name
             target.parent.mkdir(exist_ok=True)
             target.write_bytes(machine.data(path))
-    pki = load_source("salt/_modules/pki.py")
+    pki = load_source("salt/_utils/certificates.py")
     certificate, key = pki.issue(*pki.make_ca("one", 30), "edge1", ["127.0.0.1"], 20)
     (tmp_path / "site.pem").write_text(certificate + key)
     # What is too slow is told after 5 s on a machine.

@@ -36,11 +36,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def edge(load_source: Callable[..., Any], tmp_path: Path) -> Iterator[SimpleNamespace]:
+def edge(load_source: Callable[..., Any], tmp_path: Path, root: Path) -> Iterator[SimpleNamespace]:
     """`ask(path)`: what the check says; `up`: the servers that HAProxy uses; `port` of the instance."""
     module = load_source("salt/haproxy/files/answers.py")
     module.LIVE = str(tmp_path / "haproxy.cfg")
     staged, path = tmp_path / "staged.cfg", tmp_path / "admin.sock"
+    haproxy_socket = root / "salt/_utils/haproxy_socket.py"
     with (
         http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as instance,
         socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as admin,
@@ -59,9 +60,9 @@ def edge(load_source: Callable[..., Any], tmp_path: Path) -> Iterator[SimpleName
                     return
                 with client:
                     client.recv(100)
-                    rows = ["# pxname,svname,status", "app,BACKEND,UP"]
+                    rows = ["# pxname,svname,status,addr", "app,BACKEND,UP,"]
                     for name in ("app1-1", "app1-2"):
-                        rows.append(f"app,{name},{'UP' if name in world.up else 'DOWN'}")
+                        rows.append(f"app,{name},{'UP' if name in world.up else 'DOWN'},a:1")
                     client.sendall("\n".join(rows).encode())
 
         threading.Thread(target=serve, daemon=True).start()
@@ -69,7 +70,8 @@ def edge(load_source: Callable[..., Any], tmp_path: Path) -> Iterator[SimpleName
         def ask(new: str, monkeypatch: pytest.MonkeyPatch, there: int = port) -> int:
             Path(module.LIVE).write_text(CONFIG.format(path="/readyz", port=port, tls=""))
             staged.write_text(CONFIG.format(path=new, port=there, tls=world.tls))
-            monkeypatch.setattr("sys.argv", ["answers.py", str(staged), str(world.socket)])
+            words = ["answers.py", str(staged), str(world.socket), str(haproxy_socket)]
+            monkeypatch.setattr("sys.argv", words)
             code = module.main()
             assert isinstance(code, int)
             return code

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -68,14 +69,12 @@ def formula(load_source: Callable[..., ModuleType], tmp_path: Path) -> ModuleTyp
         path = tmp_path / source.removeprefix("salt://")
         return str(path) if path.exists() else ""
 
-    pki = load_source("salt/_modules/pki.py")
-    secret = load_source("salt/_modules/secret.py", salt={"pki.misshapen": pki.misshapen})
+    secret = load_source("salt/_modules/secret.py")
     module = load_source(
         "salt/_modules/formula.py",
         salt={
             "cp.list_master": files,
             "cp.cache_file": cached,
-            "pki.unfit": pki.unfit,
             "secret.problem": secret.problem,
         },
         grains={"os_family": "Debian", "oscodename": "bookworm"},
@@ -423,15 +422,17 @@ def test_a_wrong_topology_is_refused_on_the_machine_too(
     root: Path, tmp_path: Path, machines: dict[str, Any], line: str
 ) -> None:
     """The pillar file itself, as Salt's `py` renderer runs it."""
-    (tmp_path / "topologies").mkdir()
+    pillar = tmp_path / "pillar"
+    (pillar / "topologies").mkdir(parents=True)
+    shutil.copytree(root / "salt/_utils", tmp_path / "salt/_utils")
     for name in ("topology_check.py", "topology.schema.yaml"):
-        (tmp_path / name).write_text((root / "pillar" / name).read_text())
+        (pillar / name).write_text((root / "pillar" / name).read_text())
     topology = {"name": "dev", "domain": "d.test", "network": "192.168.56.0/24"}
     text = yaml.safe_dump({**topology, "machines": machines})
-    (tmp_path / "topologies" / "dev.yaml").write_text(text)
-    (tmp_path / "machine.yaml").write_text("{topology: dev, name: dev}")
+    (pillar / "topologies" / "dev.yaml").write_text(text)
+    (pillar / "machine.yaml").write_text("{topology: dev, name: dev}")
     source = (root / "pillar" / "topology.sls").read_text()
-    names: dict[str, Any] = {"__opts__": {"pillar_roots": {"base": [str(tmp_path)]}}}
+    names: dict[str, Any] = {"__opts__": {"pillar_roots": {"base": [str(pillar)]}}}
     exec(compile(source, "topology.sls", "exec"), names)
     with pytest.raises(ValueError, match=re.escape(line)):
         names["run"]()

@@ -16,6 +16,8 @@ from salt.exceptions import CommandExecutionError
 from control.credentials import certificates
 from control.credentials.certificates import WITHOUT_KEYS
 
+from .conftest import functions as functions_of
+
 ADDRESSES = ["127.0.0.1", "192.0.2.7"]
 OPTIONS = {"machine": "app1", "addresses": ADDRESSES, "days": 90, "ca_days": 3650}
 
@@ -25,16 +27,16 @@ def world(
     load_source: Callable[..., ModuleType], tmp_path: Path, me: dict[str, str]
 ) -> SimpleNamespace:
     """The modules on a folder of our own: `pki`, `secret`, `state(pillar)`, `folder`."""
-    whole = load_source("salt/_modules/whole.py")
-    secret = load_source("salt/_modules/secret.py", salt={"whole.write": whole.write})
+    file_set = load_source("salt/_modules/file_set.py")
+    secret = load_source("salt/_modules/secret.py", salt=functions_of(file_set=file_set))
     secret.FOLDER = str(tmp_path / "secrets")  # type: ignore[attr-defined]
-    names = {f"whole.{name}": getattr(whole, name) for name in ("write", "sync", "folder")}
-    checked = load_source("salt/_modules/checked.py", salt=names)
     functions: dict[str, Any] = {
         **{f"secret.{name}": getattr(secret, name) for name in ("path", "exists", "keep")},
-        **{f"checked.{name}": getattr(checked, name) for name in ("differences", "swap")},
+        **functions_of(file_set=file_set),
     }
     pki = load_source("salt/_modules/pki.py", salt=functions)
+    checks = load_source("salt/_utils/certificate_checks.py")
+    pki.__utils__.update(functions_of(certificate_checks=checks))
     pki.FOLDER = str(tmp_path / "pki")  # type: ignore[attr-defined]
     pki.GROUP = me["group"]  # type: ignore[attr-defined]
     os.makedirs(pki.FOLDER)
@@ -62,13 +64,15 @@ def world(
             "machine certificate", **{**OPTIONS, "renew_days": 30, "own": True, **options}
         )
 
-    return SimpleNamespace(pki=pki, secret=secret, apply=apply, folder=Path(pki.FOLDER))
+    return SimpleNamespace(
+        pki=pki, checks=checks, secret=secret, apply=apply, folder=Path(pki.FOLDER)
+    )
 
 
 def made(world: SimpleNamespace, name: str = "app1", days: int = 90) -> dict[str, str]:
     """Parts signed by a CA of somebody else's, as a pillar gives them."""
-    ca, ca_key = world.pki.make_ca("machines of the topology", 3650)
-    certificate, key = world.pki.issue(ca, ca_key, name, ADDRESSES, days)
+    ca, ca_key = certificates.make_ca("machines of the topology", 3650)
+    certificate, key = certificates.issue(ca, ca_key, name, ADDRESSES, days)
     return {"ca": ca, "certificate": certificate, "key": key}
 
 
@@ -81,7 +85,7 @@ def test_one_machine_makes_its_own_and_then_leaves_it_alone(world: SimpleNamespa
     assert now(world) == {}
     assert world.apply()["result"] is True
     parts = now(world)
-    assert sorted(parts) == ["ca.crt", "machine.crt", "machine.key"]
+    assert sorted(parts) == ["machine-ca.crt", "machine.crt", "machine.key"]
     assert stat.S_IMODE((world.folder / "machine.key").stat().st_mode) == 0o640
     assert stat.S_IMODE(os.stat(world.secret.path("pki-ca")).st_mode) == 0o600
     assert world.apply()["changes"] == {}
@@ -102,13 +106,15 @@ def test_it_is_renewed_when_fewer_days_are_left_and_the_ca_is_kept(world: Simple
     assert ret["result"] is True
     assert "certificate: expires in 28 days" in ret["comment"]
     after = now(world)
-    assert after["ca.crt"] == before["ca.crt"], "who trusts it would have to be told"
+    assert after["machine-ca.crt"] == before["machine-ca.crt"], (
+        "who trusts it would have to be told"
+    )
     assert after["machine.crt"] != before["machine.crt"]
     assert after["machine.key"] != before["machine.key"]
     assert world.apply()["changes"] == {}
 
 
-@pytest.mark.parametrize("which", ["ca.crt", "machine.crt", "machine.key"])
+@pytest.mark.parametrize("which", ["machine-ca.crt", "machine.crt", "machine.key"])
 @pytest.mark.parametrize("harm", ["lost", "spoilt", "another's"])
 def test_whatever_is_lost_or_does_not_fit_is_mended(
     world: SimpleNamespace, which: str, harm: str
@@ -120,7 +126,7 @@ def test_whatever_is_lost_or_does_not_fit_is_mended(
     elif harm == "spoilt":
         path.write_text(path.read_text()[:-60])
     else:
-        part = {"ca.crt": "ca", "machine.crt": "certificate", "machine.key": "key"}[which]
+        part = {"machine-ca.crt": "ca", "machine.crt": "certificate", "machine.key": "key"}[which]
         path.write_text(made(world)[part])
     assert world.apply()["result"] is True
     assert world.apply()["changes"] == {}
@@ -128,10 +134,10 @@ def test_whatever_is_lost_or_does_not_fit_is_mended(
 
 def test_a_lost_ca_key_gives_a_new_ca(world: SimpleNamespace) -> None:
     world.apply()
-    before = now(world)["ca.crt"]
+    before = now(world)["machine-ca.crt"]
     os.unlink(world.secret.path("pki-ca"))
     assert world.apply()["result"] is True
-    assert now(world)["ca.crt"] != before
+    assert now(world)["machine-ca.crt"] != before
     assert world.apply()["changes"] == {}
 
 
@@ -186,14 +192,14 @@ def test_a_certificate_for_one_end_of_tls_only_is_refused(world: SimpleNamespace
 
     both = x509.ExtendedKeyUsageOID.CLIENT_AUTH
     parts = made(world)
-    assert world.pki.problems(parts, "app1", ADDRESSES) == []
+    assert world.checks.problems(parts, "app1", ADDRESSES) == []
     usage = x509.ExtendedKeyUsage([x509.ExtendedKeyUsageOID.SERVER_AUTH])
     assert both not in usage
-    plain = world.pki._extension
-    world.pki._extension = lambda one, kind: (
+    plain = world.checks._extension
+    world.checks._extension = lambda one, kind: (
         usage if kind is x509.ExtendedKeyUsage else plain(one, kind)
     )
-    found = world.pki.problems(parts, "app1", ADDRESSES)
+    found = world.checks.problems(parts, "app1", ADDRESSES)
     assert found == ["certificate: is not for clients (extendedKeyUsage)"]
 
 
@@ -226,7 +232,7 @@ def test_a_key_among_the_certificates_is_never_put_where_everybody_may_read_it(
     for part in ("ca", "certificate"):
         wrong = {**good, part: good[part] + good["key"]}
         for refused in (
-            world.pki.problems(wrong, "app1", ADDRESSES),
+            world.checks.problems(wrong, "app1", ADDRESSES),
             world.apply(wrong, own=False),
         ):
             assert f"{part}: holds a private key" in str(refused)
@@ -275,11 +281,11 @@ def test_a_given_key_that_openssl_finds_too_weak_is_refused(
 ) -> None:
     from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-    ca, ca_key = world.pki.make_ca("machines of the topology", 3650)
+    ca, ca_key = certificates.make_ca("machines of the topology", 3650)
     with monkeypatch.context() as patch:
         weak = rsa.generate_private_key(65537, 1024)
         patch.setattr(ec, "generate_private_key", lambda curve: weak)
-        certificate, key = world.pki.issue(ca, ca_key, "app1", ADDRESSES, 90)
+        certificate, key = certificates.issue(ca, ca_key, "app1", ADDRESSES, 90)
     ret = world.apply({"ca": ca, "certificate": certificate, "key": key})
     assert ret["result"] is False
     assert "certificate: OpenSSL refuses it: ee key too small" in ret["comment"]
@@ -305,10 +311,10 @@ def application(
 
 def test_an_application_has_a_key_of_its_own_and_never_the_machines(world: SimpleNamespace) -> None:
     given = application(world)
-    assert world.pki.misshapen(given) is None
+    assert world.checks.identity_shape(given) is None
     assert world.apply(given, own=False)["result"] is True
     machines = now(world)
-    assert sorted(machines) == ["ca.crt", "machine.crt", "machine.key"]
+    assert sorted(machines) == ["machine-ca.crt", "machine.crt", "machine.key"]
     assert world.apply(given, test=True, application=True)["result"] is None
     ret = world.apply(given, application=True)
     assert ret["result"] is True
@@ -353,7 +359,7 @@ def test_an_application_without_a_certificate_of_its_own_is_refused_with_what_to
     comment = world.apply(given, application=True)["comment"]
     assert "secrets:pki:application with certificate, key of app.app1" in comment
     for own in ("x", {"key": "x"}, {"certificate": "x", "key": "y", "ca": "z"}):
-        assert "application: needs certificate, key" in world.pki.misshapen(
+        assert "application: needs certificate, key" in world.checks.identity_shape(
             {**given, "application": own}
         )
 

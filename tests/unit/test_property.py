@@ -187,14 +187,12 @@ def lay(pillar: dict[str, Any], where: str, value: Any) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def formula(load_source: Callable[..., ModuleType], root: Path) -> ModuleType:
     """The module that refuses, on the project's own tree."""
-    pki = load_source("salt/_modules/pki.py")
     files = [str(one.relative_to(TREE)) for one in TREE.rglob("*") if one.is_file()]
     module = load_source(
         "salt/_modules/formula.py",
         salt={
             "cp.list_master": lambda: files,
             "cp.cache_file": lambda source: str(TREE / source.removeprefix("salt://")),
-            "pki.unfit": pki.unfit,
         },
     )
     # The tree is the same at every question.
@@ -256,7 +254,7 @@ def test_every_setting_refuses_in_one_line_with_its_path_or_takes_the_value_as_i
 ELSEWHERE = {
     "counter:over_tls:": "where Redis is another machine",
     "counter:tunnel_port": "where an edge is another machine",
-    "counter:settle_seconds": "where the edge is another machine",
+    "counter:rotation_seconds": "where the edge is another machine",
     "stunnel:": "where a machine has tunnels",
     "firewalld:confirm_seconds": "0 is not said",
     "firewalld:log_per_minute": "only where there is a kernel log of its own",
@@ -272,7 +270,7 @@ FIXED: dict[str, Any] = {
     "base:users": {"o-brien": {"full_name": TELLING, "keys": []}},
     "counter:environment": {"TELLING": TELLING.replace("{", "").replace("}", "") + "{{}}"},
     "counter:drain_seconds": 61.5,
-    "counter:settle_seconds": 30,
+    "counter:rotation_seconds": 30,
     "counter:version": "1.10",
     "filebeat:install:from": "archive",
     "filebeat:install:archive": "/srv/f.tar.gz",
@@ -425,15 +423,12 @@ def environment_of(text: str) -> dict[str, str]:
 def test_an_environment_reaches_an_instance_as_it_is_written(
     load_source: Callable[..., ModuleType], formula: ModuleType, tmp_path: Path, seed: int
 ) -> None:
-    whole = load_source("salt/_modules/whole.py")
-    release = load_source(
-        "salt/_modules/release.py", salt={"whole.write": whole.write, "whole.folder": whole.folder}
-    )
+    instance = load_source("salt/_modules/instance.py")
     texts = [one for one in ODD if isinstance(one, str)] + drawn(st.text(), 100, seed)
     taken = [one for one in texts if not formula.problems({"counter": {"environment": {"A": one}}})]
     assert len(taken) > len(texts) / 3
     for value in taken:
-        release.set_instance(str(tmp_path), 1, "v1", {"A": value})
+        instance.assign(str(tmp_path), 1, "v1", {"A": value})
         text = (tmp_path / "instances/1/env").read_text(encoding="utf-8")
         assert environment_of(text) == {"A": value}, f"--hypothesis-seed={seed}"
 

@@ -21,14 +21,15 @@ from typing import Any
 import pytest
 from salt.exceptions import CommandExecutionError
 
+from .conftest import functions
+
 
 @pytest.fixture
-def deploy(
+def record(
     load_source: Callable[..., ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> ModuleType:
-    """The execution module `deploy`, whose history and log are in `tmp_path`."""
-    whole = load_source("salt/_modules/whole.py")
-    module = load_source("salt/_modules/deploy.py", salt={"whole.write": whole.write})
+    """The execution module `record`, whose history and log are in `tmp_path`."""
+    module = load_source("salt/_modules/record.py")
     monkeypatch.setattr(module, "STATE", str(tmp_path / "state"))
     monkeypatch.setattr(module, "LOGS", str(tmp_path / "log"))
     monkeypatch.setattr(module.syslog, "syslog", lambda *words: None)
@@ -38,12 +39,12 @@ def deploy(
 
 
 @pytest.fixture
-def ask(deploy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+def ask(record: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """`ask("rollback", "1.0")`: what the controller asks the next run for."""
 
     def asked(action: str, version: str | None = None) -> None:
         request = {"action": action, "version": version, "who": "ann@desk", "why": "a test"}
-        monkeypatch.setenv(deploy.REQUEST, json.dumps(request))
+        monkeypatch.setenv(record.REQUEST, json.dumps(request))
 
     return asked
 
@@ -54,19 +55,31 @@ def audit(tmp_path: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def release(
-    load_source: Callable[..., ModuleType],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    deploy: ModuleType,
+def artifacts(
+    load_source: Callable[..., ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> ModuleType:
-    """The execution module, in a tree whose dist/ is empty."""
+    """The execution module `artifact`, in a tree whose dist/ is empty."""
     (tmp_path / "tree" / "dist").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "tree")
-    names = ("request", "current", "previous")
-    salt = {f"deploy.{name}": getattr(deploy, name) for name in names}
-    whole = load_source("salt/_modules/whole.py")
-    salt |= {"whole.write": whole.write, "whole.folder": whole.folder}
+    return load_source("salt/_modules/artifact.py")
+
+
+@pytest.fixture
+def instance(load_source: Callable[..., ModuleType], artifacts: ModuleType) -> ModuleType:
+    return load_source("salt/_modules/instance.py", salt=functions(artifact=artifacts))
+
+
+@pytest.fixture
+def release(
+    load_source: Callable[..., ModuleType],
+    artifacts: ModuleType,
+    instance: ModuleType,
+    record: ModuleType,
+) -> ModuleType:
+    """The execution module."""
+    salt = functions(artifact=artifacts, instance=instance, record=record)
+    for name in ("manifest", "signature"):
+        salt |= functions(**{name: load_source(f"salt/_modules/{name}.py", salt=salt)})
     return load_source("salt/_modules/release.py", salt=salt)
 
 
@@ -117,13 +130,13 @@ def unpacked(home: str) -> list[str]:
 
 
 def test_a_verified_artifact_is_unpacked_and_a_second_install_does_nothing(
-    release: ModuleType, home: str
+    release: ModuleType, home: str, artifacts: ModuleType
 ) -> None:
     path = artifact("1.0")
     assert release.install("app", home, "1.0") is True
     top = Path(home, "releases", "1.0")
     assert (top / "lib/a.py").read_bytes() == b"x = 1\n"
-    assert (top / "artifact.sha256").read_text().strip() == release.sha256(path)
+    assert (top / "artifact.sha256").read_text().strip() == artifacts.sha256(path)
     before = top.stat().st_mtime_ns
     path.unlink()
     assert release.install("app", home, "1.0") is False
@@ -193,12 +206,12 @@ def unreadable(home: str) -> list[str]:
 
 
 def test_a_release_installed_under_any_umask_can_be_run_by_its_account(
-    release: ModuleType, home: str, narrow: None
+    release: ModuleType, home: str, narrow: None, instance: ModuleType
 ) -> None:
     artifact("1.0")
     release.install("app", f"{home}/deep/app", "1.0")
-    release.offer(f"{home}/deep/app", "1.0")
-    release.set_instance(f"{home}/deep/app", 1, "1.0", {"A": "b"})
+    instance.stage(f"{home}/deep/app", "1.0")
+    instance.assign(f"{home}/deep/app", 1, "1.0", {"A": "b"})
     assert list(Path(home).rglob("*.pyc")), "also what is compiled"
     assert unreadable(home) == []
 
@@ -212,7 +225,7 @@ def test_an_installed_release_that_its_account_cannot_read_is_mended(
     release.install("app", home, "1.0")
     path.unlink()
     if not listed:
-        Path(home, "releases/1.0", release._MANIFEST).unlink()
+        Path(home, "releases/1.0", "artifact.manifest").unlink()
     for one in Path(home).rglob("*"):
         one.chmod(one.stat().st_mode & 0o750)
     Path(home).chmod(0o750)
@@ -293,10 +306,12 @@ def test_byte_code_that_python_added_is_no_damage(release: ModuleType, home: str
     assert release.install("app", home, "1.0") is False
 
 
-def test_a_wrong_hash_is_refused_and_both_hashes_are_named(release: ModuleType, home: str) -> None:
+def test_a_wrong_hash_is_refused_and_both_hashes_are_named(
+    release: ModuleType, home: str, artifacts: ModuleType
+) -> None:
     path = artifact("1.0")
     Path(f"{path}.sha256").write_text("0" * 64)
-    with pytest.raises(CommandExecutionError, match=f"{release.sha256(path)}.*{'0' * 64}"):
+    with pytest.raises(CommandExecutionError, match=f"{artifacts.sha256(path)}.*{'0' * 64}"):
         release.install("app", home, "1.0")
     assert unpacked(home) == []
 
@@ -353,16 +368,16 @@ def test_a_version_that_is_no_file_name_is_refused(
 
 
 def test_no_room_is_refused_before_a_byte_is_written(
-    release: ModuleType, home: str, monkeypatch: pytest.MonkeyPatch
+    release: ModuleType, home: str, monkeypatch: pytest.MonkeyPatch, artifacts: ModuleType
 ) -> None:
     artifact("1.0", {"app-1.0/lib/big": b"x" * 1_000_000})
     full = SimpleNamespace(f_bavail=4000, f_frsize=4096, f_files=0, f_favail=0)
-    monkeypatch.setattr(release.os, "statvfs", lambda path: full)
-    monkeypatch.setattr(release, "_unpack", lambda *words: pytest.fail("it wrote"))
+    monkeypatch.setattr(artifacts.os, "statvfs", lambda path: full)
+    monkeypatch.setattr(artifacts, "_extract", lambda *words: pytest.fail("it wrote"))
     with pytest.raises(CommandExecutionError, match="needs 18 MB in .*, but 16 MB are free"):
         release.install("app", home, "1.0")
     few = SimpleNamespace(f_bavail=10**9, f_frsize=4096, f_files=100, f_favail=5)
-    monkeypatch.setattr(release.os, "statvfs", lambda path: few)
+    monkeypatch.setattr(artifacts.os, "statvfs", lambda path: few)
     with pytest.raises(CommandExecutionError, match="has 4 files, but .* room for 5 more"):
         release.install("app", home, "1.0")
     assert unpacked(home) == []
@@ -439,10 +454,10 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
 
 
 def test_a_machine_fetches_a_release_by_itself(
-    release: ModuleType, home: str, server: str, tmp_path: Path
+    release: ModuleType, home: str, server: str, tmp_path: Path, artifacts: ModuleType
 ) -> None:
     path = artifact("1.0").rename(tmp_path / "web" / "app-1.0.tar.gz")
-    digest, source = release.sha256(path), f"{server}/{{name}}-{{version}}.tar.gz"
+    digest, source = artifacts.sha256(path), f"{server}/{{name}}-{{version}}.tar.gz"
     Path("dist/app-1.0.tar.gz.sha256").unlink()
     with pytest.raises(CommandExecutionError, match="release:source needs app:release:sha256"):
         release.install("app", home, "1.0", source)
@@ -457,18 +472,18 @@ def test_a_machine_fetches_a_release_by_itself(
     assert unpacked(home) == ["1.0"], "what was fetched is not kept"
 
 
-def offered(release: ModuleType, server: str, folder: Path) -> tuple[Path, str, str]:
+def offered(artifacts: ModuleType, server: str, folder: Path) -> tuple[Path, str, str]:
     """Release 1.0 where ``server`` has it, and nowhere else: its file, hash and source."""
     path = artifact("1.0")
-    digest, source = release.sha256(path), f"{server}/{{name}}-{{version}}.tar.gz"
+    digest, source = artifacts.sha256(path), f"{server}/{{name}}-{{version}}.tar.gz"
     return path.rename(folder / "web" / "app-1.0.tar.gz"), digest, source
 
 
 def test_a_machine_fetches_the_signature_too(
-    release: ModuleType, home: str, server: str, tmp_path: Path
+    release: ModuleType, home: str, server: str, tmp_path: Path, artifacts: ModuleType
 ) -> None:
     key, public = keypair(tmp_path, "ours")
-    path, digest, source = offered(release, server, tmp_path)
+    path, digest, source = offered(artifacts, server, tmp_path)
     with pytest.raises(CommandExecutionError, match=r"app-1.0.tar.gz.sig could not be fetched"):
         release.install("app", home, "1.0", source, digest, [public])
     signed(path, key)
@@ -476,11 +491,11 @@ def test_a_machine_fetches_the_signature_too(
 
 
 def test_another_artifact_under_an_installed_version_is_refused(
-    release: ModuleType, home: str, tmp_path: Path
+    release: ModuleType, home: str, tmp_path: Path, artifacts: ModuleType
 ) -> None:
-    first = release.sha256(artifact("1.0"))
+    first = artifacts.sha256(artifact("1.0"))
     release.install("app", home, "1.0")
-    other = release.sha256(artifact("1.0", {"app-1.0/lib/b.py": b"evil = 1"}))
+    other = artifacts.sha256(artifact("1.0", {"app-1.0/lib/b.py": b"evil = 1"}))
     with pytest.raises(
         CommandExecutionError, match=f"installed here with sha256 {first}, .*{other}"
     ):
@@ -565,10 +580,10 @@ def test_a_release_that_was_installed_signed_needs_no_artifact(
 
 
 def test_a_machine_that_fetches_by_itself_proves_what_it_has(
-    release: ModuleType, home: str, server: str, tmp_path: Path
+    release: ModuleType, home: str, server: str, tmp_path: Path, artifacts: ModuleType
 ) -> None:
     key, public = keypair(tmp_path, "ours")
-    path, digest, source = offered(release, server, tmp_path)
+    path, digest, source = offered(artifacts, server, tmp_path)
     release.install("app", home, "1.0", source, digest)
     with pytest.raises(CommandExecutionError, match=r"app-1.0.tar.gz.sig could not be fetched"):
         release.install("app", home, "1.0", source, digest, [public])
@@ -595,12 +610,14 @@ def test_a_disk_that_fills_up_while_unpacking_leaves_no_half_release(
 # --- which release, and which go ------------------------------------------------------------------
 
 
-def test_prune_keeps_the_newest_and_those_in_use(release: ModuleType, home: str) -> None:
+def test_prune_keeps_the_newest_and_those_in_use(
+    release: ModuleType, home: str, instance: ModuleType
+) -> None:
     for age, version in enumerate(["1", "2", "3", "4", "5", "6"]):
         folder = Path(home, "releases", version)
         folder.mkdir(parents=True)
         os.utime(folder, (1000 + age, 1000 + age))
-    release.set_instance(home, 1, "1", {})
+    instance.assign(home, 1, "1", {})
     assert release.prune(home, keep=2, protect=["3"]) == ["2", "4"]
     assert unpacked(home) == ["1", "3", "5", "6"]
     assert release.prune(home, keep=2, protect=["3"]) == []
@@ -609,7 +626,7 @@ def test_prune_keeps_the_newest_and_those_in_use(release: ModuleType, home: str)
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_after_a_roll_there_is_nothing_left_to_remove(
-    state: Any, home: str, fails: bool, deploy: ModuleType
+    state: Any, home: str, fails: bool, record: ModuleType
 ) -> None:
     """A further apply changes nothing, also after a deploy that failed."""
     for age, version in enumerate(["v1", "v2", "v3", "v4", "v5"]):
@@ -620,21 +637,25 @@ def test_after_a_roll_there_is_nothing_left_to_remove(
             assert state.rolled(version, keep=1)["result"] is True
     if fails:
         state.mortal["v5"] = 2
-    assert state.rolled("v5", keep=1, probation=6)["result"] is not fails
-    kept = deploy.current("app")
+    assert state.rolled("v5", keep=1, bake_seconds=6)["result"] is not fails
+    kept = record.current("app")
     assert state.rolled(kept, keep=1)["changes"] == {}
-    assert deploy.previous("app") in unpacked(home)
+    assert record.previous("app") in unpacked(home)
 
 
 def test_the_release_is_the_one_asked_for_then_deployed_then_carried_then_in_use(
-    release: ModuleType, deploy: ModuleType, ask: Callable[..., None], home: str
+    release: ModuleType,
+    record: ModuleType,
+    ask: Callable[..., None],
+    home: str,
+    instance: ModuleType,
 ) -> None:
     def choose(version: str | None = None) -> str:
         return str(release.choose("app", home, version))
 
     with pytest.raises(CommandExecutionError, match="app: which release.*make artifact"):
         choose()
-    release.set_instance(home, 1, "in-use", {})
+    instance.assign(home, 1, "in-use", {})
     assert choose() == "in-use"
     Path("dist/app-only.tar.gz").write_bytes(b"")
     Path("dist/application-other.tar.gz").write_bytes(b"")
@@ -644,7 +665,7 @@ def test_the_release_is_the_one_asked_for_then_deployed_then_carried_then_in_use
     assert choose("asked") == "asked"
     with pytest.raises(CommandExecutionError, match="use letters"):
         choose("../asked")
-    deploy.remember("app", "deployed")
+    record.remember("app", "deployed")
     assert choose() == "deployed", "a plain apply keeps what was deployed"
     assert choose("asked") == "asked", "a pin is stronger"
     ask("deploy", "newer")
@@ -668,55 +689,55 @@ def test_two_artifacts_and_none_in_use_is_a_question_not_a_guess(
 # --- one instance ---------------------------------------------------------------------------------
 
 
-def test_environment_values_reach_systemd_unharmed(release: ModuleType, home: str) -> None:
+def test_environment_values_reach_systemd_unharmed(home: str, instance: ModuleType) -> None:
     """As systemd.exec(5) reads EnvironmentFile=: in quotes, backslash and quote are special."""
-    release.set_instance(home, 1, "v", {"B": 'a "b" \\ c', "A": "two words", "C": "50%d"})
+    instance.assign(home, 1, "v", {"B": 'a "b" \\ c', "A": "two words", "C": "50%d"})
     assert Path(home, "instances/1/env").read_text() == (
         'A="two words"\nB="a \\"b\\" \\\\ c"\nC="50%d"\n'
     )
 
 
 def test_an_environment_value_with_a_newline_is_refused_and_nothing_moves(
-    release: ModuleType, home: str
+    home: str, instance: ModuleType
 ) -> None:
-    release.set_instance(home, 1, "v1", {"A": "1"})
+    instance.assign(home, 1, "v1", {"A": "1"})
     with pytest.raises(CommandExecutionError, match="spans lines"):
-        release.set_instance(home, 1, "v2", {"A": "1\nLD_PRELOAD=evil"})
-    assert release.running(home) == {"1": "v1"}
+        instance.assign(home, 1, "v2", {"A": "1\nLD_PRELOAD=evil"})
+    assert instance.running(home) == {"1": "v1"}
     assert Path(home, "instances/1/env").read_text() == 'A="1"\n'
 
 
-def test_going_back_restores_release_and_environment(release: ModuleType, home: str) -> None:
-    release.set_instance(home, 1, "v1", {"A": "1"})
-    before = release.set_instance(home, 1, "v2", {"A": "2"})
-    release.mark_started(home, 1, "x")
-    release.reset_instance(home, 1, before)
-    assert release.running(home) == {"1": "v1"}
+def test_going_back_restores_release_and_environment(home: str, instance: ModuleType) -> None:
+    instance.assign(home, 1, "v1", {"A": "1"})
+    before = instance.assign(home, 1, "v2", {"A": "2"})
+    instance.mark_started(home, 1, "x")
+    instance.restore(home, 1, before)
+    assert instance.running(home) == {"1": "v1"}
     assert Path(home, "instances/1/env").read_text() == 'A="1"\n'
-    assert release.started_with(home, 1) is None, "it was not started with these yet"
+    assert instance.started_with(home, 1) is None, "it was not started with these yet"
 
 
 def test_the_fingerprint_tells_every_input_apart(
-    release: ModuleType, home: str, tmp_path: Path
+    home: str, tmp_path: Path, instance: ModuleType
 ) -> None:
     used = tmp_path / "unit"
     used.write_text("one")
     prints = {
-        release.fingerprint(home, "1", {"A": "1"}, [str(used)]),
-        release.fingerprint(home, "2", {"A": "1"}, [str(used)]),
-        release.fingerprint(home, "1", {"A": "2"}, [str(used)]),
-        release.fingerprint(home, "1", {"A": "1"}, []),
+        instance.fingerprint(home, "1", {"A": "1"}, [str(used)]),
+        instance.fingerprint(home, "2", {"A": "1"}, [str(used)]),
+        instance.fingerprint(home, "1", {"A": "2"}, [str(used)]),
+        instance.fingerprint(home, "1", {"A": "1"}, []),
     }
-    same = release.fingerprint(home, "1", {"A": "1"}, [str(used)])
+    same = instance.fingerprint(home, "1", {"A": "1"}, [str(used)])
     assert same in prints
     used.write_text("two")
-    prints.add(release.fingerprint(home, "1", {"A": "1"}, [str(used)]))
+    prints.add(instance.fingerprint(home, "1", {"A": "1"}, [str(used)]))
     assert len(prints) == 5
 
 
-def test_waiting_ends_at_once_when_the_unit_has_failed(release: ModuleType) -> None:
-    release.__salt__["checked.systemctl"] = lambda *words: (0, "failed")
-    said = release.wait_ready("127.0.0.1", 1, "/readyz", 60, "app@1.service")
+def test_waiting_ends_at_once_when_the_unit_has_failed(instance: ModuleType) -> None:
+    instance.__salt__["units.systemctl"] = lambda *words: (0, "failed")
+    said = instance.wait_ready("127.0.0.1", 1, "/readyz", 60, "app@1.service")
     assert said.startswith("app@1.service has failed")
 
 
@@ -726,14 +747,15 @@ def test_waiting_ends_at_once_when_the_unit_has_failed(release: ModuleType) -> N
 @pytest.fixture
 def state(
     release: ModuleType,
-    deploy: ModuleType,
+    instance: ModuleType,
+    record: ModuleType,
     load_source: Callable[..., ModuleType],
     systemd: Any,
     home: str,
 ) -> Any:
     """
     `rolled(version, instances=…)` and what it did; `broken` releases never get ready, those in
-    `mortal` die in the probation of the instance of that number, hooks in `failing` fail.
+    `mortal` die in the bake time of the instance of that number, hooks in `failing` fail.
     """
     broken: set[str] = set()
     mortal: dict[str, int] = {}
@@ -741,7 +763,7 @@ def state(
     hooked: list[str] = []
     failing: set[str] = set()
     waits: list[int] = []
-    settled: list[str | float] = []
+    in_rotation: list[str | float] = []
     unseen: set[str] = set()
 
     unready: set[int] = set()
@@ -758,73 +780,52 @@ def state(
             return None
         waits.append(port)
         number = unit.removeprefix("app@").removesuffix(".service")
-        return "not ready" if release.running(home)[number] in broken else None
+        return "not ready" if instance.running(home)[number] in broken else None
 
-    def wait_settled(command: str | None, seconds: float, timeout: float) -> str | None:
+    def wait_until_in_rotation(command: str | None, seconds: float, timeout: float) -> str | None:
         if timeout:
-            settled.append(command or seconds)
+            in_rotation.append(command or seconds)
         return "the load balancer does not see it" if command in unseen else None
 
     def ask_path(address: str, port: int, path: str, seconds: float) -> str | None:
         asked.append(f"{port}{path}")
-        on = release.running(home)[str(port - 8000)]
+        on = instance.running(home)[str(port - 8000)]
         if on in hollow and len(asked) > hollow[on]:
             return f"GET {path} answers 500, not 2xx"
         return None
 
     def taken(path: str) -> bool:
-        """What an earlier state of the run replaced, as `checked.take_back` puts it back."""
+        """What an earlier state of the run replaced, as `file_set.take_back` puts it back."""
         if path not in replaced:
             return False
         Path(path).write_text(replaced.pop(path))
         return True
 
-    def watch(lives: dict[str, Any], seconds: float) -> tuple[str, str] | None:
-        watched.append([unit.removesuffix(".service") for unit in lives])
-        for unit in lives:
+    def bake(invocations: dict[str, Any], seconds: float) -> tuple[str, str] | None:
+        watched.append([unit.removesuffix(".service") for unit in invocations])
+        for unit in invocations:
             number = unit.removeprefix("app@").removesuffix(".service")
-            if mortal.get(release.running(home)[number]) == int(number):
-                return unit, "died 5.0 s into its probation"
+            if mortal.get(instance.running(home)[number]) == int(number):
+                return unit, "died 5.0 s into its bake time"
         return None
 
     def hook(hook: dict[str, Any], told: dict[str, str]) -> str | None:
         hooked.append(f"{told['WHEN']}: {hook['command']} {told['FROM']}->{told['VERSION']}")
         return "the hook says no" if hook["command"] in failing else None
 
-    names = (
-        "installed",
-        "install",
-        "refusal",
-        "damage",
-        "offer",
-        "prune",
-        "running",
-        "fingerprint",
-        "started_with",
-        "before",
-        "set_instance",
-        "reset_instance",
-        "mark_started",
-        "remove_instance",
-        "stored_sha256",
-    )
-    acts = ("request", "current", "previous", "history", "remember", "record", "say")
-    module = load_source(
-        "salt/_states/release.py",
-        salt={
-            **{f"release.{name}": getattr(release, name) for name in names},
-            **{f"deploy.{name}": getattr(deploy, name) for name in acts},
-            "deploy.life": lambda unit: unit,
-            "deploy.watch": watch,
-            "deploy.hook": hook,
-            "release.wait_ready": wait_ready,
-            "release.wait_settled": wait_settled,
-            "release.ask": ask_path,
-            "checked.take_back": lambda paths: [path for path in paths if taken(path)],
-            "checked.systemctl": systemd,
-            "checked.last_words": lambda unit, lines: f"last words of {unit}",
-        },
-    )
+    salt = functions(release=release, instance=instance, record=record) | {
+        "instance.invocation": lambda unit: unit,
+        "instance.bake": bake,
+        "instance.wait_ready": wait_ready,
+        "instance.wait_until_in_rotation": wait_until_in_rotation,
+        "instance.smoke_test": ask_path,
+        "hooks.run": hook,
+        "file_set.take_back": lambda paths: [path for path in paths if taken(path)],
+        "units.systemctl": systemd,
+        "units.last_words": lambda unit, lines: f"last words of {unit}",
+    }
+    salt |= functions(roll=load_source("salt/_modules/roll.py", salt=salt))
+    module = load_source("salt/_states/release.py", salt=salt)
 
     def rolled(version: str, instances: int = 3, **more: Any) -> dict[str, Any]:
         options = {"environment": {"LISTEN": "{address}:{port}", "N": "{instance}"}, **more}
@@ -841,7 +842,7 @@ def state(
         hooked=hooked,
         failing=failing,
         waits=waits,
-        settled=settled,
+        in_rotation=in_rotation,
         unseen=unseen,
         unready=unready,
         hollow=hollow,
@@ -880,7 +881,7 @@ def test_installed_in_test_mode_unpacks_nothing(state: Any, home: str) -> None:
 
 
 def test_instances_are_rolled_one_at_a_time_each_waited_for(
-    state: Any, systemd: Any, home: str, release: ModuleType
+    state: Any, systemd: Any, home: str, instance: ModuleType
 ) -> None:
     order: list[str] = []
     systemd.on = lambda command: order.append(f"{command} after {len(state.waits)} ready")
@@ -891,7 +892,7 @@ def test_instances_are_rolled_one_at_a_time_each_waited_for(
         f"restart {unit} after {index} ready" for index, unit in enumerate(units(1, 2, 3))
     ]
     assert state.waits == [8001, 8002, 8003]
-    assert release.running(home) == {"1": "v1", "2": "v1", "3": "v1"}
+    assert instance.running(home) == {"1": "v1", "2": "v1", "3": "v1"}
     assert systemd.enabled == set(units(1, 2, 3))
     assert Path(home, "instances/2/env").read_text() == 'LISTEN="127.0.0.1:8002"\nN="2"\n'
 
@@ -899,10 +900,10 @@ def test_instances_are_rolled_one_at_a_time_each_waited_for(
 def test_the_next_instance_waits_until_the_load_balancer_has_this_one_back(
     state: Any, systemd: Any
 ) -> None:
-    assert state.rolled("v1", 2, settled="ask {instance}")["result"] is True
-    assert state.settled == ["ask 1", "ask 2"]
+    assert state.rolled("v1", 2, in_rotation="ask {instance}")["result"] is True
+    assert state.in_rotation == ["ask 1", "ask 2"]
     state.unseen.add("ask 1")
-    ret = state.rolled("v2", 2, settled="ask {instance}")
+    ret = state.rolled("v2", 2, in_rotation="ask {instance}")
     assert ret["result"] is False
     assert (
         "app@1.service on v2: it is ready, but the load balancer does not see it" in ret["comment"]
@@ -915,7 +916,7 @@ def test_an_instance_that_does_not_serve_is_rolled_first(
     state: Any, systemd: Any, why: str
 ) -> None:
     """A kill may have left it so: were the other one drained first, nobody would serve."""
-    assert state.rolled("v1", 2, settled="ask {instance}")["result"] is True
+    assert state.rolled("v1", 2, in_rotation="ask {instance}")["result"] is True
     systemd.commands.clear()
     if why == "stopped":
         systemd.active.discard("app@2.service")
@@ -930,7 +931,7 @@ def test_an_instance_that_does_not_serve_is_rolled_first(
             state.unseen.clear()
 
     systemd.on = mend
-    assert state.rolled("v2", 2, settled="ask {instance}")["result"] is True
+    assert state.rolled("v2", 2, in_rotation="ask {instance}")["result"] is True
     assert systemd.did("restart") == [f"restart {unit}" for unit in units(2, 1)]
 
 
@@ -943,7 +944,7 @@ def test_a_second_roll_changes_nothing(state: Any, systemd: Any) -> None:
 
 
 def test_a_failing_instance_goes_back_and_later_ones_are_not_touched(
-    state: Any, systemd: Any, home: str, release: ModuleType
+    state: Any, systemd: Any, home: str, instance: ModuleType
 ) -> None:
     state.rolled("v1")
     systemd.commands.clear()
@@ -952,7 +953,7 @@ def test_a_failing_instance_goes_back_and_later_ones_are_not_touched(
     assert ret["result"] is False
     assert "app@1.service on v2: not ready; it is back on v1; later" in ret["comment"]
     assert "last words of app@1.service" in ret["comment"]
-    assert release.running(home) == {"1": "v1", "2": "v1", "3": "v1"}
+    assert instance.running(home) == {"1": "v1", "2": "v1", "3": "v1"}
     assert systemd.did("restart") == ["restart app@1.service"] * 2
     state.broken.clear()
     assert sorted(state.rolled("v2")["changes"]) == units(1, 2, 3)
@@ -969,7 +970,7 @@ def test_the_first_release_that_fails_says_that_there_is_no_way_back(
 
 
 def test_an_interrupted_roll_is_finished_by_the_next(
-    state: Any, systemd: Any, home: str, release: ModuleType
+    state: Any, systemd: Any, home: str, instance: ModuleType
 ) -> None:
     state.rolled("v1")
 
@@ -980,7 +981,7 @@ def test_an_interrupted_roll_is_finished_by_the_next(
     systemd.on = die
     with pytest.raises(Killed):
         state.rolled("v2")
-    assert release.running(home) == {"1": "v2", "2": "v2", "3": "v1"}
+    assert instance.running(home) == {"1": "v2", "2": "v2", "3": "v1"}
     systemd.on = lambda command: None
     systemd.commands.clear()
     ret = state.rolled("v2")
@@ -991,7 +992,7 @@ def test_an_interrupted_roll_is_finished_by_the_next(
 
 
 def test_an_interrupted_roll_that_then_fails_goes_back_to_what_was_good_before_it(
-    state: Any, systemd: Any, home: str, release: ModuleType
+    state: Any, systemd: Any, home: str, instance: ModuleType
 ) -> None:
     """No instance may stay on a release that another one then died of."""
     state.rolled("v1")
@@ -1002,45 +1003,45 @@ def test_an_interrupted_roll_that_then_fails_goes_back_to_what_was_good_before_i
 
     systemd.on = die
     with pytest.raises(Killed):
-        state.rolled("v2", probation=6)
+        state.rolled("v2", bake_seconds=6)
     systemd.on = lambda command: None
     state.mortal["v2"] = 3
-    assert state.rolled("v2", probation=6)["result"] is False
-    assert release.running(home) == {"1": "v1", "2": "v1", "3": "v1"}
+    assert state.rolled("v2", bake_seconds=6)["result"] is False
+    assert instance.running(home) == {"1": "v1", "2": "v1", "3": "v1"}
     assert state.rolled("v1")["changes"] == {}, "what went back needs no further roll"
 
 
 @pytest.mark.parametrize(
     "error", [OSError(28, "No space left on device"), subprocess.TimeoutExpired("ask", 30)]
 )
-@pytest.mark.parametrize("where", ["set_instance", "wait_settled"])
+@pytest.mark.parametrize("where", ["assign", "wait_until_in_rotation"])
 def test_an_error_in_the_middle_of_a_roll_takes_all_back(
-    state: Any, home: str, release: ModuleType, tmp_path: Path, where: str, error: Exception
+    state: Any, home: str, tmp_path: Path, where: str, error: Exception, instance: ModuleType
 ) -> None:
     state.rolled("v1")
     calls: list[Any] = []
-    real = state.module.__salt__[f"release.{where}"]
+    real = state.module.__salt__[f"instance.{where}"]
 
     def fails(*words: Any) -> Any:
         # Before the roll it is asked who serves, with no time to wait.
-        if where == "wait_settled" and not words[2]:
+        if where == "wait_until_in_rotation" and not words[2]:
             return real(*words)
         calls.append(words)
         if len(calls) == 2:
             raise error
         return real(*words)
 
-    state.module.__salt__[f"release.{where}"] = fails
-    ret = state.rolled("v2", probation=6)
+    state.module.__salt__[f"instance.{where}"] = fails
+    ret = state.rolled("v2", bake_seconds=6)
     assert ret["result"] is False
     assert f"app@2.service on v2: {error}; it is back on v1, with it app@1" in ret["comment"]
-    assert release.running(home) == {"1": "v1", "2": "v1", "3": "v1"}
+    assert instance.running(home) == {"1": "v1", "2": "v1", "3": "v1"}
     assert [one["outcome"] for one in audit(tmp_path)][-2:] == ["started", "failed"]
     assert state.rolled("v1")["changes"] == {}, "what went back needs no further roll"
 
 
 def test_a_full_disk_does_not_bar_the_way_back(
-    state: Any, home: str, release: ModuleType, monkeypatch: pytest.MonkeyPatch
+    state: Any, home: str, monkeypatch: pytest.MonkeyPatch, instance: ModuleType
 ) -> None:
     """Nothing can be written from the middle of the roll on, also not what the old one was."""
     state.rolled("v1", 2)
@@ -1050,23 +1051,23 @@ def test_a_full_disk_does_not_bar_the_way_back(
         raise OSError(28, "No space left on device")
 
     started: list[str] = []
-    real = state.module.__salt__["checked.systemctl"]
+    real = state.module.__salt__["units.systemctl"]
 
     def systemctl(*words: str) -> Any:
         if words[0] == "restart":
-            started.append(release.running(home)[words[1][4]])
-            release.__salt__["whole.write"] = full
+            started.append(instance.running(home)[words[1][4]])
+            instance.__utils__["atomic_file.write"] = full
         return real(*words)
 
-    state.module.__salt__["checked.systemctl"] = systemctl
-    ret = state.rolled("v2", 2, probation=6)
+    state.module.__salt__["units.systemctl"] = systemctl
+    ret = state.rolled("v2", 2, bake_seconds=6)
     assert ret["result"] is False
     assert "it is back on v1, with it app@1.service" in ret["comment"]
     assert started == ["v2", "v2", "v1", "v1"]
 
 
 def test_what_is_told_to_stop_goes_back_and_says_so(
-    state: Any, systemd: Any, home: str, release: ModuleType, tmp_path: Path
+    state: Any, systemd: Any, home: str, tmp_path: Path, instance: ModuleType
 ) -> None:
     """Ctrl-C of who watches; a second one leaves it to the next run."""
     state.rolled("v1")
@@ -1079,64 +1080,64 @@ def test_what_is_told_to_stop_goes_back_and_says_so(
     systemd.on = stop
     with pytest.raises(KeyboardInterrupt):
         state.rolled("v2")
-    assert release.running(home) == {"1": "v1", "2": "v1", "3": "v1"}
+    assert instance.running(home) == {"1": "v1", "2": "v1", "3": "v1"}
     last = audit(tmp_path)[-1]
     assert last["outcome"] == "failed"
     assert "v2: stopped (KeyboardInterrupt); back on v1: app@1" in last["reason"]
 
 
 def test_where_one_cannot_go_back_those_that_serve_are_left_alone(
-    state: Any, systemd: Any, home: str, release: ModuleType
+    state: Any, systemd: Any, home: str, instance: ModuleType
 ) -> None:
     state.rolled("v1")
     systemd.commands.clear()
     state.mortal["v2"] = 3
     state.broken.add("v1")
-    ret = state.rolled("v2", probation=6)
+    ret = state.rolled("v2", bake_seconds=6)
     assert ret["result"] is False
     assert (
         "but app@3.service: not ready; but app@1.service is left on v2, for it is ready"
         in (ret["comment"])
     )
     assert systemd.did("restart") == [f"restart {unit}" for unit in units(1, 2, 3, 3)]
-    assert release.running(home) == {"1": "v2", "2": "v2", "3": "v1"}
+    assert instance.running(home) == {"1": "v2", "2": "v2", "3": "v1"}
     state.broken.clear()
     assert len(state.rolled("v1")["changes"]) == 3, "the next apply goes on with it"
 
 
-# --- probation, hooks, the record -----------------------------------------------------------------
+# --- bake time, hooks, the record -----------------------------------------------------------------
 
 
 def test_the_first_instance_proves_itself_before_the_second_is_touched(
     state: Any, systemd: Any
 ) -> None:
-    state.rolled("v1", probation=6)
+    state.rolled("v1", bake_seconds=6)
     assert state.watched == [], "a first release has nothing to go back to"
     restarts: list[int] = []
     systemd.on = lambda command: (
         restarts.append(len(state.watched)) if command.startswith("restart") else None
     )
-    assert state.rolled("v2", probation=6)["result"] is True
+    assert state.rolled("v2", bake_seconds=6)["result"] is True
     assert state.watched == [["app@1"], ["app@1", "app@2", "app@3"]]
-    assert restarts == [0, 1, 1], "how many probations were over at each restart"
+    assert restarts == [0, 1, 1], "how many bake times were over at each restart"
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])
-def test_a_death_in_probation_takes_all_back(
-    state: Any, systemd: Any, home: str, release: ModuleType, number: int
+def test_a_death_in_bake_time_takes_all_back(
+    state: Any, systemd: Any, home: str, number: int, instance: ModuleType
 ) -> None:
     state.rolled("v1")
     systemd.commands.clear()
     state.mortal["v2"] = number
-    ret = state.rolled("v2", probation=6)
+    ret = state.rolled("v2", bake_seconds=6)
     assert ret["result"] is False
     assert ret["changes"] == {}
     assert (
-        f"app@{number}.service on v2: died 5.0 s into its probation; it is back" in ret["comment"]
+        f"app@{number}.service on v2: died 5.0 s into its bake time; it is back" in ret["comment"]
     )
     assert f"last words of app@{number}.service" in ret["comment"]
     assert ("later instances" in ret["comment"]) == (number == 1)
-    assert release.running(home) == {"1": "v1", "2": "v1", "3": "v1"}
+    assert instance.running(home) == {"1": "v1", "2": "v1", "3": "v1"}
     touched = [1] if number == 1 else [1, 2, 3]
     back = [number, *(one for one in touched if one != number)]
     assert systemd.did("restart") == [f"restart {unit}" for unit in units(*touched, *back)]
@@ -1148,13 +1149,13 @@ def test_what_went_back_onto_a_changed_unit_is_rolled_by_the_next_apply(
 ) -> None:
     used = tmp_path / "unit"
     used.write_text("old")
-    state.rolled("v1", 2, uses=[str(used)])
+    state.rolled("v1", 2, watch_files=[str(used)])
     used.write_text("new")
     state.mortal["v2"] = 1
-    state.rolled("v2", 2, uses=[str(used)], probation=6)
+    state.rolled("v2", 2, watch_files=[str(used)], bake_seconds=6)
     systemd.commands.clear()
     used.write_text("old")
-    assert sorted(state.rolled("v1", 2, uses=[str(used)])["changes"]) == units(1)
+    assert sorted(state.rolled("v1", 2, watch_files=[str(used)])["changes"]) == units(1)
 
 
 @pytest.mark.parametrize("what", ["unit", "credential"])
@@ -1165,47 +1166,47 @@ def test_what_this_run_gave_the_instances_goes_back_with_them(
     """A release that goes back onto the unit or the password that broke it is down for good."""
     path = tmp_path / what
     path.write_text("good")
-    assert state.rolled("v1", uses=[str(path)])["result"] is True
+    assert state.rolled("v1", watch_files=[str(path)])["result"] is True
     path.write_text("bad")
     state.replaced[str(path)] = "good"
     seen: list[str] = []
     systemd.on = lambda command: seen.append(f"{command} on {path.read_text()}")
     if when == "start":
         systemd.fail["restart app@1.service"] = 1
-        ret = state.rolled("v1", uses=[str(path)])
+        ret = state.rolled("v1", watch_files=[str(path)])
     else:
         state.failing.add("backup")
         hooks = {"before": [{"command": "backup"}], "after": []}
-        ret = state.rolled("v2", uses=[str(path)], hooks=hooks)
+        ret = state.rolled("v2", watch_files=[str(path)], hooks=hooks)
     assert ret["result"] is False
     assert path.read_text() == "good"
     assert "daemon-reload on good" in seen
     systemd.commands.clear()
-    assert state.rolled("v1", uses=[str(path)])["changes"] == {}
+    assert state.rolled("v1", watch_files=[str(path)])["changes"] == {}
     assert systemd.did("restart") == []
 
 
 # --- a path of the application's own choice -------------------------------------------------------
 
 
-@pytest.mark.parametrize("answers", [0, 1], ids=["from-the-start", "in-its-probation"])
+@pytest.mark.parametrize("answers", [0, 1], ids=["from-the-start", "in-its-bake-time"])
 def test_a_release_that_is_ready_but_answers_500_is_taken_back(
-    state: Any, home: str, release: ModuleType, answers: int
+    state: Any, home: str, answers: int, instance: ModuleType
 ) -> None:
     assert state.rolled("v1", 2)["result"] is True
     state.hollow["v2"] = answers
-    ret = state.rolled("v2", 2, smoke="/version", probation=6)
+    ret = state.rolled("v2", 2, smoke="/version", bake_seconds=6)
     assert ret["result"] is False
     assert "GET /version answers 500, not 2xx; it is back on v1" in ret["comment"]
-    assert release.running(home) == {"1": "v1", "2": "v1"}
+    assert instance.running(home) == {"1": "v1", "2": "v1"}
     assert state.asked == ["8001/version"] * (answers + 1), "the second was never touched"
 
 
-def test_the_path_of_choice_is_asked_of_each_instance_also_at_the_end_of_its_probation(
+def test_the_path_of_choice_is_asked_of_each_instance_also_at_the_end_of_its_bake_time(
     state: Any,
 ) -> None:
     state.rolled("v1", 2)
-    assert state.rolled("v2", 2, smoke="/version", probation=6)["result"] is True
+    assert state.rolled("v2", 2, smoke="/version", bake_seconds=6)["result"] is True
     first, second = "8001/version", "8002/version"
     assert state.asked == [first, first, second, first, second]
 
@@ -1228,31 +1229,31 @@ def test_a_rollback_asks_no_path_of_choice(state: Any, ask: Callable[..., None])
     ],
 )
 def test_a_path_of_choice_must_answer_2xx(
-    release: ModuleType, server: str, tmp_path: Path, path: str, said: str | None
+    server: str, tmp_path: Path, path: str, said: str | None, instance: ModuleType
 ) -> None:
     (tmp_path / "web/fine").write_text("x")
     (tmp_path / "web/folder").mkdir()
     port = int(server.rpartition(":")[2])
-    assert release.ask("127.0.0.1", port, path, 5) == said
-    assert "refused" in str(release.ask("127.0.0.1", 1, path, 5))
+    assert instance.smoke_test("127.0.0.1", port, path, 5) == said
+    assert "refused" in str(instance.smoke_test("127.0.0.1", 1, path, 5))
 
 
 def test_an_instance_that_is_new_beside_ones_that_go_back_is_removed(
-    state: Any, systemd: Any, home: str, release: ModuleType
+    state: Any, systemd: Any, home: str, instance: ModuleType
 ) -> None:
     state.rolled("v1", 2)
     state.mortal["v2"] = 2
-    assert state.rolled("v2", 3, probation=6)["result"] is False
-    assert release.running(home) == {"1": "v1", "2": "v1"}
+    assert state.rolled("v2", 3, bake_seconds=6)["result"] is False
+    assert instance.running(home) == {"1": "v1", "2": "v1"}
     assert "app@3.service" not in systemd.active
 
 
-def test_a_rollback_has_no_probation(state: Any, ask: Callable[..., None]) -> None:
+def test_a_rollback_has_no_bake_time(state: Any, ask: Callable[..., None]) -> None:
     state.rolled("v1")
-    state.rolled("v2", probation=6)
+    state.rolled("v2", bake_seconds=6)
     state.watched.clear()
     ask("rollback", "v1")
-    assert state.rolled("v1", probation=6)["result"] is True
+    assert state.rolled("v1", bake_seconds=6)["result"] is True
     assert state.watched == []
 
 
@@ -1267,9 +1268,7 @@ def test_hooks_run_around_a_change_of_the_release_alone(state: Any) -> None:
     assert state.hooked == ["before: ask v1->v2", "after: smoke v1->v2", "after: tell v1->v2"]
 
 
-def test_a_hook_that_fails_before_moves_nothing(
-    state: Any, systemd: Any, home: str, release: ModuleType
-) -> None:
+def test_a_hook_that_fails_before_moves_nothing(state: Any, systemd: Any, home: str) -> None:
     state.rolled("v1")
     systemd.commands.clear()
     state.failing.add("ask")
@@ -1280,7 +1279,7 @@ def test_a_hook_that_fails_before_moves_nothing(
 
 
 def test_a_hook_that_fails_after_takes_the_release_back(
-    state: Any, systemd: Any, home: str, release: ModuleType
+    state: Any, systemd: Any, home: str, instance: ModuleType
 ) -> None:
     state.rolled("v1")
     state.failing.add("smoke")
@@ -1288,12 +1287,12 @@ def test_a_hook_that_fails_after_takes_the_release_back(
     assert ret["result"] is False
     assert "v2: the hook says no; back on v1: app@1.service, app@2.service" in ret["comment"]
     assert "after: tell v1->v2" not in state.hooked
-    assert release.running(home) == {"1": "v1", "2": "v1", "3": "v1"}
+    assert instance.running(home) == {"1": "v1", "2": "v1", "3": "v1"}
 
 
 @pytest.mark.parametrize("hook", ["ask", "smoke"])
 def test_a_hook_that_fails_does_not_stop_a_rollback(
-    state: Any, ask: Callable[..., None], home: str, release: ModuleType, hook: str, tmp_path: Path
+    state: Any, ask: Callable[..., None], home: str, hook: str, tmp_path: Path, instance: ModuleType
 ) -> None:
     state.rolled("v1")
     state.rolled("v2")
@@ -1302,7 +1301,7 @@ def test_a_hook_that_fails_does_not_stop_a_rollback(
     ret = state.rolled("v1", hooks=HOOKS)
     assert ret["result"] is True
     assert ret["comment"].endswith("the hook says no")
-    assert set(release.running(home).values()) == {"v1"}
+    assert set(instance.running(home).values()) == {"v1"}
     last = audit(tmp_path)[-1]
     assert (last["outcome"], last["reason"]) == ("succeeded", "the hook says no")
 
@@ -1315,7 +1314,7 @@ def test_every_attempt_is_in_the_audit_log(
     state.rolled("v1")
     ask("deploy", "v2")
     state.mortal["v2"] = 1
-    state.rolled("v2", probation=6)
+    state.rolled("v2", bake_seconds=6)
     state.module.installed("app", str(tmp_path / "opt"), "v3")
     ask("deploy", "v1")
     state.rolled("v1")
@@ -1330,77 +1329,77 @@ def test_every_attempt_is_in_the_audit_log(
     ]
     last = audit(tmp_path)
     assert (last[3]["who"], last[3]["why"]) == ("ann@desk", "a test")
-    assert "died 5.0 s into its probation" in last[3]["reason"]
+    assert "died 5.0 s into its bake time" in last[3]["reason"]
     assert last[1]["sha256"] == hashlib.sha256(Path("dist/app-v1.tar.gz").read_bytes()).hexdigest()
     assert (tmp_path / "log" / "app-deploys.log").stat().st_mode & 0o777 == 0o640
 
 
 def test_what_the_controller_refuses_is_a_line_too(
-    deploy: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    record: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     request = {"action": "deploy", "version": "1.0", "who": "ann", "reason": 'not: stored # "x"'}
-    monkeypatch.setenv(deploy.REQUEST, json.dumps(request))
-    deploy.refused("app")
+    monkeypatch.setenv(record.REQUEST, json.dumps(request))
+    record.refused("app")
     (line,) = audit(tmp_path)
     assert (line["outcome"], line["to"], line["who"]) == ("refused", "1.0", "ann")
     assert line["reason"] == request["reason"]
 
 
 def test_history_goes_forth_with_deploys_and_back_with_rollbacks(
-    deploy: ModuleType, release: ModuleType, home: str, ask: Callable[..., None]
+    record: ModuleType, release: ModuleType, home: str, ask: Callable[..., None]
 ) -> None:
     def known() -> list[str]:
-        return [entry["version"] for entry in deploy.history("app")]
+        return [entry["version"] for entry in record.history("app")]
 
-    assert (deploy.current("app"), deploy.previous("app")) == (None, None)
+    assert (record.current("app"), record.previous("app")) == (None, None)
     for version in ("a", "b", "b", "a", "c"):
         ask("deploy", version)
-        deploy.remember("app", version)
+        record.remember("app", version)
     assert known() == ["a", "b", "a", "c"]
     for wanted in ("a", "b", "a"):
-        assert deploy.previous("app") == wanted
+        assert record.previous("app") == wanted
         ask("rollback")
         assert release.choose("app", home) == wanted
-        deploy.remember("app", wanted)
-        assert deploy.current("app") == wanted
+        record.remember("app", wanted)
+        assert record.current("app") == wanted
     with pytest.raises(
         CommandExecutionError, match="nothing further to go back to: a is the first"
     ):
         release.choose("app", home)
     ask("rollback", "never-here")
-    deploy.remember("app", "never-here")
+    record.remember("app", "never-here")
     assert known() == ["a", "never-here"]
 
 
-def test_a_damaged_history_is_named_not_overwritten(deploy: ModuleType, tmp_path: Path) -> None:
+def test_a_damaged_history_is_named_not_overwritten(record: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "state").mkdir()
     (tmp_path / "state" / "app.json").write_text("{")
     with pytest.raises(CommandExecutionError, match=r"app.json is damaged .*app-deploys.log"):
-        deploy.current("app")
+        record.current("app")
 
 
 def test_a_machine_from_before_there_was_a_history_can_go_back(
-    state: Any, deploy: ModuleType, tmp_path: Path
+    state: Any, record: ModuleType, tmp_path: Path
 ) -> None:
     state.rolled("v1")
     (tmp_path / "state" / "app.json").unlink()
     state.rolled("v2")
-    assert deploy.previous("app") == "v1"
+    assert record.previous("app") == "v1"
 
 
 def test_instances_that_are_too_many_are_drained_and_removed(
-    state: Any, systemd: Any, home: str, release: ModuleType
+    state: Any, systemd: Any, home: str, instance: ModuleType
 ) -> None:
     state.rolled("v1", 3)
     ret = state.rolled("v1", 1)
     assert ret["changes"] == dict.fromkeys(units(2, 3), "drained and removed")
     assert systemd.did("disable") == [f"disable --now {unit}" for unit in units(2, 3)]
-    assert release.running(home) == {"1": "v1"}
+    assert instance.running(home) == {"1": "v1"}
     assert state.rolled("v1", 1)["changes"] == {}
 
 
 def test_an_instance_that_cannot_be_stopped_is_not_forgotten(
-    state: Any, systemd: Any, home: str, release: ModuleType
+    state: Any, systemd: Any, home: str, instance: ModuleType
 ) -> None:
     """Its folder is what tells the next apply that it is there."""
     state.rolled("v1", 2)
@@ -1408,16 +1407,16 @@ def test_an_instance_that_cannot_be_stopped_is_not_forgotten(
     ret = state.rolled("v1", 1)
     assert ret["result"] is False
     assert "app@2.service" in ret["comment"]
-    assert release.running(home) == {"1": "v1", "2": "v1"}
+    assert instance.running(home) == {"1": "v1", "2": "v1"}
 
 
 def test_a_changed_credential_or_unit_rolls(state: Any, systemd: Any, tmp_path: Path) -> None:
     used = tmp_path / "credential"
     used.write_text("one")
-    state.rolled("v1", uses=[str(used)])
+    state.rolled("v1", watch_files=[str(used)])
     systemd.commands.clear()
     used.write_text("two")
-    state.rolled("v1", uses=[str(used)])
+    state.rolled("v1", watch_files=[str(used)])
     assert systemd.did("restart") == [f"restart {unit}" for unit in units(1, 2, 3)]
 
 
@@ -1441,18 +1440,18 @@ def test_placeholders_are_replaced_also_the_formulas_own(state: Any, home: str) 
 
 @pytest.mark.parametrize("value", ["{prot}", "{0}", "{port", "{port.x}", "a\nb"])
 def test_an_unusable_environment_is_a_clear_error_before_anything_moves(
-    state: Any, systemd: Any, home: str, release: ModuleType, value: str
+    state: Any, systemd: Any, home: str, value: str, instance: ModuleType
 ) -> None:
     ret = state.rolled("v1", environment={"GOOD": "1", "LISTEN": value})
     assert ret["result"] is False
     assert "LISTEN" in ret["comment"]
     assert len(ret["comment"].splitlines()) == 1
     assert systemd.commands == []
-    assert release.running(home) == {}
+    assert instance.running(home) == {}
 
 
 def test_test_mode_rolls_nothing_and_says_what_it_would(
-    state: Any, systemd: Any, home: str, release: ModuleType
+    state: Any, systemd: Any, home: str, instance: ModuleType
 ) -> None:
     state.rolled("v1", 3)
     systemd.commands.clear()
@@ -1465,4 +1464,4 @@ def test_test_mode_rolls_nothing_and_says_what_it_would(
         "app@3.service": "would be drained and removed",
     }
     assert systemd.commands == []
-    assert set(release.running(home).values()) == {"v1"}
+    assert set(instance.running(home).values()) == {"v1"}

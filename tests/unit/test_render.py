@@ -136,10 +136,16 @@ def test_no_configuration_goes_live_unchecked(rendered: Any) -> None:
 # and the two below.
 ALLOWED = {
     *("checked.files", "checked.service", "release.installed", "release.rolled"),
-    *("archive.extracted", "file.absent", "file.directory", "modes.at_most", "pkg.installed"),
+    *(
+        "archive.extracted",
+        "file.absent",
+        "file.directory",
+        "permissions.max_mode",
+        "pkg.installed",
+    ),
     *("service.dead", "service.enabled", "service.masked", "service.unmasked"),
-    *("group.present", "people.exactly", "user.present", "secret.present", "pki.present"),
-    *("kernel.applied", "keyring.pinned", "timezone.system", "test.nop"),
+    *("group.present", "accounts.managed", "user.present", "secret.present", "pki.present"),
+    *("sysctl_settings.applied", "apt_key.pinned", "timezone.system", "test.nop"),
 }
 # Single lines of files that are a package's or another program's, and that no program checks.
 LINES = {
@@ -247,7 +253,7 @@ def servers(text: str) -> dict[str, tuple[str, str]]:
     """As above, of a configuration; a server by TLS is one whose certificate is asked for."""
     line = re.compile(
         r"(?m)^    server (\S+) (\S+)(?: ssl verify required verifyhost (\S+)"
-        r" ca-file /etc/stack/pki/ca.crt crt /etc/stack/pki/machine.crt"
+        r" ca-file /etc/stack/pki/machine-ca.crt crt /etc/stack/pki/machine.crt"
         r" observe layer7 error-limit 3 on-error mark-down)?$"
     )
     return {name: (address, host) for name, address, host in line.findall(text)}
@@ -426,7 +432,7 @@ def identity(folder: Path, path: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     ca, ca_key = certificates.make_ca("test", 2)
     certificate, key = certificates.issue(ca, ca_key, "test", ["127.0.0.1"], 2)
-    for name, text in (("ca.crt", ca), ("machine.crt", certificate), ("machine.key", key)):
+    for name, text in (("machine-ca.crt", ca), ("machine.crt", certificate), ("machine.key", key)):
         (folder / name).write_text(text, encoding="utf-8")
     text = path.read_text(encoding="utf-8").replace("/etc/stack/pki/", f"{folder}/")
     path.write_text(text, encoding="utf-8")

@@ -58,7 +58,7 @@ BROKEN: list[tuple[dict[str, Any], str]] = [
         "pillar counter:drain_seconds: 1.6 is too short: the edge needs two"
         " haproxy:backend:check:interval + 1 s = 3 s to see",
     ),
-    ({"counter": {"settle_seconds": 0}}, "pillar counter:settle_seconds: 0 is too short"),
+    ({"counter": {"rotation_seconds": 0}}, "pillar counter:rotation_seconds: 0 is too short"),
     ({"counter": {"release": {"sha256": "0" * 64}}}, "counter:version must say which"),
     (
         {"counter": {"version": "1", "release": {"source": "https://x.test/y"}}},

@@ -13,11 +13,13 @@ from types import ModuleType
 import pytest
 from salt.exceptions import CommandExecutionError
 
+from .conftest import functions
+
 
 @pytest.fixture
 def secret(load_source: Callable[..., ModuleType], tmp_path: Path) -> ModuleType:
-    whole = load_source("salt/_modules/whole.py")
-    module = load_source("salt/_modules/secret.py", salt={"whole.write": whole.write})
+    salt = functions(file_set=load_source("salt/_modules/file_set.py"))
+    module = load_source("salt/_modules/secret.py", salt=salt)
     module.FOLDER = str(tmp_path / "secrets")  # type: ignore[attr-defined]
     return module
 

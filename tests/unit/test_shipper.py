@@ -150,7 +150,7 @@ class Receiver(threading.Thread):
 @pytest.fixture(scope="module")
 def identities(load_source: Callable[..., ModuleType], tmp_path_factory: Any) -> Path:
     """ca.crt with machine.{crt,key}, edge.{crt,key}; stranger.{crt,key} of another CA."""
-    pki = load_source("salt/_modules/pki.py")
+    pki = load_source("salt/_utils/certificates.py")
     folder: Path = tmp_path_factory.mktemp("pki")
     ca, key = pki.make_ca("one", 30)
     other, other_key = pki.make_ca("other", 30)

@@ -79,12 +79,9 @@ def given() -> dict[str, tuple[str, str]]:
 @pytest.fixture
 def site(load_source: Callable[..., ModuleType], tmp_path: Path) -> SimpleNamespace:
     """`files(certificate, key)` and the module, on folders below `tmp_path`."""
-    pki = load_source("salt/_modules/pki.py")
     secrets: dict[str, str] = {}
-    names = {f"pki.{name}": getattr(pki, name) for name in ("pair_problems", "make_ca", "issue")}
-    module = load_source(
-        "salt/_modules/site.py", salt={**names, "secret.value": lambda name: secrets[name]}
-    )
+    salt = {"secret.value": lambda name: secrets[name]}
+    module = load_source("salt/_modules/site.py", salt=salt)
     module.FOLDER = str(tmp_path / "pki")  # type: ignore[attr-defined]
     folder = tmp_path / "tls"
 

@@ -88,8 +88,8 @@ def test_an_edge_reaches_its_own_instances_on_loopback_and_others_by_tls(
         ("one-1", "127.0.0.1", 8001, False),
         ("two-1", "10.0.0.2", 8443, True),
     ]
-    assert on(HA, "one").elsewhere("edge")
-    assert not on(DEV, "dev").elsewhere("edge")
+    assert on(HA, "one").is_remote("edge")
+    assert not on(DEV, "dev").is_remote("edge")
 
 
 def test_instances_are_what_was_asked_else_one_a_core(on: Callable[..., Any]) -> None:

@@ -1,15 +1,15 @@
 """Whether the application's servers answer the health check of a new configuration.
 
-    answers.py STAGED.cfg ADMIN_SOCKET
+    answers.py STAGED.cfg ADMIN_SOCKET HAPROXY_SOCKET.PY
 
 HAProxy takes every server out that does not answer its check with 200, so a path that they do not
-serve, or a port where they are not, would be an outage. Those that it uses at this moment (UP) are asked
+serve, or a port where they are not, would be an outage. Those that are in rotation are asked
 what the new configuration would have it ask, where that is not what it asks now. Exit code 0 when they
 answer, else 1 and a line on stderr.
 """
 
-import csv
 import http.client
+import importlib.util
 import re
 import socket
 import ssl
@@ -27,24 +27,12 @@ def checks(path):
     return {name: (sent.groups(), host, int(port), more) for name, host, port, more in servers}
 
 
-def in_use(path):
+def in_rotation(path, module):
     """Names of the servers that HAProxy sends requests to; none where it does not run."""
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as admin:
-            admin.settimeout(5)
-            admin.connect(path)
-            admin.sendall(b"show stat\n")
-            said = b""
-            while block := admin.recv(65536):
-                said += block
-    except (FileNotFoundError, ConnectionRefusedError):
-        return []
-    rows = csv.DictReader(said.decode().removeprefix("# ").splitlines())
-    return [
-        row["svname"]
-        for row in rows
-        if row["pxname"] == "app" and row["svname"] != "BACKEND" and row["status"].startswith("UP")
-    ]
+    spec = importlib.util.spec_from_file_location("haproxy_socket", module)
+    haproxy_socket = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(haproxy_socket)
+    return [name for name, server in haproxy_socket.servers(path).items() if server["in_rotation"]]
 
 
 def answer(sent, host, port, more):
@@ -69,14 +57,14 @@ def answer(sent, host, port, more):
 
 
 def main():
-    staged, path = sys.argv[1:]
+    staged, path, module = sys.argv[1:]
     try:
         now = checks(LIVE)
     except FileNotFoundError:
         return 0
     new = checks(staged)
     wrong = []
-    for name in in_use(path):
+    for name in in_rotation(path, module):
         if name in new and new[name] != now.get(name):
             said = answer(*new[name])
             if said != 200:

@@ -150,7 +150,7 @@ def test_no_answer_of_a_machine_is_a_line_of_its_own(
     }
 
     def run(where: Any, host: str, command: str) -> str:
-        return answers["overview" if "deploy.overview" in command else "history"]
+        return answers["overview" if "release.overview" in command else "history"]
 
     monkeypatch.setattr(ssh, "run", run)
     monkeypatch.setattr(local_state, "is_up", lambda _: True)

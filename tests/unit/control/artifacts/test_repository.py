@@ -402,10 +402,10 @@ def test_every_place_takes_the_same_versions(root: Path) -> None:
     """Built, published, listed, deployed, pinned, installed: by one rule."""
     build = (root / "webapp/build.py").read_text(encoding="utf-8")
     schema = yaml.safe_load((root / "salt/counter/schema.yaml").read_text(encoding="utf-8"))
-    release = (root / "salt/_modules/release.py").read_text(encoding="utf-8")
+    artifact = (root / "salt/_modules/artifact.py").read_text(encoding="utf-8")
     assert f'\nVERSION = r"{files.VERSION}"\n' in build
     assert schema["properties"]["version"]["pattern"] == f"^{files.VERSION}$"
-    assert f're.fullmatch(r"{files.VERSION}", str(version))' in release
+    assert f're.fullmatch(r"{files.VERSION}", str(version))' in artifact
 
 
 def test_who_has_no_store_set_is_told_where_a_pipelines_releases_are(

@@ -93,17 +93,17 @@ def test_machines_believe_the_certificate_that_the_controller_makes(
     load_source: Callable[..., Any],
 ) -> None:
     """Judged by the formula's own eyes."""
-    pki = load_source("salt/_modules/pki.py")
+    checks = load_source("salt/_utils/certificate_checks.py")
     machine = PROD.machines["app1"]
     parts = shared_secrets.make_for(PROD, machine)["pki"]
-    assert pki.problems(parts, "app1", [machine.address, "127.0.0.1"], 30) == []
+    assert checks.problems(parts, "app1", [machine.address, "127.0.0.1"], 30) == []
 
 
 def test_an_application_gets_a_certificate_of_its_own_that_passes_for_no_machine(
     load_source: Callable[..., Any], home: Path
 ) -> None:
     """Judged by the formula's own eyes. Each machine with an application gets its own, no other any."""
-    pki = load_source("salt/_modules/pki.py")
+    checks = load_source("salt/_utils/certificate_checks.py")
     given = {
         host: shared_secrets.make_for(PROD, machine)["pki"]
         for host, machine in PROD.machines.items()
@@ -111,13 +111,13 @@ def test_an_application_gets_a_certificate_of_its_own_that_passes_for_no_machine
     keys = set()
     for host, parts in given.items():
         assert isinstance(parts, dict)
-        assert pki.misshapen(parts) is None
+        assert checks.identity_shape(parts) is None
         own = parts.get("application")
         assert bool(own) == ("app" in PROD.machines[host].roles)
         if own:
             own = {**own, "ca": parts["ca"]}
-            assert pki.problems(own, pki.application(host), renew_days=30, application=True) == []
-            assert pki.problems(own, host) != []
+            assert checks.problems(own, certificates.application(host), renew_days=30, application=True) == []
+            assert checks.problems(own, host) != []
             keys |= {own["key"], parts["key"]}
     assert len(keys) == 4
     assert given == {

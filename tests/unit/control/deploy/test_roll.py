@@ -53,7 +53,7 @@ def prod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleName
     lost: set[str] = set()
 
     def run(where: Any, host: str, command: str, *words: Any, **more: Any) -> str:
-        if "deploy.refused" in command:
+        if "record.refused" in command:
             given = next(word for word in shlex.split(command) if word.startswith("STACK_DEPLOY="))
             told = json.loads(given.partition("=")[2])
             refused.append((host, told["version"], told["reason"]))

@@ -18,7 +18,7 @@ import time
 
 from salt.exceptions import CommandExecutionError
 
-__virtualname__ = "people"
+__virtualname__ = "accounts"
 
 GROUP = "people"
 ARCHIVE = "/var/backups/people"

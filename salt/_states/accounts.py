@@ -2,16 +2,16 @@
 
 from salt.exceptions import CommandExecutionError
 
-__virtualname__ = "people"
+__virtualname__ = "accounts"
 
 
 def __virtual__():
     return __virtualname__
 
 
-def exactly(name, users, protected=None):
+def managed(name, users, protected=None):
     """
-    The accounts of ``users`` and no others; see salt/_modules/people.py.
+    The accounts of ``users`` and no others; see salt/_modules/accounts.py.
 
     name
         what they are, in words
@@ -23,13 +23,13 @@ def exactly(name, users, protected=None):
     .. code-block:: yaml
 
         accounts of people:
-          people.exactly:
+          accounts.managed:
             - users:
                 alice: {full_name: Alice Example, keys: [ssh-ed25519 AAAA…], sudo: true}
     """
     ret = {"name": name, "changes": {}, "result": True, "comment": "as the pillar says"}
     try:
-        plan = __salt__["people.plan"](users, protected or ())
+        plan = __salt__["accounts.plan"](users, protected or ())
         changes = {
             **dict.fromkeys(plan["add"], "new"),
             **{
@@ -41,14 +41,14 @@ def exactly(name, users, protected=None):
         if __opts__["test"]:
             return {**ret, "changes": changes, "result": None if changes else True}
         for who in plan["remove"]:
-            archive = __salt__["people.remove"](who)
+            archive = __salt__["accounts.remove"](who)
             changes[who] = f"removed; home archived in {archive}" if archive else "removed"
             ret["changes"][who] = changes[who]
         for who, how in plan["add"].items():
-            __salt__["people.add"](who, **how)
+            __salt__["accounts.add"](who, **how)
             ret["changes"][who] = changes[who]
         for who, how in plan["change"].items():
-            __salt__["people.change"](who, **how)
+            __salt__["accounts.change"](who, **how)
             ret["changes"][who] = changes[who]
     except (CommandExecutionError, OSError) as error:
         return {**ret, "result": False, "comment": str(error)}

@@ -3,7 +3,7 @@
 import os
 import stat
 
-__virtualname__ = "modes"
+__virtualname__ = "permissions"
 
 
 def __virtual__():
@@ -19,7 +19,7 @@ def excess(paths):
 
     .. code-block:: bash
 
-        salt-call modes.excess '{/etc/crontab: "0600"}'
+        salt-call permissions.excess '{/etc/crontab: "0600"}'
     """
     found = {}
     for path, most in paths.items():

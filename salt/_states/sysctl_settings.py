@@ -2,7 +2,7 @@
 
 from salt.exceptions import CommandExecutionError
 
-__virtualname__ = "kernel"
+__virtualname__ = "sysctl_settings"
 
 
 def __virtual__():
@@ -22,24 +22,24 @@ def applied(name, settings):
     .. code-block:: yaml
 
         kernel settings in effect:
-          kernel.applied:
+          sysctl_settings.applied:
             - settings:
                 net.ipv4.tcp_rfc1337: {value: 1, why: RFC 1337}
     """
     ret = {"name": name, "changes": {}, "result": True, "comment": "in effect"}
     try:
-        skipped = __salt__["kernel.plan"](settings)["skipped"]
-        changes = __salt__["kernel.differing"](settings)
+        skipped = __salt__["sysctl_settings.plan"](settings)["skipped"]
+        changes = __salt__["sysctl_settings.differing"](settings)
         if changes and __opts__["test"]:
             ret["result"] = None
         elif changes:
             # In the order of the data: turning forwarding off sets others back (ip-sysctl).
             for path, change in changes.items():
-                __salt__["kernel.write"](path, change["new"])
-            again = __salt__["kernel.differing"](settings)
+                __salt__["sysctl_settings.write"](path, change["new"])
+            again = __salt__["sysctl_settings.differing"](settings)
             for path, change in again.items():
-                __salt__["kernel.write"](path, change["new"])
-            left = __salt__["kernel.differing"](settings)
+                __salt__["sysctl_settings.write"](path, change["new"])
+            left = __salt__["sysctl_settings.differing"](settings)
             if left:
                 return {**ret, "result": False, "comment": f"did not stay: {', '.join(left)}"}
             changes.update(again)

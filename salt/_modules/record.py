@@ -1,10 +1,9 @@
 """
-The act of bringing a release to an application: who asked for it and why, what was good before,
-what runs around it, and the record that stays.
+The record of deploys: who asked for a release and why, what was good before, and what came of it.
 
 Three things are kept apart. The *request* comes from the controller with one run (``STACK_DEPLOY`` in
 its environment) and is gone with it. The *history* of the machine is the releases that its
-instances came through their probation with, the last one being what every further apply keeps. The *audit log* is every
+instances came through their bake time with, the last one being what every further apply keeps. The *audit log* is every
 attempt, whatever came of it.
 """
 
@@ -12,14 +11,13 @@ import contextlib
 import grp
 import json
 import os
-import subprocess
 import sys
 import syslog
 import time
 
 from salt.exceptions import CommandExecutionError
 
-__virtualname__ = "deploy"
+__virtualname__ = "record"
 
 # NAME.json: the history of an application on this machine.
 STATE = "/var/lib/stack/releases"
@@ -46,21 +44,21 @@ def request():
 
     .. code-block:: bash
 
-        salt-call deploy.request
+        salt-call record.request
     """
     text = os.environ.get(REQUEST)
     who = os.environ.get("SUDO_USER") or "root"
-    asked = {"action": "apply", "version": None, "who": who, "why": "", "id": "", "reason": ""}
+    wanted = {"action": "apply", "version": None, "who": who, "why": "", "id": "", "reason": ""}
     if text:
         try:
             given = json.loads(text)
-            asked.update({key: given[key] for key in asked if key in given})
+            wanted.update({key: given[key] for key in wanted if key in given})
         except (TypeError, ValueError) as error:
             raise CommandExecutionError(f"{REQUEST}: not a JSON object: {error}") from None
-    return asked
+    return wanted
 
 
-def say(text):
+def progress(text):
     """One line of progress, for who watches; nothing where the output is a program's."""
     started = os.environ.get(PROGRESS)
     if not started:
@@ -84,7 +82,7 @@ def history(name):
 
     .. code-block:: bash
 
-        salt-call deploy.history counter
+        salt-call record.history counter
     """
     try:
         with open(os.path.join(STATE, f"{name}.json"), encoding="utf-8") as file:
@@ -105,7 +103,7 @@ def current(name):
 
     .. code-block:: bash
 
-        salt-call deploy.current counter
+        salt-call record.current counter
     """
     known = history(name)
     return known[-1]["version"] if known else None
@@ -118,30 +116,10 @@ def previous(name):
 
     .. code-block:: bash
 
-        salt-call deploy.previous counter
+        salt-call record.previous counter
     """
     known = [entry["version"] for entry in history(name)]
     return next((version for version in reversed(known) if version != known[-1]), None)
-
-
-def overview(formula="counter"):
-    """
-    What a formula's application runs, could run and ran here: ``{name, running: {instance: version},
-    installed: […], history: […]}``.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-call deploy.overview
-    """
-    settings = __salt__["formula.settings"](formula)
-    return {
-        "name": settings["name"],
-        "running": __salt__["release.running"](settings["root"]),
-        "installed": __salt__["release.installed"](settings["root"]),
-        "history": history(settings["name"]),
-    }
 
 
 def remember(name, version, sha256=None):
@@ -149,22 +127,22 @@ def remember(name, version, sha256=None):
     ``version`` has proven itself on every instance. After a rollback the history ends with it; else
     it is added at the end.
     """
-    asked, known = request(), history(name)
+    wanted, known = request(), history(name)
     if known and known[-1]["version"] == version:
         return
     entry = {
         "version": version,
         "sha256": sha256,
         "at": _now(),
-        "who": asked["who"],
+        "who": wanted["who"],
     }
-    if asked["action"] == "rollback" and version in [one["version"] for one in known]:
+    if wanted["action"] == "rollback" and version in [entry["version"] for entry in known]:
         while known[-1]["version"] != version:
             known.pop()
     if not known or known[-1]["version"] != version:
         known.append(entry)
     text = json.dumps({"name": name, "history": known[-_REMEMBERED:]}, indent=1)
-    __salt__["whole.write"](os.path.join(STATE, f"{name}.json"), text, mode=0o644)
+    __utils__["atomic_file.write"](os.path.join(STATE, f"{name}.json"), text, mode=0o644)
 
 
 # --- audit ----------------------------------------------------------------------------------------
@@ -174,7 +152,7 @@ def _now():
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
-def record(name, outcome, old, new, **more):
+def write(name, outcome, old, new, **more):
     """
     One line in the audit log and in the journal (identifier ``NAME-deploy``).
 
@@ -183,24 +161,24 @@ def record(name, outcome, old, new, **more):
     old, new
         the versions; equal when only settings change
     """
-    asked = request()
+    wanted = request()
     entry = {
         "ts": _now(),
         "machine": (__pillar__.get("machine") or {}).get("name", ""),
         "name": name,
-        "action": asked["action"],
+        "action": wanted["action"],
         "outcome": outcome,
         "from": old,
         "to": new,
-        "who": asked["who"],
-        "why": asked["why"],
-        "id": asked["id"],
+        "who": wanted["who"],
+        "why": wanted["why"],
+        "id": wanted["id"],
         **more,
     }
     line = json.dumps(entry, ensure_ascii=False)
     syslog.openlog(f"{name}-deploy")
-    well = outcome in ("started", "succeeded", "unchanged")
-    syslog.syslog(syslog.LOG_NOTICE if well else syslog.LOG_WARNING, line)
+    is_good = outcome in ("started", "succeeded", "unchanged")
+    syslog.syslog(syslog.LOG_NOTICE if is_good else syslog.LOG_WARNING, line)
     syslog.closelog()
     os.makedirs(LOGS, mode=0o755, exist_ok=True)
     path = os.path.join(LOGS, f"{name}-deploys.log")
@@ -223,84 +201,7 @@ def refused(name):
 
     .. code-block:: bash
 
-        STACK_DEPLOY='{"action": "deploy", "version": "2", "reason": "…"}' salt-call deploy.refused counter
+        STACK_DEPLOY='{"action": "deploy", "version": "2", "reason": "…"}' salt-call record.refused counter
     """
-    asked = request()
-    record(name, "refused", current(name), asked["version"], reason=asked["reason"])
-
-
-# --- hooks ----------------------------------------------------------------------------------------
-
-
-def hook(hook, environment):
-    """
-    Run a command of the pillar within its limits; None, or what went wrong.
-
-    hook
-        ``{command, timeout, user, memory}``: a shell command, seconds, an account (none: one of its own,
-        made for the run), and megabytes. In a transient unit: no new privileges, a read-only system,
-        at most 64 tasks.
-    environment
-        what it is told, ``{NAME: value}``
-    """
-    limits = {
-        "RuntimeMaxSec": hook.get("timeout", 60),
-        "MemoryMax": f"{hook.get('memory', 256)}M",
-        "TasksMax": 64,
-        "NoNewPrivileges": "yes",
-        "PrivateTmp": "yes",
-        **(
-            {"User": hook["user"]}
-            if hook.get("user")
-            else {"DynamicUser": "yes", "ProtectSystem": "strict", "ProtectHome": "yes"}
-        ),
-    }
-    words = ["systemd-run", "--quiet", "--collect", "--wait", "--pipe", "--service-type=exec"]
-    words += [f"--property={key}={value}" for key, value in limits.items()]
-    words += [f"--setenv={key}={value}" for key, value in environment.items()]
-    try:
-        done = subprocess.run(
-            [*words, "/bin/sh", "-c", hook["command"]],
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=hook.get("timeout", 60) + 30,
-            stdin=subprocess.DEVNULL,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return f"hook '{hook['command']}': {error}"
-    if done.returncode == 0:
-        return None
-    said = (done.stdout + done.stderr).strip()[-2000:]
-    return f"hook '{hook['command']}': exit code {done.returncode}, or over its limits" + (
-        f":\n{said}" if said else ""
-    )
-
-
-# --- probation ------------------------------------------------------------------------------------
-
-
-def life(unit):
-    """What tells one run of ``unit`` from the next; None while it does not run."""
-    said = __salt__["checked.systemctl"]("show", unit, "--property=ActiveState,InvocationID")[1]
-    told = dict(line.split("=", 1) for line in said.splitlines() if "=" in line)
-    return told.get("InvocationID") if told.get("ActiveState") == "active" else None
-
-
-def watch(lives, seconds):
-    """
-    Wait ``seconds`` while all units live on; None then, else ``(unit, what happened to it)`` at once.
-
-    lives
-        ``{unit: what` :py:func:`life` `said of it}``
-    """
-    began = time.monotonic()
-    while True:
-        for unit, known in lives.items():
-            if life(unit) != known:
-                after = time.monotonic() - began
-                return unit, f"died {after:.1f} s into its probation"
-        if time.monotonic() - began >= seconds:
-            return None
-        time.sleep(min(0.25, max(0.0, seconds - (time.monotonic() - began))))
+    wanted = request()
+    write(name, "refused", current(name), wanted["version"], reason=wanted["reason"])

@@ -6,7 +6,7 @@ import re
 
 from salt.exceptions import CommandExecutionError
 
-__virtualname__ = "keyring"
+__virtualname__ = "apt_key"
 
 
 def __virtual__():

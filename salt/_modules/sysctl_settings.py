@@ -10,7 +10,7 @@ import os
 
 from salt.exceptions import CommandExecutionError
 
-__virtualname__ = "kernel"
+__virtualname__ = "sysctl_settings"
 
 _PROC = "/proc/sys"
 # What a network namespace has of its own (kernel documentation, networking/ip-sysctl).
@@ -29,7 +29,7 @@ def container():
 
     .. code-block:: bash
 
-        salt-call kernel.container
+        salt-call sysctl_settings.container
     """
     return (
         __grains__.get("virtual") in _CONTAINERS or __grains__.get("virtual_subtype") in _CONTAINERS
@@ -69,7 +69,7 @@ def conf(settings):
 
     .. code-block:: bash
 
-        salt-call kernel.conf '{net.ipv4.tcp_rfc1337: {value: 1, why: RFC 1337}}'
+        salt-call sysctl_settings.conf '{net.ipv4.tcp_rfc1337: {value: 1, why: RFC 1337}}'
     """
     parts = plan(settings)
     lines = ["# Managed by Salt (salt/base)."]

@@ -2,7 +2,7 @@
 
 from salt.exceptions import CommandExecutionError
 
-__virtualname__ = "keyring"
+__virtualname__ = "apt_key"
 
 
 def __virtual__():
@@ -28,7 +28,7 @@ def pinned(name, source, fingerprint):
     .. code-block:: yaml
 
         elastic signing key:
-          keyring.pinned:
+          apt_key.pinned:
             - name: /etc/apt/keyrings/elastic.asc
             - source: https://artifacts.elastic.co/GPG-KEY-elasticsearch
             - fingerprint: 46095ACC8548582C1A2699A9D27D666CD88E42B4
@@ -36,7 +36,7 @@ def pinned(name, source, fingerprint):
     ret = {"name": name, "changes": {}, "result": True, "comment": "is this key"}
     try:
         now = _read(name)
-        if now is not None and __salt__["keyring.problem"](now, fingerprint) is None:
+        if now is not None and __salt__["apt_key.problem"](now, fingerprint) is None:
             return ret
         if __opts__["test"]:
             ret["changes"] = {name: f"would be fetched from {source}"}
@@ -45,10 +45,10 @@ def pinned(name, source, fingerprint):
         data = _read(path) if path else None
         if data is None:
             raise CommandExecutionError(f"{source} could not be fetched")
-        problem = __salt__["keyring.problem"](data, fingerprint)
+        problem = __salt__["apt_key.problem"](data, fingerprint)
         if problem:
             raise CommandExecutionError(f"{source}: {problem}")
-        __salt__["whole.write"](name, data, mode=0o644)
+        __utils__["atomic_file.write"](name, data, mode=0o644)
     except (CommandExecutionError, OSError) as error:
         return {**ret, "result": False, "comment": f"nothing was changed: {error}"}
     return {**ret, "changes": {name: fingerprint}, "comment": f"fetched from {source}"}

@@ -1,0 +1,152 @@
+"""
+systemd's units: commands, what they said last, whether a unit file is right, and which files a unit has loaded,
+also across an apply that was killed half-way.
+"""
+
+import glob
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+
+__virtualname__ = "units"
+
+# What each service has loaded: one JSON file a unit, {path: sha256}. Root's own, for a digest
+# of a secret file is among them.
+STAMPS = "/var/lib/stack/loaded"
+_UNITS = "/etc/systemd/system"
+_UNIT = re.compile(rf"{_UNITS}/([^/]+\.(?:service|socket|timer|path|mount|target))$")
+_DROPIN = re.compile(
+    rf"{_UNITS}/([^/]+\.(?:service|socket|timer|path|mount|target))\.d/[^/]+\.conf$"
+)
+# Seconds a verification may take; a hanging one must not hang the apply.
+_VERIFY_TIMEOUT = 60
+
+
+def __virtual__():
+    return __virtualname__
+
+
+def systemctl(*words, timeout=1800):
+    """
+    ``(exit code, output)`` of systemctl. systemd bounds its jobs by the unit's own settings;
+    ``timeout``, in seconds, is for a systemd that does not answer.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call units.systemctl is-active haproxy
+    """
+    try:
+        return __utils__["process.run"](["systemctl", *words], timeout)
+    except subprocess.TimeoutExpired:
+        return 124, f"systemctl {' '.join(words)}: not done after {timeout} s"
+
+
+def last_words(unit, lines=5):
+    """The unit's last journal lines, for a failure's comment.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call units.last_words haproxy
+    """
+    # What was said last may not be written yet.
+    subprocess.run(["journalctl", "--sync"], capture_output=True, timeout=30, check=False)
+    result = subprocess.run(
+        ["journalctl", "-u", unit, "-n", str(lines), "-o", "cat", "--no-pager"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        stdin=subprocess.DEVNULL,
+    )
+    return result.stdout.strip()
+
+
+def loaded(unit):
+    """
+    The files that ``unit`` was last (re)started or reloaded with: ``{path: sha256}``; empty
+    when that is not known.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call units.loaded haproxy
+    """
+    try:
+        with open(os.path.join(STAMPS, f"{unit}.json"), encoding="utf-8") as file:
+            return json.load(file)
+    except (FileNotFoundError, ValueError):
+        return {}
+
+
+def mark_loaded(unit, files):
+    """Remember that ``unit`` now runs on ``files`` (``{path: sha256}``)."""
+    target = os.path.join(STAMPS, f"{unit}.json")
+    __utils__["atomic_file.write"](target, json.dumps(files, sort_keys=True), folder_mode=0o700)
+
+
+def is_unit_file(path):
+    """Whether systemd must reread its units when ``path`` changes."""
+    return bool(_UNIT.match(path) or _DROPIN.match(path))
+
+
+def verify(paths, staged, instance):
+    """
+    None when ``systemd-analyze verify`` accepts the units among ``paths``, which lie below ``staged``, else what it
+    said. A drop-in is verified with its unit. ``instance``: with which a template unit is verified.
+    """
+    units = set()
+    for path in paths:
+        found = _UNIT.match(path) or _DROPIN.match(path)
+        if found:
+            units.add(found.group(1))
+    for unit in sorted(units):
+        # A drop-in is checked with its unit: both are laid out in a folder of their own, with
+        # the drop-ins that other formulas have put beside it.
+        with tempfile.TemporaryDirectory(prefix="units-", dir=staged) as folder:
+            fragment = staged + f"{_UNITS}/{unit}"
+            if not os.path.exists(fragment):
+                fragment = next(
+                    (
+                        f"{place}/{unit}"
+                        for place in (
+                            _UNITS,
+                            "/run/systemd/system",
+                            "/usr/lib/systemd/system",
+                            "/lib/systemd/system",
+                        )
+                        if os.path.exists(f"{place}/{unit}")
+                    ),
+                    None,
+                )
+            if fragment is None and unit.endswith("-.service"):
+                # For all units whose name begins so, transient ones too (systemd.unit(5)).
+                fragment = f"{folder}/any"
+                with open(fragment, "w", encoding="ascii") as file:
+                    file.write("[Service]\nExecStart=/bin/true\n")
+            if fragment is None:
+                return f"{unit}: there is a drop-in for it but no such unit"
+            name = unit.replace("@.", f"@{instance}.")
+            shutil.copy(fragment, f"{folder}/{name}")
+            os.makedirs(f"{folder}/{name}.d")
+            for source in (_UNITS, staged + _UNITS):
+                for dropin in glob.glob(f"{source}/{unit}.d/*.conf"):
+                    shutil.copy(dropin, f"{folder}/{name}.d/")
+            words = ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no"]
+            try:
+                code, output = __utils__["process.run"](
+                    [*words, f"{folder}/{name}"], _VERIFY_TIMEOUT
+                )
+            except (FileNotFoundError, subprocess.TimeoutExpired) as error:
+                return f"{unit} cannot be verified: {error}"
+            # It returns 0 on a misspelt key: any word it says is a refusal.
+            if code or output:
+                output = output.replace(folder, _UNITS)
+                return output or f"systemd-analyze verify {unit}: exit code {code}"
+    return None
