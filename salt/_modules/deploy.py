@@ -1,5 +1,5 @@
 """
-The act of bringing a release to an application: who asked for it and why, what was good before,
+For formula counter: the act of bringing a release to an application: who asked for it and why, what was good before,
 what runs around it, and the record that stays.
 
 Three things are kept apart. The *request* comes from the controller with one run (``STACK_DEPLOY`` in

@@ -1,5 +1,5 @@
 """
-Releases of an application and the instances that run them.
+For formula counter: releases of an application and the instances that run them.
 
 A release is one immutable artifact, ``NAME-VERSION.tar.gz``, unpacked side by side with others
 in ``ROOT/releases/VERSION``. An instance is a folder, ``ROOT/instances/N``, with a link to its

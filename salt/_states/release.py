@@ -1,5 +1,5 @@
 """
-Releases and the rolling of instances; see the execution modules ``release`` (what is on the disk)
+For formula counter: releases and the rolling of instances; see the execution modules ``release`` (what is on the disk)
 and ``deploy`` (who asked for it, what was good before, the record).
 """
 
