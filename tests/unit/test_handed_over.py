@@ -19,7 +19,7 @@ ADDRESSES = {"edge1": "10.0.0.1", "app1": "10.0.0.11", "store1": "10.0.0.21"}
 
 
 def is_valid(file: str, data: Any) -> bool:
-    schema = yaml.safe_load((TREE / "_schemas" / f"{file}.yaml").read_text(encoding="utf-8"))
+    schema = yaml.safe_load((TREE / "_schemas" / f"{file}.schema.yaml").read_text(encoding="utf-8"))
     # `format: role` is the tree's own.
     return jsonschema.Draft202012Validator(schema).is_valid(data)
 
