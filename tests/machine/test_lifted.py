@@ -29,7 +29,7 @@ SITE = {
     "fail2ban": {
         "jail.yaml.j2": "site-logins:\n  journal: ['SYSLOG_IDENTIFIER=site']\n  closes: [8080]\n"
         "  maxretry: 1\n  findtime: 1m\n  bantime: 10m\n",
-        "files/fail2ban/site-logins.conf": "[Definition]\nfailregex = ^refused <ADDR>$\n"
+        "files/fail2ban/site-logins.conf": "[Definition]\nfailregex = ^\\s*\\S+ site(?:\\[\\d+\\])?: refused <ADDR>$\n"
         "journalmatch =\n",
     },
     "firewalld": {
@@ -81,6 +81,8 @@ class Bare:
         with tarfile.open(fileobj=archive, mode="w") as tar:
             for name, data in files.items():
                 entry = tarfile.TarInfo(name)
+                # By it Salt knows that a file is another one.
+                entry.mtime = int(time.time())
                 # Checks and commands are executable in the checkout, and in git.
                 source = ROOT / name
                 entry.size, entry.mode = (
