@@ -12,7 +12,7 @@ unexport $(filter PYTHON% GIT_%,$(.VARIABLES)) BASH_ENV BASHOPTS SHELLOPTS CDPAT
 export LC_ALL := C.UTF-8
 
 PYTHON ?= python3
-SETTINGS := TOPOLOGY HOST SUITE PROVIDER TEST PILLAR SLS CMD SERVICE REQUEST SINCE FOLLOW ALL VERBOSE VERSION YES SECRET WHY FORCE IDENTITY FORGET
+SETTINGS := TOPOLOGY HOST SUITE PROVIDER TEST PILLAR SLS CMD SERVICE REQUEST SINCE FOLLOW ALL VERBOSE VERSION YES SECRET WHY FORCE IDENTITY FORGET NAME
 # Taken as they were typed: a `$` in CMD or PILLAR is the machine's, not make's.
 $(foreach name,$(SETTINGS),$(eval override $(name) := $$(value $(name))))
 export $(SETTINGS)
@@ -97,6 +97,10 @@ rollback: $(VENV)/.control ## Back to the last good release [VERSION=v] [WHY='â€
 .PHONY: releases
 releases: $(VENV)/.control ## What is stored, and what runs where
 	@$(CONTROL) releases
+
+.PHONY: new-service
+new-service: $(VENV)/.control ## A formula laid out, with what is left to write in it [NAME=memcached]
+	@$(CONTROL) new-service
 
 .PHONY: lint
 lint: $(VENV)/.dev ## Style of Python, shell, YAML, states; schemas of CI and pillar

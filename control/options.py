@@ -110,6 +110,7 @@ class Options:
     identity: str = setting("IDENTITY", "An age identity that opens the backup.", "FILE")
     force: bool = switch("FORCE", "Do it although something speaks against it.", _switch())
     yes: bool = switch("YES", "Do not ask: it is meant.", _switch())
+    name: str = setting("NAME", "What the new service is called, such as memcached.", "SERVICE")
     file: str = setting("FILE", "What export-state gave; - is standard input.", "FILE")
 
     # The store of artifacts (control/artifacts/repository.py).

@@ -15,6 +15,7 @@ from . import (
     export_state,
     import_state,
     logs,
+    new_service,
     publish,
     releases,
     restore,
@@ -33,6 +34,7 @@ SECTIONS = {
     "Releases": [module.COMMAND for module in (publish, releases, deploy, rollback)],
     "Secrets and data": [module.COMMAND for module in (secret, rotate, backup, restore)],
     "Cloud": [module.COMMAND for module in (cloud_plan, cloud_up, cloud_down)],
+    "Development": [new_service.COMMAND],
     "Several controllers": [module.COMMAND for module in (export_state, import_state)],
 }
 COMMANDS = [command for commands in SECTIONS.values() for command in commands]

@@ -4,8 +4,8 @@ Write what of the documentation is made from the code, or say what of it is stal
     python -m docs.generate            # write
     python -m docs.generate --check    # write nothing; 1 and a line for each stale file
 
-Made: docs/diagrams/*.svg, docs/reference/**, the indexes of decisions, runbooks and tickets, and
-docs/tickets/tickets.csv. All of it is committed, so that it can be read without being built.
+Made: docs/diagrams/*.svg, docs/reference/**, the indexes of decisions, runbooks and tickets,
+docs/tickets/tickets.csv, and the tables of salt/README.md. All of it is committed, so that it can be read without being built.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from . import diagrams, facts, reference, rooms, tickets
+from . import diagrams, facts, modules, reference, rooms, tickets
 
 
 def everything() -> dict[Path, str]:
@@ -47,6 +47,7 @@ def everything() -> dict[Path, str]:
     }
     made |= {facts.DOCS / "diagrams" / f"{name}.svg": text for name, text in pictures.items()}
     made[facts.DOCS / "tickets" / "tickets.csv"] = tickets.csv_file()
+    made[modules.README] = modules.readme()
     return made
 
 

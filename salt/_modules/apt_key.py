@@ -1,4 +1,4 @@
-"""Signing keys of package repositories, taken only when they are the one key that is expected."""
+"""For formula filebeat: signing keys of package repositories, taken only if they are the expected one."""
 
 import base64
 import hashlib

@@ -1,4 +1,4 @@
-"""What the backup program is told of this machine; see salt/backup."""
+"""For formula backup: what the backup program is told of this machine; see salt/backup."""
 
 __virtualname__ = "backup"
 

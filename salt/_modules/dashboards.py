@@ -1,6 +1,6 @@
 """
-Pages that show what is measured: each formula's own ``dashboard.yaml`` as a Prometheus console and
-as a Grafana dashboard, so that the two can't tell different things. The format is in
+For formula prometheus: pages that show what is measured: each formula's own ``dashboard.yaml`` as a Prometheus
+console and as a Grafana dashboard, so that the two can't tell different things. The format is in
 salt/prometheus/README.md.
 
 Of Salt, only :py:func:`pages` and :py:func:`console` need anything: docs/grafana is made from the

@@ -1,4 +1,6 @@
-"""What the edge says of the application's instances, wherever they run."""
+"""For formula haproxy: what the edge says of the application's instances, wherever they run."""
+
+import shlex
 
 __virtualname__ = "edge"
 
@@ -25,3 +27,19 @@ def waiting(*machines):
         for name, server in servers.items()
         if name.rpartition("-")[0] in machines and not server["in_rotation"]
     )
+
+
+def rotation_check(server, address):
+    """
+    The shell command that tells by its exit code whether the edge of this machine sends requests to ``server``
+    at ``address`` (``HOST:PORT``), or need not be waited for (salt/_utils/haproxy_socket.py).
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call edge.rotation_check app1-1 127.0.0.1:8001
+    """
+    program = __salt__["formula.file"]("salt://_utils/haproxy_socket.py")
+    path = __salt__["formula.settings"]("haproxy")["admin"]["socket"]
+    return f"/usr/bin/python3 {shlex.quote(program)} {shlex.quote(path)} {server} {address}"

@@ -1,5 +1,5 @@
 """
-What this machine lets in: every formula's own ``firewall.yaml.j2``, laid over by the pillar.
+For formula firewalld: what this machine lets in: every formula's own ``firewall.yaml.j2``, laid over by the pillar.
 
 Called while states render, so a set of openings that is wrong, or that would close SSH, stops the
 run before its first state. The format of an opening is described in salt/firewalld/README.md.

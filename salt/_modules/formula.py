@@ -288,14 +288,16 @@ def problems(pillar=None):
 
 def _broken_rules(pillar, known):
     """
-    Lines for what must hold between settings and does not: ``rules.yaml`` of the formulas. Only rules with a
-    setting of this pillar are looked at: among themselves the defaults hold (a test says so).
+    Lines for what must hold between settings and does not: ``rules.yaml`` of each formula, and of the tree
+    for what is between formulas. Only rules with a setting of this pillar are looked at: among themselves
+    the defaults hold (a test says so).
     """
     merged, lines = {}, []
-    for name in known if set(known) & set(pillar) else []:
-        for rule in _read(f"{_TREE}{name}/rules.yaml") or []:
+    folders = ["", *(f"{name}/" for name in known)]
+    for folder in folders if set(known) & set(pillar) else []:
+        for rule in _read(f"{_TREE}{folder}rules.yaml") or []:
             named = rule_formulas(rule)
-            # A formula that was lifted out of this tree keeps to what it can know.
+            # A tree that took some of the formulas over keeps to what it can know.
             if not named & set(pillar) or not named <= set(known):
                 continue
             merged.update({one: _merged(one, pillar) for one in named - set(merged)})
@@ -530,6 +532,21 @@ def collect(filename):
         salt-call formula.collect status.yaml.j2
     """
     return {name: said(name, filename) for name in applied() if f"{name}/{filename}" in _files()}
+
+
+def offered(filename):
+    """
+    What each formula of the tree says in its own ``filename`` (Jinja, then YAML), of this machine or not:
+    what a service hands to those who use it from other machines. ``{formula: data}``, sorted.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call formula.offered backend.yaml.j2
+    """
+    found = sorted(path.split("/")[0] for path in _files() if path.endswith(f"/{filename}"))
+    return {name: said(name, filename) for name in found if not name.startswith("_")}
 
 
 def said(name, filename):

@@ -1,4 +1,4 @@
-"""Host keys of this machine's ssh server that are worth offering."""
+"""For formula base: host keys of this machine's ssh server that are worth offering."""
 
 import base64
 import os

@@ -1,5 +1,5 @@
 """
-Jails of this machine, from each formula's own ``jail.yaml.j2``; the format is in
+For formula fail2ban: jails of this machine, from each formula's own ``jail.yaml.j2``; the format is in
 salt/fail2ban/README.md. fail2ban's own check lets ``maxretry = banana`` pass: values are
 checked here.
 """

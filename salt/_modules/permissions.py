@@ -1,4 +1,4 @@
-"""Permissions of files that packages made, taken back to what they need."""
+"""For formula base: permissions of files that packages made, taken back to what they need."""
 
 import os
 import stat

@@ -1,5 +1,5 @@
 """
-The record of deploys: who asked for a release and why, what was good before, and what came of it.
+For formula counter: the record of deploys: who asked for a release and why, what was good before, and what came of it.
 
 Three things are kept apart. The *request* comes from the controller with one run (``STACK_DEPLOY`` in
 its environment) and is gone with it. The *history* of the machine is the releases that its

@@ -1,5 +1,5 @@
 """
-Releases of an application on this machine: artifacts that are unpacked side by side in
+For formula counter: releases of an application on this machine: artifacts that are unpacked side by side in
 ``ROOT/releases/VERSION``, and never change; which one to run, and which to keep.
 """
 

@@ -1,5 +1,5 @@
 """
-Kernel settings: which of them this machine can set, which differ, and why the others are left.
+For formula base: kernel settings: which of them this machine can set, which differ, and why the others are left.
 
 A container shares its host's kernel: only settings that belong to its own network namespace are
 its to change. On a virtual or bare machine everything is set.

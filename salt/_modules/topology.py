@@ -1,16 +1,35 @@
 """
 Questions to the topology: who am I, who has a role, where does a service listen.
 
-The data is the pillar's ``topology`` and ``machine`` (pillar/topology.sls).
+The data is the pillar's ``topology`` and ``machine`` (pillar/topology.sls). Where the pillar has neither, as in
+a tree of somebody else's that took a formula over, this is the only machine and has every role.
 """
+
+import ipaddress
 
 from salt.exceptions import CommandExecutionError
 
 __virtualname__ = "topology"
 
 
+# As control/topology.py has them.
+_ROLES = ("store", "app", "edge", "monitor")
+
+
 def __virtual__():
     return __virtualname__
+
+
+def _data():
+    """``(topology, machine)``."""
+    if "topology" in __pillar__:
+        return __pillar__["topology"], __pillar__["machine"]
+    addresses = [
+        one for one in __grains__.get("ipv4", []) if not ipaddress.ip_address(one).is_loopback
+    ]
+    own = {"address": (addresses or ["127.0.0.1"])[0], "roles": list(_ROLES)}
+    name = __grains__["id"]
+    return {"name": name, "domain": name, "machines": {name: own}}, {"name": name, **own}
 
 
 def machine():
@@ -22,7 +41,7 @@ def machine():
 
         salt-call topology.machine
     """
-    return dict(__pillar__["machine"])
+    return dict(_data()[1])
 
 
 def roles():
@@ -48,7 +67,7 @@ def machines(role=None):
     """
     return [
         {"name": name, **data}
-        for name, data in __pillar__["topology"]["machines"].items()
+        for name, data in _data()[0]["machines"].items()
         if role is None or role in data["roles"]
     ]
 
@@ -65,7 +84,8 @@ def address(clients, name=None):
 
         salt-call topology.address app store1
     """
-    name = name or __pillar__["machine"]["name"]
+    own = machine()
+    name = name or own["name"]
     found = {one["name"]: one for one in machines()}
     if name not in found:
         raise CommandExecutionError(
@@ -73,8 +93,8 @@ def address(clients, name=None):
         )
     if {one["name"] for one in machines(clients)} == {name}:
         return "127.0.0.1"
-    if name == __pillar__["machine"]["name"]:
-        return __pillar__["machine"]["address"]
+    if name == own["name"]:
+        return own["address"]
     return found[name]["address"]
 
 
@@ -108,7 +128,7 @@ def servers(role, port, tunnel_port, count=None):
 
         salt-call topology.servers app 8001 8443
     """
-    own = __pillar__["machine"]["name"]
+    own = machine()["name"]
     return [
         {
             "name": f"{one['name']}-{index + 1}",
@@ -120,6 +140,42 @@ def servers(role, port, tunnel_port, count=None):
         for one in machines(role)
         for index in range(instances(one, count))
     ]
+
+
+def endpoint(name):
+    """
+    Where this machine reaches a service that other machines use too, as its formula says in its own
+    ``endpoint.yaml.j2``: ``{machine, address, port, tls}``.
+
+    name
+        what the formula calls the service
+
+    Raises CommandExecutionError where no formula of the tree has it, or no machine its role.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call topology.endpoint redis
+    """
+    known = {}
+    for said in __salt__["formula.offered"]("endpoint.yaml.j2").values():
+        known.update(said or {})
+    if name not in known:
+        there = ", ".join(sorted(known)) or "none"
+        raise CommandExecutionError(f"no formula offers an endpoint {name}; there are: {there}")
+    given = known[name]
+    having = machines(given["role"])
+    if not having:
+        raise CommandExecutionError(f"endpoint {name}: no machine has role {given['role']}")
+    there = having[0]["name"]
+    tls = is_remote(given.get("clients"), there)
+    return {
+        "machine": there,
+        "address": address(given.get("clients"), there),
+        "port": given["tls_port" if tls else "port"],
+        "tls": tls,
+    }
 
 
 def instances(one=None, count=None):
@@ -146,11 +202,23 @@ def hosts():
 
         salt-call topology.hosts
     """
-    domain = __pillar__["topology"]["domain"]
+    name = domain()
     return "".join(
-        f"{one['address']} {one['name']}{f' {domain}' if 'edge' in one['roles'] else ''}\n"
+        f"{one['address']} {one['name']}{f' {name}' if 'edge' in one['roles'] else ''}\n"
         for one in machines()
     )
+
+
+def domain():
+    """The name that clients use.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call topology.domain
+    """
+    return _data()[0]["domain"]
 
 
 def names():
@@ -165,7 +233,7 @@ def names():
         salt-call topology.names
     """
     own = machine()
-    dns = {__pillar__["topology"]["domain"], own["name"], "localhost"}
+    dns = {domain(), own["name"], "localhost"}
     addresses = {own["address"], "127.0.0.1"}
     # In a cloud, clients come to another address than the other machines do.
     if own.get("public"):
@@ -185,7 +253,7 @@ def trusted():
 
         salt-call topology.trusted
     """
-    found = ["127.0.0.0/8", "::1", __pillar__["machine"]["address"]]
+    found = ["127.0.0.0/8", "::1", machine()["address"]]
     found += [one["address"] for one in machines()]
-    found += [str(one) for one in __pillar__["topology"].get("trusted") or []]
+    found += [str(one) for one in _data()[0].get("trusted") or []]
     return list(dict.fromkeys(found))

@@ -1,5 +1,5 @@
 """
-Services of this machine that other machines reach by TLS although they speak none: what each
+For formula stunnel: services of this machine that other machines reach by TLS although they speak none: what each
 formula says in its ``tunnels.yaml.j2`` (the format is in salt/stunnel/README.md).
 """
 

@@ -1,4 +1,4 @@
-"""The people of a machine, exactly as the pillar names them."""
+"""For formula base: the people of a machine, exactly as the pillar names them."""
 
 from salt.exceptions import CommandExecutionError
 

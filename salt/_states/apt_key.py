@@ -1,4 +1,4 @@
-"""Signing keys of package repositories; see the execution module of the same name."""
+"""For formula filebeat: signing keys of package repositories; see the execution module of the same name."""
 
 from salt.exceptions import CommandExecutionError
 

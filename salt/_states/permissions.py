@@ -1,4 +1,4 @@
-"""Files and folders that are open no wider than given."""
+"""For formula base: files and folders that are open no wider than given."""
 
 __virtualname__ = "permissions"
 

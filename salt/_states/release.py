@@ -1,6 +1,6 @@
 """
-Releases and the rolling of instances; see the execution modules ``release`` (what is on the disk),
-``roll`` (how instances are moved) and ``record`` (who asked for it, what was good before).
+For formula counter: releases and the rolling of instances; see the execution modules ``release`` (what is on the
+disk), ``roll`` (how instances are moved) and ``record`` (who asked for it, what was good before).
 """
 
 from salt.exceptions import CommandExecutionError

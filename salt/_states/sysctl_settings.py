@@ -1,4 +1,4 @@
-"""Settings of the running kernel: at once, and again whenever something else changed them."""
+"""For formula base: settings of the running kernel: at once, and again whenever something else changed them."""
 
 from salt.exceptions import CommandExecutionError
 

@@ -1,16 +1,13 @@
 # The application: its release, its unit, then the instances, moved one at a time.
 {% from 'counter/map.jinja' import counter with context %}
-{% from 'haproxy/map.jinja' import haproxy with context %}
-{% from 'redis/map.jinja' import redis with context %}
 {% set version = salt['release.choose'](counter.name, counter.root, counter.version) %}
-{% set store = salt['topology.machines']('store')[0] %}
-{% set store_tls = salt['topology.is_remote']('app', store.name) %}
-{% set files = counter.over_tls.files if store_tls else {} %}
+{% set store = salt['topology.endpoint']('redis') %}
+{% set files = counter.over_tls.files if store.tls else {} %}
 {% set values = {
   'machine': salt['topology.machine']().name,
-  'store': salt['topology.address']('app', store.name),
-  'store_scheme': 'rediss' if store_tls else 'redis',
-  'store_port': redis.tls_port if store_tls else redis.port,
+  'store': store.address,
+  'store_scheme': 'rediss' if store.tls else 'redis',
+  'store_port': store.port,
   'drain_seconds': counter.drain_seconds,
   'finish_seconds': counter.finish_seconds,
 } %}
@@ -18,7 +15,7 @@
 {% do salt['instance.refuse_unusable']('pillar counter:over_tls:environment', counter.over_tls.environment, values) %}
 {% set unit = '/etc/systemd/system/' ~ counter.name ~ '@.service' %}
 
-{% if store_tls %}
+{% if store.tls %}
 include:
   - pki
 
@@ -81,14 +78,12 @@ include:
     - timeout: {{ counter.ready_seconds | json }}
     {% if 'edge' in salt['topology.machine']().roles %}
     # The edge is here: it is asked whether it uses the instance.
-    - in_rotation: >-
-        /usr/bin/python3 {{ salt['formula.file']('salt://_utils/haproxy_socket.py') | quote }}
-        {{ haproxy.admin.socket | quote }} {{ salt['topology.machine']().name | quote }}-{instance} {address}:{port}
+    - in_rotation: {{ salt['edge.rotation_check'](salt['topology.machine']().name ~ '-{instance}', '{address}:{port}') | json }}
     {% else %}
     - rotation_seconds: {{ counter.rotation_seconds | json }}
     {% endif %}
     - values: {{ values | json }}
-    - environment: {{ dict(counter.environment, **(counter.over_tls.environment if store_tls else {})) | json }}
+    - environment: {{ dict(counter.environment, **(counter.over_tls.environment if store.tls else {})) | json }}
     - bake_seconds: {{ counter.bake_seconds | json }}
     - hooks: {{ counter.hooks | json }}
     - keep: {{ counter.keep | json }}
@@ -102,6 +97,6 @@ include:
         {% endfor %}
     - require:
       - checked: {{ (counter.name ~ ' unit') | json }}
-      {% if store_tls %}
+      {% if store.tls %}
       - pki: {{ (counter.name ~ ' certificate') | json }}
       {% endif %}

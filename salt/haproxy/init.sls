@@ -1,9 +1,8 @@
 # The edge: package, then the service on its checked configuration and certificate.
 {% from 'haproxy/map.jinja' import haproxy with context %}
-{% from 'counter/map.jinja' import counter with context %}
-{% set servers = salt['topology.servers']('app', counter.port, counter.tunnel_port, counter.instances) %}
+{% set backend = salt['backends.served']() %}
 {% set names = salt['topology.names']() %}
-{% set elsewhere = servers | selectattr('tls') | list | length > 0 %}
+{% set elsewhere = backend.servers | selectattr('tls') | list | length > 0 %}
 
 include:
   - haproxy.tls
@@ -33,9 +32,9 @@ haproxy running:
         {%- endif %}
     - context:
         haproxy: {{ haproxy | json }}
-        # The application's own setting: 200 = take requests, 404 = draining, else down.
-        health: {{ counter.health.ready | json }}
-        servers: {{ servers | json }}
+        # The application's own word: 200 = take requests, 404 = draining, else down.
+        health: {{ backend.health | json }}
+        servers: {{ backend.servers | json }}
         trusted: {{ salt['topology.trusted']() | json }}
         machine:
           name: {{ salt['topology.machine']().name | json }}
@@ -45,7 +44,7 @@ haproxy running:
     - made:
         site.files:
           folder: {{ haproxy.tls.directory | json }}
-          domain: {{ pillar['topology']['domain'] | json }}
+          domain: {{ salt['topology.domain']() | json }}
           names: {{ names.dns | json }}
           addresses: {{ names.ip | json }}
           certificate: {{ haproxy.tls.certificate | json }}

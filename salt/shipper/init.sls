@@ -1,7 +1,6 @@
 # The journal of this machine, to the central logs on the monitor.
 {% from 'shipper/map.jinja' import shipper with context %}
-{% from 'rsyslog/map.jinja' import rsyslog with context %}
-{% set monitor = salt['topology.machines']('monitor')[0] %}
+{% set logs = salt['topology.endpoint']('central-logs') %}
 {% set identity = salt['pki.paths']() %}
 
 shipper packages:
@@ -25,9 +24,9 @@ shipper running:
         shipper: {{ shipper | json }}
         config:
           host: {{ salt['topology.machine']().name | json }}
-          server: {{ salt['topology.address'](none, monitor.name) | json }}
-          server_name: {{ monitor.name | json }}
-          port: {{ rsyslog.port | json }}
+          server: {{ logs.address | json }}
+          server_name: {{ logs.machine | json }}
+          port: {{ logs.port | json }}
           ca: {{ identity.ca | json }}
           certificate: {{ identity.certificate | json }}
           key: {{ identity.key | json }}

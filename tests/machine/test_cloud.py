@@ -17,6 +17,7 @@ from pathlib import Path
 import networks
 import pytest
 import yaml
+from bare_machine import BOOT, control
 from lab_machine import ROOT, mark_as_made
 from standin_digitalocean import TOKEN, Standin
 
@@ -28,19 +29,6 @@ MACHINES: dict[str, list[str]] = {
     "app1": ["app"],
     "store1": ["store"],
 }
-# Boots the machine as `make up` does, and leaves it as a cloud's image is: nothing converged.
-BOOT = """
-from control import topology
-from control.lab import box, containers, host, network, vagrant
-from control.options import Options
-where, options = topology.load({topology!r}), Options.read()
-if vagrant.choose_provider(where, options) == "lxc":
-    host.install_packages()
-    box.ensure_box(vagrant.choose_suite(where, options), options)
-    network.ensure_network(where)
-    containers.take_ownership(where)
-vagrant.bring_up(where, options)
-"""
 
 
 def on_machine(command: str, data: str = "", topology: str = TOPOLOGY, host: str = "") -> str:
@@ -90,14 +78,6 @@ class ThreeMachines:
 
     def give_back(self, name: str) -> None:
         """It stays as it is: the fixture removes it."""
-
-
-def control(topology: str, *words: str) -> None:
-    done = subprocess.run(
-        [sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=900,
-        env={**os.environ, "TOPOLOGY": topology, "SUITE": ""}, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.fixture

@@ -11,6 +11,8 @@ import jsonschema
 import pytest
 import yaml
 
+from docs.generate import modules
+
 TREE = Path(__file__).resolve().parents[2] / "salt"
 FORMULAS = sorted(
     path.name for path in TREE.iterdir() if path.is_dir() and not path.name.startswith(("_", "."))
@@ -177,3 +179,67 @@ def test_a_daemon_says_how_its_status_is_asked(formula: Path) -> None:
     daemon = re.search(r"(?m)^\s+(checked\.service|service\.running|release\.rolled):", text)
     if daemon:
         assert (formula / "status.yaml.j2").is_file(), f"it runs a daemon ({daemon[1]})"
+
+
+# The machine's certificate: what other machines reach includes it (salt/README.md).
+EVERYBODYS = {"pki"}
+# How a file gets at another formula's settings or files.
+READS = (
+    r"from ['\"]([a-z0-9]+)/",
+    r"formula\.(?:settings|said)['\"]\]\(['\"]([a-z0-9]+)['\"]",
+    r"salt://([a-z0-9]+)/",
+    r"pillar(?:\[|\.get\()['\"]([a-z0-9]+)",
+    r"(?m)^ +- ([a-z0-9]+)(?:\.[a-z0-9]+)?$",
+)
+
+
+def read_by(formula: Path) -> set[str]:
+    """Formulas whose settings or files this one's files name."""
+    found = set()
+    for path in formula.rglob("*"):
+        if path.is_file() and path.suffix in (".sls", ".j2", ".jinja"):
+            lines = path.read_text(encoding="utf-8").splitlines()
+            text = "\n".join(line for line in lines if not line.lstrip().startswith("#"))
+            found |= {name for pattern in READS for name in re.findall(pattern, text)}
+    return found & set(FORMULAS)
+
+
+def test_no_formula_reads_another(formula: Path) -> None:
+    """What one must know of another is handed over in a small file (salt/README.md)."""
+    assert read_by(formula) - EVERYBODYS - {formula.name} == set()
+
+
+def test_a_formula_that_reads_another_is_found(tmp_path: Path) -> None:
+    folder = tmp_path / "shop"
+    folder.mkdir()
+    for number, line in enumerate(
+        (
+            "{% from 'redis/map.jinja' import redis with context %}",
+            "{% set port = salt['formula.settings']('haproxy').port %}",
+            "- source: salt://counter/files/unit.j2",
+            "{{ pillar['fail2ban'] }}",
+            "include:\n  - base.ssh",
+        )
+    ):
+        (folder / f"{number}.sls").write_text(f"{line}\n# salt://shipper/x", encoding="utf-8")
+    assert read_by(folder) == {"redis", "haproxy", "counter", "fail2ban", "base"}
+
+
+@pytest.mark.parametrize("module", sorted(modules.sources()))
+def test_a_module_of_one_formula_says_so_in_its_first_line(module: str) -> None:
+    """And one that is shared does not; the tables of salt/README.md are made from the same."""
+    owner = modules.owner(module)
+    said = re.match(r"For formula (\w+): ", modules.summary(module))
+    assert (said and said[1]) == owner
+
+
+def test_the_readme_of_the_tree_names_every_small_file() -> None:
+    """Which are all the YAML of a formula but what is its own."""
+    own = {"defaults.yaml", "schema.yaml", "rules.yaml", "os.yaml"}
+    written = {path.name for path in TREE.glob("[a-z]*/*.yaml*")} - own
+    rows = re.findall(r"(?m)^\| (`.+?) \|", (TREE / "README.md").read_text(encoding="utf-8"))
+    assert written <= {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
+    readers = [*TREE.glob("_modules/*.py"), *TREE.glob("[a-z]*/*.j2")]
+    asked = " ".join(re.sub("#.*", "", path.read_text(encoding="utf-8")) for path in readers)
+    for name in written:
+        assert name in asked or not name.endswith(".j2"), f"nothing reads {name}"

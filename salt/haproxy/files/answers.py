@@ -73,7 +73,7 @@ def main():
     if wrong:
         print(
             f"{'; '.join(wrong)}, not 200: it would be taken out of use. The application must answer"
-            " the health check (counter:health:ready) before the edge asks for it",
+            " the health check (health in its backend.yaml.j2) before the edge asks for it",
             file=sys.stderr,
         )
     return 1 if wrong else 0

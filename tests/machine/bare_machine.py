@@ -1,0 +1,59 @@
+"""Machines that converge without a controller: booted and left bare, or given a checkout of their own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from lab_machine import ROOT, Lab
+
+# Boots the machine as `make up` does, and leaves it as a cloud's image is: nothing converged.
+BOOT = """
+from control import topology
+from control.lab import box, containers, host, network, vagrant
+from control.options import Options
+where, options = topology.load({topology!r}), Options.read()
+if vagrant.choose_provider(where, options) == "lxc":
+    host.install_packages()
+    box.ensure_box(vagrant.choose_suite(where, options), options)
+    network.ensure_network(where)
+    containers.take_ownership(where)
+vagrant.bring_up(where, options)
+"""
+
+
+def control(topology: str, *words: str) -> None:
+    done = subprocess.run(
+        [sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=900,
+        env={**os.environ, "TOPOLOGY": topology, "SUITE": ""}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def copy_checkout(target: Path) -> None:
+    """The checkout as a clone has it, in ``target``: what git knows of, and no more."""
+    target.mkdir(parents=True)
+    files = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=ROOT, capture_output=True, check=True,
+    ).stdout  # fmt: skip
+    archive = subprocess.run(
+        ["tar", "-c", "--null", "--ignore-failed-read", "-T", "-"],
+        cwd=ROOT, input=files, capture_output=True, check=True,
+    ).stdout  # fmt: skip
+    subprocess.run(["tar", "-x", "-C", str(target)], input=archive, check=True)
+
+
+def carry(lab: Lab, checkout: Path, place: str) -> None:
+    """Put a checkout onto the machine, with what `make` needs there."""
+    archive = subprocess.run(
+        ["tar", "-cz", "-C", str(checkout), "."], capture_output=True, check=True
+    ).stdout
+    ssh = ["ssh", "-F", str(lab.state / "ssh_config"), lab.host]
+    subprocess.run(
+        [*ssh, f"sudo rm -rf {place}; sudo mkdir {place}; sudo tar -xz -C {place}"],
+        input=archive, check=True, timeout=120,
+    )  # fmt: skip
+    lab.run("command -v make >/dev/null || apt-get install -qq -y make >/dev/null", timeout=300)

@@ -1,0 +1,130 @@
+"""What a service hands to another in a small file: where it is, and what the edge serves of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from salt.exceptions import CommandExecutionError
+
+TREE = Path(__file__).resolve().parents[2] / "salt"
+COUNTER = {"counter": {"role": "app", "port": 8001, "tunnel_port": 8443, "health": "/readyz"}}
+REDIS = {"redis": {"role": "store", "clients": "app", "port": 6379, "tls_port": 6380}}
+ADDRESSES = {"edge1": "10.0.0.1", "app1": "10.0.0.11", "store1": "10.0.0.21"}
+
+
+def is_valid(file: str, data: Any) -> bool:
+    schema = yaml.safe_load((TREE / "_schemas" / f"{file}.schema.yaml").read_text(encoding="utf-8"))
+    # `format: role` is the tree's own.
+    return jsonschema.Draft202012Validator(schema).is_valid(data)
+
+
+@pytest.fixture
+def topology(load_source: Callable[..., ModuleType]) -> Callable[..., ModuleType]:
+    """`topology(name, offered)`: the module on machine ``name`` of three, or on one that no pillar tells of."""
+
+    def load(name: str | None, offered: dict[str, Any]) -> ModuleType:
+        machines = {
+            one: {"address": address, "roles": [one[:-1]], "cpus": 1}
+            for one, address in ADDRESSES.items()
+        }
+        data = {"name": "test", "domain": "shop.test", "machines": machines}
+        pillar = {"topology": data, "machine": {"name": name, **machines[name]}} if name else {}
+        return load_source(
+            "salt/_modules/topology.py",
+            pillar=pillar,
+            grains={"id": "web.example.org", "ipv4": ["127.0.0.1", "192.0.2.7"], "num_cpus": 2},
+            salt={"formula.offered": lambda filename: offered},
+        )
+
+    return load
+
+
+def backends(load_source: Callable[..., ModuleType], offered: dict[str, Any], servers: Any) -> Any:
+    module = load_source(
+        "salt/_modules/backends.py",
+        salt={"formula.offered": lambda filename: offered, "topology.servers": servers},
+    )
+    return module.served()
+
+
+def test_the_edge_serves_what_a_formula_hands_over(load_source: Callable[..., Any]) -> None:
+    assert is_valid("backend", COUNTER)
+    asked: list[Any] = []
+
+    def servers(*words: Any) -> list[str]:
+        asked.append(words)
+        return ["app1-1"]
+
+    served = backends(load_source, {"counter": COUNTER, "redis": None}, servers)
+    assert served == {"name": "counter", "health": "/readyz", "servers": ["app1-1"]}
+    assert asked == [("app", 8001, 8443, None)]
+
+
+def test_the_edge_serves_what_is_no_formula_of_this_tree(load_source: Callable[..., Any]) -> None:
+    shop = {"shop": {"servers": {"web1": "192.0.2.7:8080"}, "health": "/"}}
+    assert is_valid("backend", shop)
+    (server,) = backends(load_source, {"mine": shop}, None)["servers"]
+    assert server == {
+        "name": "web1",
+        "machine": "web1",
+        "address": "192.0.2.7",
+        "port": 8080,
+        "tls": False,
+    }
+
+
+def test_an_edge_to_which_nothing_is_handed_over_has_no_server(
+    load_source: Callable[..., Any],
+) -> None:
+    assert backends(load_source, {}, None) == {"name": None, "health": "/", "servers": []}
+
+
+def test_two_backends_are_refused_by_name(load_source: Callable[..., Any]) -> None:
+    with pytest.raises(CommandExecutionError, match="counter, shop: the edge serves one"):
+        backends(load_source, {"a": COUNTER, "b": {"shop": COUNTER["counter"]}}, None)
+
+
+@pytest.mark.parametrize(
+    ("file", "wrong"),
+    [
+        ("backend", {"shop": {"role": "app", "port": 8001, "health": "/"}}),
+        ("backend", {"shop": {"servers": {"a": "nowhere"}, "health": "/"}}),
+        ("backend", {"shop": {"servers": {"a": "b:1"}, "health": "readyz"}}),
+        ("backend", {**COUNTER, "shop": COUNTER["counter"]}),
+        ("endpoint", {"redis": {"role": "store", "port": 6379}}),
+        ("endpoint", {"redis": {**REDIS["redis"], "prot": 1}}),
+        ("administrators", {"ann": True}),
+    ],
+)
+def test_a_small_file_that_is_wrong_is_refused(file: str, wrong: Any) -> None:
+    assert not is_valid(file, wrong)
+
+
+def test_an_endpoint_is_reached_by_tls_from_another_machine(topology: Callable[..., Any]) -> None:
+    assert is_valid("endpoint", REDIS)
+    found = topology("app1", {"redis": REDIS, "haproxy": None}).endpoint("redis")
+    assert found == {"machine": "store1", "address": "10.0.0.21", "port": 6380, "tls": True}
+
+
+def test_an_endpoint_that_nothing_offers_is_named_with_those_there_are(
+    topology: Callable[..., Any],
+) -> None:
+    with pytest.raises(CommandExecutionError, match=r"no formula offers .* rdis; there are: redis"):
+        topology("app1", {"redis": REDIS}).endpoint("rdis")
+
+
+def test_without_a_topology_a_machine_is_the_only_one_and_has_every_role(
+    topology: Callable[..., Any],
+) -> None:
+    alone = topology(None, {"redis": REDIS})
+    assert alone.machine()["address"] == "192.0.2.7"
+    assert alone.domain() == "web.example.org"
+    assert [one["name"] for one in alone.machines("edge")] == ["web.example.org"]
+    assert alone.endpoint("redis")["address"] == "127.0.0.1"
+    assert "192.0.2.7" in alone.trusted()
