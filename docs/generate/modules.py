@@ -15,8 +15,11 @@ from . import facts
 TREE = facts.ROOT / "salt"
 README = TREE / "README.md"
 BEGIN, END = "<!-- made from the code: {} -->", "<!-- end -->"
-# `salt['topology.machine']` in a template, `checked.service:` in an SLS, `__salt__["secret.path"]` in a module.
-_CALL = re.compile(r"""(?:\bsalt|__salt__|__utils__)\[['"](\w+)\.|^\s+(\w+)\.\w+:\s*$""", re.M)
+# `salt['topology.machine']` in a template, `checked.service:` in an SLS, `__salt__["secret.path"]` in a module,
+# `salt://_utils/haproxy_socket.py` of a program.
+_CALL = re.compile(
+    r"""(?:\bsalt|__salt__|__utils__)\[['"](\w+)\.|^\s+(\w+)\.\w+:\s*$|salt://_utils/(\w+)\.py""", re.M
+)
 _TEMPLATES = {".sls", ".j2", ".jinja"}
 
 
@@ -37,7 +40,7 @@ def summary(module: str) -> str:
 
 
 def _called(text: str) -> set[str]:
-    return {name for pair in _CALL.findall(text) for name in pair if name in sources()}
+    return {name for groups in _CALL.findall(text) for name in groups if name in sources()}
 
 
 def _closure(names: set[str]) -> set[str]:

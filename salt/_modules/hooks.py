@@ -1,4 +1,4 @@
-"""Commands of the pillar that run around a change of the release, each within limits of its own."""
+"""For formula counter: commands of the pillar that run around a change of the release, each within limits of its own."""
 
 import subprocess
 

@@ -1,5 +1,5 @@
 """
-Signatures of artifacts: made by ``make publish`` with ``ssh-keygen -Y sign``, for the namespace ``NAME-release``.
+For formula counter: signatures of artifacts: made by ``make publish`` with ``ssh-keygen -Y sign``, for the namespace ``NAME-release``.
 """
 
 import os
