@@ -8,9 +8,24 @@ from salt.exceptions import CommandExecutionError
 
 __virtualname__ = "topology"
 
+# As pillar/topology.schema.yaml has them: a role that no machine of this topology has is still a role.
+ROLES = ("edge", "app", "store", "monitor")
+
 
 def __virtual__():
     return __virtualname__
+
+
+def roles():
+    """All roles that a machine may have.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call topology.roles
+    """
+    return list(ROLES)
 
 
 def machine():

@@ -57,8 +57,8 @@ stunnel unit:
     - uses: {{ ([unit] + salt['pki.paths']().values() | list) | json }}
     - reload: true
     - ready: {{ ('salt://stunnel/files/accepts.py ' ~ address ~ ' ' ~ tunnel.accept) | json }}
-    {%- if tunnel.follows %}
-    - follows: {{ tunnel.follows | json }}
+    {%- if tunnel.part_of %}
+    - follows: {{ tunnel.part_of | json }}
     {%- endif %}
     - require:
       - checked: stunnel unit
