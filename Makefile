@@ -134,11 +134,11 @@ test-times: $(VENV)/.dev ## Where the time of the last test run went [ARGS=rows]
 
 .PHONY: audit
 audit: $(VENV)/audit/.whole ## Known vulnerabilities in any locked package; asks the advisories of PyPI
-	@lint/audit
+	@tools/audit
 
 .PHONY: lock
 lock: $(VENV)/.dev ## Refresh every hash-locked list of packages
-	@lint/lock
+	@tools/lock
 
 .PHONY: docs
 docs: $(VENV)/.dev $(DOCS_VENV)/.done ## The documentation: made anew from the code, built strictly into site/

@@ -38,6 +38,8 @@ READING = ("GET", "HEAD")
 # No other site may frame a page, or take it for a picture or a script of its own.
 ADDED = {
     "Content-Security-Policy": "frame-ancestors 'none'",
+    # A page and what draws it are of one apply.
+    "Cache-Control": "no-cache",
     "Cross-Origin-Resource-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",

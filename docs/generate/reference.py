@@ -54,23 +54,25 @@ def _walk(
         yield {"path": where, "comment": comment, "source": source, "schema": inner, "group": False}
 
 
-# What a schema's `format` stands for (salt/_modules/formula.py).
+# What a schema's `format` stands for (salt/_modules/schemas.py).
 FORMATS = {
     "secret": "the name of a secret, to be given",
     "secret key": "the name of a secret, a private key in PEM, to be given",
     "certificates": "certificates in PEM, without any key",
     "script": "lines of a shell",
+    "lines": "of several lines",
+    "role": "a role",
     "made secret": "the name of a secret, made where nobody gives it",
     "network": "an address or a network",
     "key of jail.yaml.j2": "the name of a jail",
 }
 
 
-def _described(schema: dict[str, Any], root: dict[str, Any]) -> str:
+def described(schema: dict[str, Any], root: dict[str, Any]) -> str:
     """What a schema allows, in words."""
     if "$ref" in schema:
         name = schema["$ref"].rsplit("/", 1)[-1]
-        return _described({**root.get("$defs", {}).get(name, {}), "description": ""}, root) or name
+        return described({**root.get("$defs", {}).get(name, {}), "description": ""}, root) or name
     kinds = schema.get("type", [])
     kinds = kinds if isinstance(kinds, list) else [kinds]
     words = ["nothing" if kind == "null" else str(kind) for kind in kinds]
@@ -89,9 +91,9 @@ def _described(schema: dict[str, Any], root: dict[str, Any]) -> str:
     if "format" in schema:
         text += f", {FORMATS[schema['format']]}"
     if isinstance(schema.get("items"), dict):
-        text += f" of {_described(schema['items'], root)}"
+        text += f" of {described(schema['items'], root)}"
     if isinstance(schema.get("additionalProperties"), dict):
-        text += f", each {_described(schema['additionalProperties'], root)}"
+        text += f", each {described(schema['additionalProperties'], root)}"
     return text
 
 
@@ -104,7 +106,7 @@ def settings_of(folder: Path) -> list[dict[str, Any]]:
         return []
     found = list(_walk(node, schema, text.splitlines(), folder.name))
     for one in found:
-        one["allowed"] = _described(one["schema"], schema)
+        one["allowed"] = described(one["schema"], schema)
         one["about"] = one["schema"].get("description", "")
     return found
 
@@ -114,7 +116,7 @@ def _dedented(source: list[str]) -> list[str]:
     return [line[margin:] for line in source]
 
 
-def _prose(text: str) -> str:
+def prose(text: str) -> str:
     """A comment as Markdown: what looks like markup is shown as it stands."""
     parts = re.split(r"(`[^`]*`)", text)
     for index in range(0, len(parts), 2):
@@ -139,9 +141,9 @@ def settings_page(folder: Path) -> str:
         level = "##" if one["path"].count(":") == 1 else "###"
         lines += [f"{level} `{one['path']}`", ""]
         if one["comment"]:
-            lines += [_prose(one["comment"]), ""]
+            lines += [prose(one["comment"]), ""]
         elif one["about"]:
-            lines += [_prose(one["about"][:1].upper() + one["about"][1:].rstrip(".") + "."), ""]
+            lines += [prose(one["about"][:1].upper() + one["about"][1:].rstrip(".") + "."), ""]
         if one["group"]:
             continue
         lines += [f"Allowed: {one['allowed']}.", ""]
@@ -464,6 +466,7 @@ def index_page() -> str:
         "| --- | --- |",
         "| [Commands](commands.md) | what `make` does |",
         "| [Settings](settings/index.md) | every key of the pillar |",
+        "| [Small files](small-files.md) | what formulas hand to each other |",
         "| [Ports](ports.md) | who may connect to whom |",
         "| [Alerts](alerts.md) | when somebody is told, and what to do |",
         "| [Metrics](metrics.md) | what is measured |",
@@ -480,5 +483,7 @@ def index_page() -> str:
     for name in ("webapp", "cloud", "bench", "bootstrap", "control", "lab", "tests"):
         if (facts.ROOT / name / "README.md").exists():
             lines.append(f"- [{name}](../../{name}/README.md)")
-    lines += ["", "```{toctree}", ":hidden:", "", "commands", "settings/index", "ports", "alerts"]
-    return "\n".join([*lines, "metrics", "logs", "code/index", "```", ""])
+    lines += ["", "```{toctree}", ":hidden:", "", "commands", "settings/index"]
+    return "\n".join(
+        [*lines, "small-files", "ports", "alerts", "metrics", "logs", "code/index", "```", ""]
+    )

@@ -17,8 +17,8 @@ LEFT, LINE = 52, 22
 
 
 def _imports() -> dict[Path, set[Path]]:
-    """``{file of control/: files of it that it imports}``, as lint/circles finds them."""
-    loader = SourceFileLoader("circles", str(facts.ROOT / "lint" / "circles"))
+    """``{file of control/: files of it that it imports}``, as lint/circles.py finds them."""
+    loader = SourceFileLoader("circles", str(facts.ROOT / "lint" / "circles.py"))
     spec = spec_from_loader("circles", loader)
     assert spec is not None
     module = module_from_spec(spec)

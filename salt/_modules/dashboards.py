@@ -1,24 +1,20 @@
 """
 For formula prometheus: pages that show what is measured: each formula's own ``dashboard.yaml`` as a Prometheus
-console and as a Grafana dashboard, so that the two can't tell different things. The format is in
-salt/prometheus/README.md.
+console and as a Grafana dashboard, so that the two can't tell different things. Its format is
+salt/_schemas/dashboard.schema.yaml.
 
 Of Salt, only :py:func:`pages` and :py:func:`console` need anything: docs/grafana is made from the
-same functions on the controller (lint/grafana).
+same functions on the controller (tools/grafana_dashboards.py).
 """
 
 import html
 import json
 import re
 
-import salt.utils.yaml
-from salt.exceptions import CommandExecutionError
-
 __virtualname__ = "dashboards"
 
 FILE = "dashboard.yaml"
 OVERVIEW = "overview"
-KINDS = ("graph", "number", "states", "alerts")
 # Unit -> Grafana's name for it.
 UNITS = {
     "count": "none",
@@ -31,37 +27,23 @@ UNITS = {
     "up": "bool_on_off",
     "time": "dateTimeFromNow",
 }
-_KEYS = {"title", "kind", "unit", "queries", "about", "overview", "wide", "max", "warn", "bad"}
+
+
+# Nothing but files of the page's own server, and none of it written into the page.
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:;"
+    " base-uri 'none'; form-action 'none'"
+)
 
 
 def __virtual__():
     return __virtualname__
 
 
-def check(formula, spec):
-    """``spec`` with defaults filled in; ValueError, naming formula and panel, if wrong."""
-    if not isinstance(spec, dict) or set(spec) - {"title", "about", "several", "panels"}:
-        raise ValueError(f"{formula}/{FILE}: needs title, about and panels")
-    for panel in spec["panels"]:
-        where = f"{formula}/{FILE}: {panel.get('title', 'a panel without title')}"
-        unknown = sorted(set(panel) - _KEYS)
-        if unknown:
-            raise ValueError(
-                f"{where}: unknown key {unknown[0]}; known: {', '.join(sorted(_KEYS))}"
-            )
-        panel.setdefault("kind", "graph")
-        panel.setdefault("unit", "count")
-        panel.setdefault("queries", [])
-        if panel["kind"] not in KINDS:
-            raise ValueError(f"{where}: kind {panel['kind']}: known: {', '.join(KINDS)}")
-        if panel["unit"] not in UNITS:
-            raise ValueError(f"{where}: unit {panel['unit']}: known: {', '.join(UNITS)}")
-        if panel["kind"] != "alerts" and not panel["queries"]:
-            raise ValueError(f"{where}: no queries")
-        for query in panel["queries"]:
-            if set(query) - {"expr", "legend"} or "expr" not in query:
-                raise ValueError(f"{where}: a query has expr and legend")
-    return spec
+def complete(spec):
+    """``spec`` of a dashboard.yaml, with what its panels leave out."""
+    panels = [{"kind": "graph", "unit": "count", "queries": [], **one} for one in spec["panels"]]
+    return {"about": "", **spec, "panels": panels}
 
 
 def overview(specs):
@@ -83,12 +65,12 @@ def overview(specs):
 def page(name, spec, pages):
     """
     HTML of one console. ``pages``: ``{name: title}`` of all, for the way around. What draws it is
-    in salt/prometheus/files/stack.lib; Prometheus itself is asked by the reader's browser.
+    in salt/prometheus/files/assets; Prometheus itself is asked by the reader's browser.
     """
     data = {
         "name": name,
         "title": spec["title"],
-        "about": spec.get("about", ""),
+        "about": spec["about"],
         "pages": [[one, title] for one, title in pages.items()],
         "panels": spec["panels"],
     }
@@ -97,10 +79,14 @@ def page(name, spec, pages):
     text = re.sub(r"\{(?=\{)", "{ ", text)
     return (
         f'<!-- Managed by Salt: salt/*/{FILE} -->\n<!doctype html>\n<html lang="en">\n<head>\n'
+        f'<meta charset="utf-8">\n<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{html.escape(spec['title'])}</title>\n"
-        '{{ template "stack_style" . }}\n</head>\n<body>\n<main id="stack"></main>\n'
+        '<link rel="icon" href="data:,">\n<link rel="stylesheet" href="../user/uPlot.min.css">\n'
+        '<link rel="stylesheet" href="../user/stack.css">\n</head>\n<body>\n<main id="stack"></main>\n'
         f'<script id="page" type="application/json">\n{text}\n</script>\n'
-        '{{ template "stack_script" . }}\n</body>\n</html>\n'
+        '<script src="../user/uPlot.iife.min.js"></script>\n<script src="../user/stack.js"></script>\n'
+        "</body>\n</html>\n"
     )
 
 
@@ -158,7 +144,7 @@ def grafana(name, spec):
     return {
         "uid": f"stack-{name}",
         "title": f"{spec['title']} (counter stack)",
-        "description": spec.get("about", ""),
+        "description": spec["about"],
         "tags": ["counter-stack"],
         "schemaVersion": 36,
         "version": 1,
@@ -181,15 +167,12 @@ def grafana(name, spec):
 
 def _specs():
     if "dashboards.specs" not in __context__:
-        found = {}
-        for formula, source in __salt__["metrics.in_topology"](FILE).items():
-            with open(__salt__["formula.file"](source), encoding="utf-8") as file:
-                try:
-                    found[formula] = check(formula, salt.utils.yaml.safe_load(file))
-                except ValueError as error:
-                    raise CommandExecutionError(str(error)) from error
+        found = {
+            formula: complete(__salt__["formula.said"](formula, FILE))
+            for formula in __salt__["metrics.in_topology"](FILE)
+        }
         if len(__salt__["topology.machines"]()) == 1:
-            found = {name: spec for name, spec in found.items() if not spec.get("several")}
+            found = {name: spec for name, spec in found.items() if not spec.get("multi_machine")}
         __context__["dashboards.specs"] = {OVERVIEW: overview(found), **found}
     return __context__["dashboards.specs"]
 

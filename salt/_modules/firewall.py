@@ -1,8 +1,8 @@
 """
 For formula firewalld: what this machine lets in: every formula's own ``firewall.yaml.j2``, laid over by the pillar.
 
-Called while states render, so a set of openings that is wrong, or that would close SSH, stops the
-run before its first state. The format of an opening is described in salt/firewalld/README.md.
+Called while states render, so a set of openings that would close SSH stops the run before its first
+state. The format of an opening is salt/_schemas/firewall.schema.yaml.
 """
 
 import contextlib
@@ -16,8 +16,6 @@ from salt.exceptions import CommandExecutionError
 
 __virtualname__ = "firewall"
 
-_KEYS = {"port", "protocol", "from", "keep"}
-_PROTOCOLS = ("tcp", "udp")
 # Whether ufw filters (ufw(8)); units of the others that load rules of their own at boot.
 _UFW = "/etc/ufw/ufw.conf"
 _OTHERS = tuple(
@@ -37,57 +35,16 @@ def _refuse(reason):
     raise CommandExecutionError(f"refused: the firewall: {reason}; nothing was changed")
 
 
-def _sources(given, where):
+def _sources(given):
     """``any`` as None, else the addresses and networks that may come in; maybe none."""
     if given == "any":
         return None
-    if isinstance(given, dict) and set(given) == {"role"}:
-        role, roles = given["role"], __salt__["topology.roles"]()
-        if role not in roles:
-            _refuse(f"{where}: unknown role {role}; {__utils__['suggest.hint'](role, roles)}")
-        own = __salt__["topology.machine"]()["name"]
-        # A machine reaches itself over loopback, which is never closed.
-        return [one["address"] for one in __salt__["topology.machines"](role) if one["name"] != own]
-    if isinstance(given, dict) and set(given) == {"network"}:
-        try:
-            network = ipaddress.ip_network(given["network"])
-        except ValueError as error:
-            _refuse(f"{where}: {error}")
-        if network.prefixlen == 0:
-            _refuse(f"{where}: {network} is everybody: say 'from: any'")
-        return [str(network)]
-    return _refuse(f"{where}: from: {given!r}: use any, {{role: NAME}} or {{network: CIDR}}")
-
-
-def _opening(given, where):
-    """One opening, validated: ``{port, protocol, sources, keep}``."""
-    if not isinstance(given, dict):
-        _refuse(f"{where}: {given!r}: needs port, protocol and from")
-    for key in sorted(set(given) - _KEYS):
-        _refuse(f"{where}: unknown key {key}; {__utils__['suggest.hint'](key, sorted(_KEYS))}")
-    for key in ("port", "protocol", "from"):
-        if key not in given:
-            _refuse(f"{where}: no {key}")
-    port, protocol = given["port"], given["protocol"]
-    if type(port) is not int or not 1 <= port <= 65535:
-        _refuse(f"{where}: port {port!r}: use a number, 1..65535")
-    if protocol not in _PROTOCOLS:
-        _refuse(f"{where}: protocol {protocol!r}: use {' or '.join(_PROTOCOLS)}")
-    return {
-        "port": port,
-        "protocol": protocol,
-        "sources": _sources(given["from"], f"{where}: {protocol} {port}"),
-        "keep": bool(given.get("keep")),
-    }
-
-
-def _listed(given, where):
-    # Salt makes an empty map of a file that says nothing.
-    if not given:
-        return []
-    if not isinstance(given, list):
-        _refuse(f"{where}: needs a list of openings")
-    return [_opening(one, where) for one in given]
+    if "network" in given:
+        return [str(ipaddress.ip_network(given["network"]))]
+    own = __salt__["topology.machine"]()["name"]
+    # A machine reaches itself over loopback, which is never closed.
+    machines = __salt__["topology.machines"](given["role"])
+    return [one["address"] for one in machines if one["name"] != own]
 
 
 def _sshd_ports():
@@ -112,7 +69,7 @@ def openings():
     Everything this machine lets in: ``[{formula, port, protocol, sources}]``; ``sources`` is None
     for everybody, else a list of addresses and networks.
 
-    Raises CommandExecutionError for an opening that is wrong, and for a set that would close SSH.
+    Raises CommandExecutionError for a set that would close SSH.
 
     CLI Example:
 
@@ -121,24 +78,29 @@ def openings():
         salt-call firewall.openings
     """
     settings = __salt__["formula.settings"]("firewalld")
-    said = {
-        name: _listed(given, f"{name}/firewall.yaml.j2")
-        for name, given in __salt__["formula.collect"]("firewall.yaml.j2").items()
+    listed = {
+        name: given or [] for name, given in __salt__["formula.collect"]("firewall.yaml.j2").items()
     }
-    kept = [one for listed in said.values() for one in listed if one["keep"]]
-    for name, given in settings["replace"].items():
-        if name not in said:
+    kept = [one for entries in listed.values() for one in entries if one.get("always_open")]
+    for name, instead in settings["replace"].items():
+        if name not in listed:
+            near = __salt__["schemas.nearest"](name, list(listed))
             _refuse(
-                f"pillar firewalld:replace:{name}: opens nothing; {__utils__['suggest.hint'](name, list(said))}"
+                f"pillar firewalld:replace:{name}: opens nothing; {near}known: {', '.join(listed)}"
             )
-        said[name] = _listed(given, f"pillar firewalld:replace:{name}")
-    said["pillar"] = _listed(settings["openings"], "pillar firewalld:openings")
+        listed[name] = instead
+    listed["pillar"] = settings["openings"]
     found = [
-        {"formula": name, **{key: one[key] for key in ("port", "protocol", "sources")}}
-        for name, listed in said.items()
-        for one in listed
-        if one["sources"] is None or one["sources"]
+        {
+            "formula": name,
+            "port": one["port"],
+            "protocol": one["protocol"],
+            "sources": _sources(one["from"]),
+        }
+        for name, entries in listed.items()
+        for one in entries
     ]
+    found = [one for one in found if one["sources"] is None or one["sources"]]
     _never_lock_out(found, kept)
     return found
 
@@ -147,7 +109,9 @@ def _never_lock_out(found, kept):
     """Refuse a set that leaves the way in of the people who run this machine closed to all."""
     opened = {(one["protocol"], one["port"]) for one in found}
     if not kept:
-        _refuse("no formula says which port is never to be closed (keep: true), so ssh might be")
+        _refuse(
+            "no formula says which port is never to be closed (always_open: true), so ssh might be"
+        )
     for one in kept:
         if (one["protocol"], one["port"]) not in opened:
             _refuse(f"{one['protocol']} {one['port']} (ssh) would be closed to everybody")
@@ -274,13 +238,8 @@ def loopback():
         salt-call firewall.loopback
     """
     found = {}
-    for formula, given in __salt__["formula.collect"]("loopback.yaml.j2").items():
+    for given in __salt__["formula.collect"]("loopback.yaml.j2").values():
         for one in given or []:
-            where = f"{formula}/loopback.yaml.j2"
-            if not isinstance(one, dict) or set(one) != {"port", "accounts"}:
-                _refuse(f"{where}: {one!r}: needs port and accounts")
-            if type(one["port"]) is not int or not 1 <= one["port"] <= 65535:
-                _refuse(f"{where}: port {one['port']!r}: use a number, 1..65535")
             found.setdefault(one["port"], {0}).update(_uids(one["accounts"]))
     return [{"port": port, "uids": sorted(uids)} for port, uids in sorted(found.items())]
 

@@ -10,8 +10,6 @@ applied.
 import copy
 import fnmatch
 import functools
-import ipaddress
-import math
 import os
 import re
 
@@ -25,17 +23,6 @@ _TREE = "salt://"
 # Pillar keys that are not a formula's: what pillar/topology.sls says of the machines, which it
 # has checked itself, and the encrypted secrets (salt/_modules/secret.py).
 _DATA = ("topology", "machine", "secrets")
-# What YAML calls no printable character (1.2.2, 5.1), the byte order mark, and each that some program
-# takes for the end of a line: what goes into a file of one line each must have none.
-_ODD = re.compile(
-    r"[^\t\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]"
-)
-# Formats of a schema whose text has lines.
-_OF_LINES = ("certificates", "script")
-# Said of a number or a boolean where text is wanted: YAML has changed it already.
-_QUOTE = (
-    "quote it: without quotes YAML makes a number or a boolean of 0027, 12:30, 1.10, yes and no"
-)
 
 
 def __virtual__():
@@ -67,120 +54,6 @@ def names():
     )
 
 
-def _unknown(where, key, known):
-    """The line for a key that no schema knows, with the nearest right one."""
-    near = __utils__["suggest.nearest"](key, known, cutoff=0.5)
-    hint = f"did you mean '{near}'? " if near else ""
-    return f"pillar {where}: unknown key; {hint}known: {', '.join(known)}"
-
-
-class _Names:
-    """
-    What ``format:`` means in a schema. ``secret``: the name of a secret, kept in ``secrets`` with its
-    form (see secret.problem), which somebody must give; ``secret key``: one that is a private key;
-    ``made secret``: one that this machine makes where nobody gives it, kept in ``made`` too; ``key of
-    FILE``: a top-level key of FILE in any formula, on this machine or not; ``network``: an address or a
-    network, as ``ipaddress`` reads it; ``certificates``: PEM that everybody may read; ``script``: lines
-    of a shell.
-    """
-
-    def __init__(self):
-        self.secrets = {}
-        self.made = set()
-
-    def known(self, file):
-        return {key for name in names() for key in _keys(f"{name}/{file}")}
-
-    def check(self, instance, form):
-        from jsonschema.exceptions import FormatError
-
-        if form in ("secret", "secret key", "made secret") and isinstance(instance, str):
-            self.secrets[instance] = "key" if form == "secret key" else "text"
-            if form == "made secret":
-                self.made.add(instance)
-        elif form == "certificates" and isinstance(instance, str):
-            if wrong := __utils__["certificate_checks.unfit"](instance):
-                raise FormatError("no certificates", cause=ValueError(wrong))
-        elif form.startswith("key of ") and instance not in self.known(form[len("key of ") :]):
-            raise FormatError("no such name")
-        elif form == "network" and isinstance(instance, str):
-            try:
-                everybody = ipaddress.ip_network(instance).prefixlen == 0
-            except ValueError as error:
-                raise FormatError("no network", cause=error) from None
-            if everybody:
-                raise FormatError("no network", cause=ValueError(f"{instance} is everybody"))
-
-
-@functools.cache
-def _dialect():
-    """JSON Schema, without what Python and YAML would let through: see each of the rules."""
-    # It costs a tenth of a second to import: only a run that validates pays it.
-    import jsonschema
-
-    base = jsonschema.Draft202012Validator
-
-    def is_number(_, value):
-        # No 2.0 for an integer: it would go into a file as 2.0. Neither .inf nor .nan, nor 1e-05, which
-        # YAML takes for text.
-        return isinstance(value, int) and not isinstance(value, bool)
-
-    kinds = base.TYPE_CHECKER.redefine_many(
-        {
-            "integer": is_number,
-            "number": lambda _, value: (
-                is_number(_, value)
-                or (isinstance(value, float) and math.isfinite(value) and "e" not in repr(value))
-            ),
-        }
-    )
-
-    def of_type(validator, wanted, value, schema):
-        wrong = list(base.VALIDATORS["type"](validator, wanted, value, schema))
-        yield from wrong
-        if isinstance(value, str) and not wrong:
-            lines = schema.get("format") in _OF_LINES
-            if _ODD.search(re.sub(r"\r?\n", "", value) if lines else value):
-                yield jsonschema.ValidationError("odd", validator="text", instance=value)
-
-    def pattern(validator, wanted, value, schema):
-        # Python's `$` also matches before a last line break, JSON Schema's (ECMA 262) does not.
-        whole = re.sub(r"(?<!\\)\$$", r"\\Z", wanted)
-        if isinstance(value, str) and not re.search(whole, value):
-            yield jsonschema.ValidationError("no match")
-
-    rules = {"type": of_type, "pattern": pattern}
-    return jsonschema.validators.extend(base, rules, type_checker=kinds)
-
-
-def _validator(schema, names):
-    return _dialect()(schema, format_checker=names)
-
-
-def _odd_keys(value, where):
-    """A line for each key that is no text: no schema can name it, and none may meet it."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            path = f"{where}:{key}".lstrip(":")
-            if not isinstance(key, str):
-                yield f"pillar {path}: key {_shown(key)} is not text; {_QUOTE}"
-            elif not key.isprintable():
-                yield f"pillar {where}: key {_shown(key)} is not one line of text"
-            else:
-                yield from _odd_keys(inner, path)
-    elif isinstance(value, (list, tuple)):
-        for index, inner in enumerate(value):
-            yield from _odd_keys(inner, f"{where}[{index}]")
-
-
-def _shown(value):
-    """A value as a message shows it: one line, not all of a long one, nothing of a private key."""
-    text = repr(value)
-    if "PRIVATE KEY" in text:
-        return "what is given, which holds a private key,"
-    return text if len(text) <= 100 else f"{text[:99]}…"
-
-
 def _keys(path):
     """Top-level keys of a YAML file of the tree, also those that its Jinja leaves out here."""
     if path not in _files():
@@ -189,65 +62,14 @@ def _keys(path):
         return re.findall(r"(?m)^([a-z][a-z0-9-]*):", file.read())
 
 
-def _where(error):
-    path = ""
-    for part in error.absolute_path:
-        path += f"[{part}]" if isinstance(part, int) else f"{':' if path else ''}{part}"
-    return path
-
-
-def _explain(name, error):
-    """One line: path, what is wrong, what is allowed."""
-    where = ":".join(filter(None, [name, _where(error)]))
-    rule, wanted, value = error.validator, error.validator_value, error.instance
-    if "propertyNames" in error.relative_schema_path or str(wanted).startswith("key of "):
-        # The key itself.
-        where = f"{where}:{value}"
-    shown = _shown(value)
-    # Text was wanted, and something else came of it.
-    quote = f"; {_QUOTE}" if isinstance(value, (bool, int, float)) else ""
-    if rule == "additionalProperties":
-        allowed = sorted(error.schema.get("properties", {}))
-        return [
-            _unknown(f"{where}:{key}", key, allowed) for key in sorted(set(value) - set(allowed))
-        ]
-    if rule == "type":
-        wanted = wanted if isinstance(wanted, list) else [wanted]
-        what = f"{shown} is not of type {' or '.join(wanted)}{quote if 'string' in wanted else ''}"
-    elif rule == "text":
-        what = f"{shown} has a control character or more than one line; allowed: one line of text"
-    elif rule == "dependentRequired":
-        # {certificate: [key]}: named by what is there and what is not.
-        gaps = [
-            f"{there} needs {needed} too"
-            for there, all_needed in wanted.items()
-            if there in value
-            for needed in all_needed
-            if needed not in value
-        ]
-        what = "; ".join(gaps)
-    elif rule == "enum":
-        texts = all(isinstance(one, (str, type(None))) for one in wanted)
-        what = f"{shown} is not one of {', '.join(map(str, wanted))}{quote if texts else ''}"
-    elif rule in ("minimum", "maximum"):
-        low, high = (error.schema.get(end, "") for end in ("minimum", "maximum"))
-        what = f"{shown} is out of range; allowed: {low}..{high}"
-    elif rule == "format" and wanted == "network":
-        # The reason, such as `192.0.2.1/24 has host bits set`.
-        what = f"{error.cause}; allowed: an address, or a network such as 192.0.2.0/24"
-    elif rule == "format" and wanted == "certificates":
-        what = str(error.cause)
-    elif rule == "format":
-        file = wanted[len("key of ") :]
-        return [_unknown(where, value, sorted(_Names().known(file)))]
-    elif rule == "pattern":
-        what = f"{shown} does not look right; allowed: {error.schema.get('description', wanted)}"
-    elif rule == "required":
-        what = error.message
-    else:
-        allowed = error.schema.get("description", f"{rule} {wanted}")
-        what = f"{shown} does not look right; allowed: {allowed}"
-    return [f"pillar {where}: {what}"]
+def _names_of(form):
+    """What a schema's ``format: role`` or ``format: key of FILE`` allows: a key of FILE in any formula, on
+    this machine or not; None for another format."""
+    if form == "role":
+        return __salt__["topology.roles"]()
+    if not form.startswith("key of "):
+        return None
+    return sorted({key for name in names() for key in _keys(f"{name}/{form[len('key of ') :]}")})
 
 
 def problems(pillar=None):
@@ -265,19 +87,18 @@ def problems(pillar=None):
     """
     pillar = __pillar__ if pillar is None else pillar
     known = names()
-    lines = list(_odd_keys(pillar, ""))
+    lines = [f"pillar {one}" for one in __salt__["schemas.odd_keys"](pillar)]
     if lines:
         # What follows compares keys with text.
         return lines
     for key in pillar:
         if key not in known and key not in _DATA:
-            lines.append(_unknown(key, key, known))
+            lines.append(f"pillar {key}: {__salt__['schemas.unknown'](key, known)}")
     for name in known:
-        if name not in pillar:
-            continue
-        validator = _validator(_schema(name), _Names())
-        for error in sorted(validator.iter_errors(_plain(pillar[name])), key=_where):
-            lines.extend(_explain(name, error))
+        if name in pillar:
+            lines += __salt__["schemas.problems"](
+                _schema(name), _plain(pillar[name]), f"pillar {name}", _names_of
+            )
     lines += [] if lines else _broken_rules(pillar, known)
     if pillar.get("secrets") is not None and not lines:
         # The controller's were checked there (control/credentials/given_secrets.py): settings may be taken back before them.
@@ -293,17 +114,18 @@ def _broken_rules(pillar, known):
     the defaults hold (a test says so).
     """
     merged, lines = {}, []
-    folders = ["", *(f"{name}/" for name in known)]
-    for folder in folders if set(known) & set(pillar) else []:
-        for rule in _read(f"{_TREE}{folder}rules.yaml") or []:
-            named = rule_formulas(rule)
-            # A tree that took some of the formulas over keeps to what it can know.
-            if not named & set(pillar) or not named <= set(known):
-                continue
-            merged.update({one: _merged(one, pillar) for one in named - set(merged)})
-            line = rule_problem(rule, merged)
-            if line:
-                lines.append(line)
+    if not set(known) & set(pillar):
+        return lines
+    rules = _read(f"{_TREE}rules.yaml") or []
+    for rule in [*rules, *(rule for name in known for rule in said(name, "rules.yaml") or [])]:
+        named = rule_formulas(rule)
+        # A tree that took some of the formulas over keeps to what it can know.
+        if not named & set(pillar) or not named <= set(known):
+            continue
+        merged.update({one: _merged(one, pillar) for one in named - set(merged)})
+        line = rule_problem(rule, merged)
+        if line:
+            lines.append(line)
     return lines
 
 
@@ -367,7 +189,7 @@ def _secret_problems(given, forms, others):
     for name, value in given.items():
         if name not in forms:
             if name not in others:
-                yield _unknown(f"secrets:{name}", name, sorted(forms))
+                yield f"pillar secrets:{name}: {__salt__['schemas.unknown'](name, sorted(forms))}"
         elif wrong := __salt__["secret.problem"](value, forms[name]):
             yield f"pillar secrets:{name}: {wrong}"
 
@@ -375,26 +197,28 @@ def _secret_problems(given, forms, others):
 def _declared():
     """``{name: {roles, kind, form}}`` of the secrets in every formula's ``secrets.yaml``."""
     return {
-        secret: said or {}
+        secret: declared or {}
         for name in names()
-        for secret, said in (_read(f"{_TREE}{name}/secrets.yaml") or {}).items()
+        for secret, declared in (said(name, "secrets.yaml") or {}).items()
     }
 
 
 def _secrets(pillar):
     """All secrets that any formula uses, on this machine or not: ``{name: form}``."""
     declared = {
-        name: said.get("form") or ("age" if said.get("kind") == "age" else "text")
-        for name, said in _declared().items()
+        name: one.get("form") or ("age" if one.get("kind") == "age" else "text")
+        for name, one in _declared().items()
     }
-    return {**declared, **_named(pillar).secrets}
+    return {**declared, **_named(pillar)["names"]}
 
 
 def _named(pillar):
-    """The secrets that any formula's settings name, on this machine or not."""
-    found = _Names()
+    """The secrets that any formula's settings name, on this machine or not: see ``schemas.secrets``."""
+    found = {"names": {}, "made": set()}
     for name in names():
-        list(_validator(_schema(name), found).iter_errors(_merged(name, pillar)))
+        more = __salt__["schemas.secrets"](_schema(name), _merged(name, pillar))
+        found["names"].update(more["names"])
+        found["made"] |= more["made"]
     return found
 
 
@@ -413,7 +237,7 @@ def secret_kind(name):
     declared = _declared()
     if name in declared:
         return declared[name].get("kind", "random")
-    return "random" if name in _named(__pillar__).made else "given"
+    return "random" if name in _named(__pillar__)["made"] else "given"
 
 
 def _schema(name):
@@ -521,7 +345,7 @@ def applied():
 
 def collect(filename):
     """
-    What each formula of this machine says in its own ``filename`` (Jinja, then YAML), for the
+    What each formula of this machine says in its own ``filename`` (see :py:func:`said`), for the
     formulas that serve all others and know none by name: ``{formula: data}``, in the order of
     top.sls, without the formulas that have no such file.
 
@@ -551,8 +375,10 @@ def offered(filename):
 
 def said(name, filename):
     """
-    What formula ``name`` says in its own ``filename`` (Jinja, then YAML), also one that is none of this
-    machine's; None where it has no such file.
+    What formula ``name`` says in its own small file ``filename`` (``.j2``: Jinja, then YAML), also one that
+    is none of this machine's; None where it has no such file. What each may hold is in ``_schemas/``.
+
+    Raises CommandExecutionError, with file, path and what is allowed, for what its schema does not allow.
 
     CLI Example:
 
@@ -560,9 +386,39 @@ def said(name, filename):
 
         salt-call formula.said redis logs.yaml.j2
     """
-    if f"{name}/{filename}" not in _files():
+    path = f"{name}/{filename}"
+    if path not in _files():
         return None
-    return __salt__["slsutil.renderer"](f"{_TREE}{name}/{filename}", default_renderer="jinja|yaml")
+    if filename.endswith(".j2"):
+        data = __salt__["slsutil.renderer"](f"{_TREE}{path}", default_renderer="jinja|yaml")
+    else:
+        data = _read(f"{_TREE}{path}")
+    if lines := small_file_problems(path, data):
+        raise CommandExecutionError(f"refused: {'; '.join(lines)}; nothing was changed")
+    return data
+
+
+def small_file_problems(path, data):
+    """
+    What is wrong with ``data`` of a small file, such as ``redis/logs.yaml.j2``, one line each; an empty list
+    when all is well, and where it says nothing.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call formula.small_file_problems shop/loopback.yaml.j2 '[{port: 80}]'
+    """
+    # Salt makes an empty map of a file whose Jinja leaves nothing.
+    if not data:
+        return []
+    schema = _read(f"{_TREE}_schemas/{path.split('/')[1].split('.')[0]}.schema.yaml")
+    # What was lifted out of this tree may come without.
+    if schema is None:
+        return []
+    data = _plain(data)
+    lines = [f"{path}: {line}" for line in __salt__["schemas.odd_keys"](data)]
+    return lines or __salt__["schemas.problems"](schema, data, f"{path}: ", _names_of)
 
 
 def file(source):

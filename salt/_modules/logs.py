@@ -1,37 +1,17 @@
 """
-Whose a line of the journal is, from each formula's own ``logs.yaml.j2``; the format is in
-salt/shipper/README.md.
+Whose a line of the journal is, from each formula's own ``logs.yaml.j2``; its format is
+salt/_schemas/logs.schema.yaml.
 """
-
-import re
 
 from salt.exceptions import CommandExecutionError
 
 __virtualname__ = "logs"
 
-_KINDS = {
-    # A systemd unit's whole name, `*` for any part of it.
-    "units": r"[A-Za-z0-9:_.@\\*-]+\.(service|socket|timer|scope|path|mount|target)",
-    "identifiers": r"[^\s]{1,64}",
-    "transports": r"kernel|audit|driver",
-}
+_KINDS = ("units", "identifiers", "transports")
 
 
 def __virtual__():
     return __virtualname__
-
-
-def _is_ecs(given):
-    """``{field: its name in ECS}``, or for a name ``{to: name, scale: factor, strip: prefix}``."""
-    for field, to in given.items() if isinstance(given, dict) else [("", None)]:
-        rule = {"to": to} if isinstance(to, str) else to
-        if not isinstance(rule, dict) or set(rule) - {"to", "scale", "strip"}:
-            return False
-        if not re.fullmatch(r"[A-Za-z0-9_-]+", str(field)):
-            return False
-        if not re.fullmatch(r"[a-z0-9_]+(\.[a-z0-9_]+)*", str(rule.get("to"))):
-            return False
-    return True
 
 
 def collect(ecs=False):
@@ -41,8 +21,8 @@ def collect(ecs=False):
     ecs
         also what the fields of its JSON lines are called in the Elastic Common Schema
 
-    Raises CommandExecutionError, naming formula and service, for what is wrong, and for a unit,
-    identifier or transport that two services claim.
+    Raises CommandExecutionError, naming formula and service, for a service of two formulas, and for a unit,
+    identifier or transport of two services.
 
     CLI Example:
 
@@ -54,27 +34,17 @@ def collect(ecs=False):
     for formula, services in __salt__["formula.collect"]("logs.yaml.j2").items():
         for name, given in (services or {}).items():
             where = f"{formula}/logs.yaml.j2: {name}"
-            if not re.fullmatch(r"[a-z][a-z0-9-]{0,30}", name) or name == "system":
-                raise CommandExecutionError(f"{where}: allowed: a-z, 0-9 and -; not system")
             if name in found:
                 raise CommandExecutionError(f"{where}: another formula has this service")
-            known = dict(given) if isinstance(given, dict) else {}
-            names = known.pop("ecs", {})
-            if not _is_ecs(names):
-                raise CommandExecutionError(f"{where}: ecs: needs FIELD: NAME.OF.ECS")
-            if not known or set(known) - set(_KINDS):
-                raise CommandExecutionError(f"{where}: needs {', '.join(_KINDS)}, at least one")
-            for kind, values in known.items():
-                for value in values if isinstance(values, list) else [None]:
-                    if not isinstance(value, str) or not re.fullmatch(_KINDS[kind], value):
-                        raise CommandExecutionError(f"{where}: {kind}: {value!r} is not right")
+            found[name] = {kind: list(given[kind]) for kind in _KINDS if kind in given}
+            for kind, values in found[name].items():
+                for value in values:
                     if owners.setdefault((kind, value), name) != name:
                         raise CommandExecutionError(
                             f"{where}: {kind}: {value} is {owners[kind, value]}'s already"
                         )
-            found[name] = {kind: list(values) for kind, values in known.items()}
             if ecs:
-                found[name]["ecs"] = names
+                found[name]["ecs"] = given.get("ecs", {})
     return found
 
 

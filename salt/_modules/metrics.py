@@ -1,9 +1,7 @@
 """
 What is measured on this machine and what Prometheus scrapes in the topology, from each formula's
-own ``metrics.yaml.j2``; the format is in salt/collectd/README.md.
+own ``metrics.yaml.j2``; its format is salt/_schemas/metrics.schema.yaml.
 """
-
-import re
 
 import salt.utils.yaml
 from salt.exceptions import CommandExecutionError
@@ -11,117 +9,29 @@ from salt.exceptions import CommandExecutionError
 __virtualname__ = "metrics"
 
 _FILE = "metrics.yaml.j2"
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,40}")
 _KINDS = {"gauge": "GAUGE:U:U", "counter": "DERIVE:0:U"}
 # What files/stack.py of formula collectd says of every reader.
 _HOST = {"ok": "gauge", "ok_time": "gauge", "took": "gauge", "known": "gauge"}
 # Names that collectd's own types.db has already, of the same kind.
 _SHIPPED = {"blocked_clients", "commands", "count"}
-_READER = {"source", "settings", "metrics", "credentials"}
-_SCRAPE = {"job", "port", "remote_port", "path", "keep"}
 
 
 def __virtual__():
     return __virtualname__
 
 
-def _is_port(value):
-    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 65536
-
-
-def _each(kind, test):
-    return lambda value: isinstance(value, kind) and all(test(one) for one in value)
-
-
-def _is_reader(given):
-    return (
-        isinstance(given, dict)
-        and set(given) <= _READER
-        and isinstance(given.get("settings", {}), dict)
-        and isinstance(given.get("credentials", {}), dict)
-        and isinstance(given.get("metrics"), dict)
-        and all(_NAME.fullmatch(name) and kind in _KINDS for name, kind in given["metrics"].items())
-    )
-
-
-def _is_scrape(given):
-    return (
-        isinstance(given, dict)
-        and set(given) <= _SCRAPE
-        and _NAME.fullmatch(str(given.get("job")))
-        and _is_port(given.get("port"))
-        and _is_port(given.get("remote_port"))
-    )
-
-
-def _is_line(given):
-    return (
-        isinstance(given, dict)
-        and set(given) == {"log", "metric", "number", "percentiles"}
-        and re.fullmatch(r"[a-z][a-z0-9-]*", str(given["log"]))
-        and _NAME.fullmatch(str(given["metric"]))
-        and isinstance(given["number"], str)
-        and "\n" not in given["number"]
-        and all(isinstance(one, int) and 0 < one < 100 for one in given["percentiles"])
-    )
-
-
-def _is_word(value):
-    return isinstance(value, str) and value != ""
-
-
-_RULES = {
-    # {collectd plugin: text of its block, or null}
-    "plugins": lambda value: (
-        isinstance(value, dict)
-        and all(_NAME.fullmatch(name) for name in value)
-        and all(text is None or isinstance(text, str) for text in value.values())
-    ),
-    "readers": lambda value: (
-        isinstance(value, dict)
-        and all(_NAME.fullmatch(name) and _is_reader(one) for name, one in value.items())
-    ),
-    "units": _each(list, _is_word),
-    "certificates": lambda value: isinstance(value, dict) and all(map(_is_word, value.values())),
-    "scrape": _each(list, _is_scrape),
-    # Numbers in the lines of a central log, measured on the monitor.
-    "lines": _each(list, _is_line),
-    "shown": _each(list, _is_word),
-}
-
-
-def _checked(formula, given):
-    """``given`` with every key there; CommandExecutionError, naming formula and key, if wrong."""
-    given = given or {}
-    for key in sorted(given):
-        if key not in _RULES:
-            hint = __utils__["suggest.hint"](key, _RULES)
-            raise CommandExecutionError(f"{formula}/{_FILE}: unknown key {key}; {hint}")
-        if not _RULES[key](given[key]):
-            raise CommandExecutionError(
-                f"{formula}/{_FILE}: {key}: {given[key]!r} is not right; see salt/collectd/README.md"
-            )
-    # What is off on this machine says nothing at all.
-    if given and not given.get("shown"):
-        raise CommandExecutionError(
-            f"{formula}/{_FILE}: shown: needs the metrics that prove it is measured"
-        )
-    return {
-        "plugins": given.get("plugins", {}),
-        "readers": given.get("readers", {}),
-        "units": given.get("units", []),
-        "certificates": given.get("certificates", {}),
-        "scrape": given.get("scrape", []),
-        "lines": given.get("lines", []),
-        "shown": given.get("shown", []),
-    }
+def _complete(given):
+    """``given`` with every key there."""
+    maps = ("plugins", "readers", "certificates")
+    lists = ("units", "scrape", "log_metrics", "required_series")
+    empty = {**{key: {} for key in maps}, **{key: [] for key in lists}}
+    return {**empty, **(given or {})}
 
 
 def collect():
     """
-    ``{formula: {plugins, readers, units, certificates, scrape, shown}}`` of this machine.
-
-    Raises CommandExecutionError, naming formula and key, for what is wrong.
+    ``{formula: {plugins, readers, units, certificates, scrape, log_metrics, required_series}}`` of this
+    machine.
 
     CLI Example:
 
@@ -135,8 +45,7 @@ def collect():
         __context__["metrics.collecting"] = True
         try:
             __context__["metrics.collected"] = {
-                name: _checked(name, given)
-                for name, given in __salt__["formula.collect"](_FILE).items()
+                name: _complete(given) for name, given in __salt__["formula.collect"](_FILE).items()
             }
         finally:
             __context__["metrics.collecting"] = False
@@ -221,7 +130,7 @@ def types():
 
         salt-call metrics.types
     """
-    kinds = {**_HOST, **{one["metric"]: "gauge" for one in lines()}}
+    kinds = {**_HOST, **{one["metric"]: "gauge" for one in log_metrics()}}
     for reader, given in readers().items():
         for name, kind in given["metrics"].items():
             if kinds.setdefault(name, kind) != kind:
@@ -337,12 +246,11 @@ def _of(formula):
         return collect()[formula]
     key = f"metrics.of.{formula}"
     if key not in __context__:
-        given = __salt__["formula.said"](formula, _FILE)
-        __context__[key] = _checked(formula, {"shown": ["none"]} if given is None else given)
+        __context__[key] = _complete(__salt__["formula.said"](formula, _FILE))
     return __context__[key]
 
 
-def lines():
+def log_metrics():
     """
     What is measured in the lines of the central logs, ``[{machine, log, metric, number,
     percentiles}]``, from every machine of the topology; empty but on the monitor, where they are.
@@ -351,7 +259,7 @@ def lines():
 
     .. code-block:: bash
 
-        salt-call metrics.lines
+        salt-call metrics.log_metrics
     """
     if "monitor" not in __salt__["topology.machine"]()["roles"]:
         return []
@@ -359,7 +267,7 @@ def lines():
         {"machine": machine["name"], **one}
         for machine in __salt__["topology.machines"]()
         for formula in formulas(machine)
-        for one in _of(formula)["lines"]
+        for one in _of(formula)["log_metrics"]
     ]
 
 

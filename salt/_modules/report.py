@@ -154,7 +154,7 @@ def services():
             name,
             unit,
             ask,
-            measured[name]["shown"][0] if name in measured else None,
+            next(iter(measured.get(name, {}).get("required_series", [])), None),
             sorted(logs.get(name) or {}),
         )
         for name, units in __salt__["formula.collect"]("status.yaml.j2").items()

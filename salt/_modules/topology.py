@@ -11,9 +11,8 @@ from salt.exceptions import CommandExecutionError
 
 __virtualname__ = "topology"
 
-
-# As control/topology.py has them.
-_ROLES = ("store", "app", "edge", "monitor")
+# Those of pillar/topology.schema.yaml, for a tree that has no topology.
+ROLES = ("edge", "app", "store", "monitor")
 
 
 def __virtual__():
@@ -27,7 +26,7 @@ def _data():
     addresses = [
         one for one in __grains__.get("ipv4", []) if not ipaddress.ip_address(one).is_loopback
     ]
-    own = {"address": (addresses or ["127.0.0.1"])[0], "roles": list(_ROLES)}
+    own = {"address": (addresses or ["127.0.0.1"])[0], "roles": list(ROLES)}
     name = __grains__["id"]
     return {"name": name, "domain": name, "machines": {name: own}}, {"name": name, **own}
 
@@ -53,7 +52,7 @@ def roles():
 
         salt-call topology.roles
     """
-    return list(__pillar__["topology"]["roles"])
+    return list(__pillar__.get("topology", {}).get("roles") or ROLES)
 
 
 def machines(role=None):

@@ -46,7 +46,7 @@ collectd running:
         collectd: {{ collectd | json }}
         machine: {{ salt['topology.machine']().name | json }}
         plugins: {{ plugins | json }}
-        lines: {{ salt['metrics.lines']() | json }}
+        log_metrics: {{ salt['metrics.log_metrics']() | json }}
         logs: /var/log/central
         readers: {{ readers | json }}
         secrets: {{ secrets | json }}

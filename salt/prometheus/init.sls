@@ -74,12 +74,14 @@ prometheus running:
         {% for formula, source in salt['metrics.in_topology']('alerts.yaml').items() %}
         {{ ('/etc/prometheus/rules/' ~ formula ~ '.yaml') | json }}: {source: {{ source | json }}}
         {% endfor %}
-        /etc/prometheus/console_libraries/stack.lib: {source: salt://prometheus/files/stack.lib}
+        {% for asset in ['stack.css', 'stack.js', 'vendor/uPlot.iife.min.js', 'vendor/uPlot.min.css'] %}
+        {{ ('/etc/prometheus/assets/' ~ asset.split('/')[-1]) | json }}: {source: {{ ('salt://prometheus/files/assets/' ~ asset) | json }}}
+        {% endfor %}
         {% for page in salt['dashboards.pages']() %}
         {{ ('/etc/prometheus/consoles/' ~ page ~ '.html') | json }}: {contents: {{ salt['dashboards.console'](page) | json }}}
         {% endfor %}
         /etc/systemd/system/prometheus.service.d/stack.conf: {source: salt://prometheus/files/prometheus.conf.j2}
-    - clean: [/etc/prometheus/rules/*.yaml, /etc/prometheus/consoles/*.html]
+    - clean: [/etc/prometheus/rules/*.yaml, /etc/prometheus/consoles/*.html, /etc/prometheus/console_libraries/stack.lib]
     - context:
         prometheus: {{ prometheus | json }}
         targets: {{ targets | json }}

@@ -57,8 +57,8 @@ stunnel unit:
     - watch_files: {{ ([unit] + salt['pki.paths']().values() | list) | json }}
     - reload: true
     - ready: {{ ('salt://stunnel/files/accepts.py ' ~ address ~ ' ' ~ tunnel.accept) | json }}
-    {%- if tunnel.follows %}
-    - part_of: {{ tunnel.follows | json }}
+    {%- if tunnel.part_of %}
+    - part_of: {{ tunnel.part_of | json }}
     {%- endif %}
     - require:
       - checked: stunnel unit

@@ -27,13 +27,13 @@ SITE = {
     },
     "redis": {},
     "fail2ban": {
-        "jail.yaml.j2": "site-logins:\n  journal: ['SYSLOG_IDENTIFIER=site']\n  closes: [8080]\n"
+        "jail.yaml.j2": "site-logins:\n  journal: ['SYSLOG_IDENTIFIER=site']\n  ports: [8080]\n"
         "  maxretry: 1\n  findtime: 1m\n  bantime: 10m\n",
         "files/fail2ban/site-logins.conf": "[Definition]\nfailregex = ^\\s*\\S+ site(?:\\[\\d+\\])?: refused <ADDR>$\n"
         "journalmatch =\n",
     },
     "firewalld": {
-        "firewall.yaml.j2": "- {port: 22, protocol: tcp, from: any, keep: true}\n",
+        "firewall.yaml.j2": "- {port: 22, protocol: tcp, from: any, always_open: true}\n",
     },
 }
 

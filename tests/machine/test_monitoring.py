@@ -60,7 +60,7 @@ def test_every_service_is_measured(lab: Lab) -> None:
         measured
     )
     for service, one in measured.items():
-        for name in one["shown"]:
+        for name in one["required_series"]:
             lab.wait(f"{service}: {name}", lambda name=name: bool(query(lab, name)), 60)  # type: ignore[misc]
 
 
@@ -207,6 +207,22 @@ def test_a_page_in_a_real_browser_reads_and_changes_nothing(lab: Lab, tmp_path: 
         )
         assert "success" in look(f"http://127.0.0.1:{port}/api/v1/query?query=up")
     assert lab.run(f"{AMTOOL} silence query -q") == before
+
+
+@pytest.mark.nightly("a browser; that every page is served, and what each asks, are tests below")
+def test_a_page_draws_its_curves_in_a_real_browser(lab: Lab, tmp_path: Path) -> None:
+    """Under the policy that it carries: nothing but its own server's files."""
+    browser = shutil.which("chromium")
+    if not browser:
+        pytest.skip("no chromium on this computer")
+    with dashboard(lab) as (_, address):
+        text = subprocess.run(
+            [browser, "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=20000",
+             f"--user-data-dir={tmp_path}/profile", "--dump-dom", address],
+            capture_output=True, text=True, timeout=120, check=True,
+        ).stdout  # fmt: skip
+    assert 'data-drawn="yes"' in text
+    assert text.count('class="u-over"') >= 4
 
 
 # What asks everybody who he is (a password, a certificate), and what is for everybody.

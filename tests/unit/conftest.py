@@ -101,6 +101,36 @@ def load_source() -> Callable[..., ModuleType]:
 
 
 @pytest.fixture(scope="session")
+def formula_on() -> Callable[..., ModuleType]:
+    """`formula_on(TREE)`: the module formula on the formulas in that folder, without Salt."""
+
+    def load_on(tree: Path) -> ModuleType:
+        def cached(source: str) -> str:
+            path = tree / source.removeprefix("salt://")
+            return str(path) if path.exists() else ""
+
+        schemas = load(ROOT / "salt/_modules/schemas.py")
+        secret = load(ROOT / "salt/_modules/secret.py")
+        topology = load(ROOT / "salt/_modules/topology.py")
+        names = ("nearest", "odd_keys", "problems", "secrets", "unknown")
+        return load(
+            ROOT / "salt/_modules/formula.py",
+            salt={
+                "cp.list_master": lambda: [
+                    str(path.relative_to(tree)) for path in tree.rglob("*") if path.is_file()
+                ],
+                "cp.cache_file": cached,
+                "secret.problem": secret.problem,
+                "topology.roles": topology.roles,
+                **{f"schemas.{name}": getattr(schemas, name) for name in names},
+            },
+            grains={"os_family": "Debian", "oscodename": "bookworm"},
+        )
+
+    return load_on
+
+
+@pytest.fixture(scope="session")
 def me() -> dict[str, str]:
     """Owner of files that this process may write: `{user, group}`."""
     return {

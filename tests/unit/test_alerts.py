@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -284,26 +285,9 @@ def spec(**panel: Any) -> dict[str, Any]:
     return {"title": "Shop", "about": "x", "panels": [{"title": "Orders", **panel}]}
 
 
-@pytest.mark.parametrize(
-    ("panel", "words"),
-    [
-        ({"queries": [{"expr": "up"}], "knid": "graph"}, "unknown key knid"),
-        ({"queries": [{"expr": "up"}], "unit": "furlongs"}, "unit furlongs"),
-        ({"queries": [{"expr": "up"}], "kind": "pie"}, "kind pie"),
-        ({}, "no queries"),
-        ({"queries": [{"query": "up"}]}, "a query has"),
-    ],
-)
-def test_a_wrong_panel_is_refused_by_name(
-    dashboards: ModuleType, panel: dict[str, Any], words: str
-) -> None:
-    with pytest.raises(ValueError, match=words):
-        dashboards.check("shop", spec(**panel))
-
-
 def test_a_page_holds_its_queries_and_nothing_that_ends_it(dashboards: ModuleType) -> None:
     evil = 'sum({__name__=~"</script>{{ template }}"})'
-    made = dashboards.check("shop", spec(queries=[{"expr": evil, "legend": "$machine"}]))
+    made = dashboards.complete(spec(queries=[{"expr": evil, "legend": "$machine"}]))
     text = dashboards.page("shop", made, {"shop": "Shop"})
     data = text.split('type="application/json">')[1].split("</script>")[0]
     assert "{{" not in data
@@ -312,10 +296,51 @@ def test_a_page_holds_its_queries_and_nothing_that_ends_it(dashboards: ModuleTyp
     assert dashboards.grafana("shop", made)["panels"][0]["targets"][0]["expr"] == evil
 
 
+def test_a_page_loads_nothing_but_files_of_its_own_server(
+    dashboards: ModuleType, root: Path
+) -> None:
+    """Its policy says so; what would need an exception (a script or a style in the page) is not there."""
+    text = dashboards.page(
+        "shop", dashboards.complete(spec(queries=[{"expr": "up"}])), {"shop": "S"}
+    )
+    (policy,) = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]+)"', text)
+    assert "default-src 'none'" in policy and "script-src 'self';" in policy
+    assert "unsafe" not in policy and "http" not in policy
+    assert re.findall(r"<script(?! id=\"page\" type=\"application/json\")(?! src=)", text) == []
+    assert not re.search(r"<style|style=|\son\w+=", text)
+    loaded = set(re.findall(r'(?:src|href)="\.\./user/([^"]+)"', text))
+    assets = root / "salt/prometheus/files/assets"
+    here = {path.name for path in assets.rglob("*.*") if path.suffix in (".js", ".css")}
+    assert loaded == here
+    script = (assets / "stack.js").read_text(encoding="utf-8")
+    # An attribute `style` would be refused, and a property of it is not.
+    assert not re.search(r"style:|\"style\"|new Function|https?://", script)
+
+
+def test_the_monitor_serves_what_its_pages_load(all_rendered: dict[Any, Any], root: Path) -> None:
+    one = all_rendered["dev", "dev"]
+    assets = root / "salt/prometheus/files/assets"
+    for path in [*assets.glob("stack.*"), *assets.glob("vendor/uPlot.*")]:
+        assert one.data(f"/etc/prometheus/assets/{path.name}") == path.read_bytes()
+
+
+def test_the_vendored_library_is_what_was_published(root: Path) -> None:
+    folder = root / "salt/prometheus/files/assets/vendor"
+    said = (folder / "README.md").read_text(encoding="utf-8")
+    hashes = dict(re.findall(r"(?m)^([0-9a-f]{64})  (\S+)$", said))
+    vendored = {path.name: path for path in folder.iterdir() if path.suffix in (".js", ".css")}
+    assert set(hashes.values()) == set(vendored)
+    for wanted, name in hashes.items():
+        assert hashlib.sha256(vendored[name].read_bytes()).hexdigest() == wanted, name
+    version = re.search(r"^# uPlot ([0-9.]+)$", said, re.M)[1]  # type: ignore[index]
+    assert f"(v{version})" in (folder / "uPlot.iife.min.js").read_text(encoding="utf-8")[:100]
+    assert "MIT License" in (folder / "LICENSE.uPlot").read_text(encoding="utf-8")
+
+
 def test_page_and_grafana_ask_the_same(dashboards: ModuleType) -> None:
     for path in ROOT.glob("salt/*/dashboard.yaml"):
         name = path.parent.name
-        made = dashboards.check(name, yaml.safe_load(path.read_text(encoding="utf-8")))
+        made = dashboards.complete(yaml.safe_load(path.read_text(encoding="utf-8")))
         stored = json.loads((ROOT / "docs/grafana" / f"{name}.json").read_text(encoding="utf-8"))
         asked = [q["expr"] for panel in made["panels"] for q in panel["queries"]]
         told = [target["expr"] for panel in stored["panels"] for target in panel["targets"]]

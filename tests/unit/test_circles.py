@@ -14,7 +14,7 @@ Run = Callable[[dict[str, str]], "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture
 def run(root: Path, tmp_path: Path) -> Run:
-    """`run({file: text})`: what lint/circles says of a tree of these files."""
+    """`run({file: text})`: what lint/circles.py says of a tree of these files."""
 
     def look(files: dict[str, str]) -> subprocess.CompletedProcess[str]:
         for name, text in files.items():
@@ -22,7 +22,7 @@ def run(root: Path, tmp_path: Path) -> Run:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
         return subprocess.run(
-            [sys.executable, str(root / "lint" / "circles"), str(tmp_path)],
+            [sys.executable, str(root / "lint" / "circles.py"), str(tmp_path)],
             capture_output=True, text=True, check=False,
         )  # fmt: skip
 

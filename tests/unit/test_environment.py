@@ -83,7 +83,7 @@ def run(words: list[str], given: dict[str, str], **more: Any) -> subprocess.Comp
     [
         (["make", "-s", "url", "TOPOLOGY=prod"], 0, "https://192.168.56.20/\n"),
         (["make", "-s", "apply", "TOPOLOGY=prd"], 2, "apply: TOPOLOGY=prd: no such topology"),
-        (["lint/notes"], 0, ""),
+        (["tools/release_notes.py"], 0, ""),
         (["bootstrap/bootstrap.sh", "--help"], 0, "bootstrap.sh [--wheels DIR]"),
     ],
 )

@@ -61,7 +61,7 @@ def release(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     # Nothing of a proxy: the stand-in is on loopback.
     kept = {"PATH": os.environ["PATH"], "no_proxy": "*"}
     return subprocess.run(
-        [sys.executable, str(ROOT / "lint" / "release")],
+        [sys.executable, str(ROOT / "tools" / "gitlab_release.py")],
         input="What is new.\n",
         capture_output=True,
         text=True,

@@ -53,7 +53,7 @@ QUOTE = "quote it: without quotes YAML makes a number or a boolean of 0027, 12:3
 
 
 @pytest.fixture
-def formula(load_source: Callable[..., ModuleType], tmp_path: Path) -> ModuleType:
+def formula(formula_on: Callable[..., ModuleType], tmp_path: Path) -> ModuleType:
     """The execution module on a tree with the formulas `web` and `store`."""
     for name in ("web", "store"):
         (tmp_path / name).mkdir()
@@ -62,23 +62,7 @@ def formula(load_source: Callable[..., ModuleType], tmp_path: Path) -> ModuleTyp
     (tmp_path / "_modules").mkdir()
     (tmp_path / "_modules" / "schema.yaml").write_text("not a formula")
 
-    def files() -> list[str]:
-        return [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()]
-
-    def cached(source: str) -> str:
-        path = tmp_path / source.removeprefix("salt://")
-        return str(path) if path.exists() else ""
-
-    secret = load_source("salt/_modules/secret.py")
-    module = load_source(
-        "salt/_modules/formula.py",
-        salt={
-            "cp.list_master": files,
-            "cp.cache_file": cached,
-            "secret.problem": secret.problem,
-        },
-        grains={"os_family": "Debian", "oscodename": "bookworm"},
-    )
+    module = formula_on(tmp_path)
     module.tree = tmp_path  # type: ignore[attr-defined]
     return module
 

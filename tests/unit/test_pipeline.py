@@ -119,11 +119,11 @@ def test_what_any_job_needs_is_installed_when_one_of_it_is_missing(
 
 
 def test_advisories_that_cannot_be_asked_are_a_warning_and_no_failure() -> None:
-    """make exits with 2 whatever failed: the code of lint/audit must reach GitLab."""
+    """make exits with 2 whatever failed: the code of tools/audit must reach GitLab."""
     audit = jobs()["audit"]
-    assert audit["script"][-1] == "lint/audit"
+    assert audit["script"][-1] == "tools/audit"
     assert audit["allow_failure"] == {"exit_codes": [3]}
-    assert "worst=3" in (ROOT / "lint" / "audit").read_text(encoding="utf-8")
+    assert "worst=3" in (ROOT / "tools" / "audit").read_text(encoding="utf-8")
 
 
 def test_what_is_made_once_is_not_made_again() -> None:

@@ -185,16 +185,11 @@ def lay(pillar: dict[str, Any], where: str, value: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def formula(load_source: Callable[..., ModuleType], root: Path) -> ModuleType:
+def formula(formula_on: Callable[..., ModuleType]) -> ModuleType:
     """The module that refuses, on the project's own tree."""
-    files = [str(one.relative_to(TREE)) for one in TREE.rglob("*") if one.is_file()]
-    module = load_source(
-        "salt/_modules/formula.py",
-        salt={
-            "cp.list_master": lambda: files,
-            "cp.cache_file": lambda source: str(TREE / source.removeprefix("salt://")),
-        },
-    )
+    module = formula_on(TREE)
+    files = module.__salt__["cp.list_master"]()
+    module.__salt__["cp.list_master"] = lambda: files
     # The tree is the same at every question.
     for name in ("names", "_keys"):
         setattr(module, name, functools.cache(getattr(module, name)))

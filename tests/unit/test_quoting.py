@@ -13,7 +13,7 @@ import pytest
 
 @pytest.fixture(scope="module")
 def quoting(load_source: Callable[..., ModuleType]) -> ModuleType:
-    return load_source("lint/quoting")
+    return load_source("lint/quoting.py")
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_an_exception_says_why_on_its_own_line(quoting: ModuleType) -> None:
 
 def test_the_tree_is_quoted_with_hardly_an_exception(quoting: ModuleType, root: Path) -> None:
     done = subprocess.run(
-        [sys.executable, str(root / "lint/quoting")], capture_output=True, text=True, check=False
+        [sys.executable, str(root / "lint/quoting.py")], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout
     files = [*(root / "salt").rglob("*.sls"), *(root / "salt").rglob("*.j2")]
@@ -77,7 +77,7 @@ def test_the_lint_names_file_and_line_and_fails(root: Path, tmp_path: Path) -> N
     bad = tmp_path / "init.sls"
     bad.write_text((folder / "init.sls").read_text() + "\n- a: {{ redis.port }}\n")
     done = subprocess.run(
-        [sys.executable, str(root / "lint/quoting"), str(bad)],
+        [sys.executable, str(root / "lint/quoting.py"), str(bad)],
         capture_output=True,
         text=True,
         check=False,

@@ -518,31 +518,11 @@ def test_an_exception_is_told_as_a_reader_that_fails_once(
 # --- metrics.yaml.j2 ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("given", "words"),
-    [
-        ({"shown": ["up"], "plugin": {}}, "unknown key plugin; did you mean plugins"),
-        ({"plugins": {}}, "shown: needs the metrics"),
-        ({"shown": ["up"], "readers": {"x": {"metrics": {"up": "gague"}}}}, "readers: "),
-        ({"shown": ["up"], "scrape": [{"job": "x", "port": 1}]}, "scrape: "),
-        ({"shown": ["up"], "units": "redis"}, "units: "),
-    ],
-)
-def test_what_is_wrong_is_refused_by_formula_and_key(
-    load_source: Callable[..., ModuleType], given: dict[str, Any], words: str
-) -> None:
-    module = load_source(
-        "salt/_modules/metrics.py", salt={"formula.collect": lambda name: {"shop": given}}
-    )
-    with pytest.raises(Exception, match=f"shop/metrics.yaml.j2: {words}"):
-        module.collect()
-
-
 def test_types_are_written_once_and_of_one_kind(load_source: Callable[..., ModuleType]) -> None:
     def of(*kinds: str) -> ModuleType:
         given = {
             f"f{index}": {
-                "shown": ["x"],
+                "required_series": ["x"],
                 "readers": {f"r{index}": {"metrics": {"up": "gauge", "orders": kind}}},
             }
             for index, kind in enumerate(kinds)

@@ -101,17 +101,9 @@ BROKEN: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.fixture
-def formula(load_source: Callable[..., ModuleType]) -> ModuleType:
+def formula(formula_on: Callable[..., ModuleType]) -> ModuleType:
     """The module on the real tree."""
-    files = [str(path.relative_to(TREE)) for path in TREE.rglob("*.*")]
-    return load_source(
-        "salt/_modules/formula.py",
-        salt={
-            "cp.list_master": lambda: files,
-            "cp.cache_file": lambda source: str(TREE / source.removeprefix("salt://")),
-        },
-        grains={"os_family": "Debian", "oscodename": "trixie"},
-    )
+    return formula_on(TREE)
 
 
 @pytest.mark.parametrize(("where", "rule"), RULES, ids=IDS)

@@ -226,7 +226,7 @@ def test_whoever_writes_where_backups_go_writes_no_line_to_the_terminal(
 
 def test_a_page_makes_text_of_whatever_a_label_holds(root: Path) -> None:
     """The pages put labels into nodes of text and attributes, never into HTML."""
-    script = (root / "salt/prometheus/files/stack.lib").read_text()
+    script = (root / "salt/prometheus/files/assets/stack.js").read_text()
     made_html = r"(?i)(inner|outer|adjacent)HTML|document\.write|\beval\b|srcdoc|safeHtml"
     assert not re.search(made_html, script)
     assert not re.search(r'"on\w+":|javascript:', script)

@@ -48,7 +48,7 @@ SAID: dict[str, list[dict[str, Any]]] = {
     "store": [{"port": 6379, "protocol": "tcp", "from": {"role": "app"}}],
     "monitor": [],
 }
-SSH = {"port": 22, "protocol": "tcp", "from": "any", "keep": True}
+SSH = {"port": 22, "protocol": "tcp", "from": "any", "always_open": True}
 
 
 @pytest.fixture

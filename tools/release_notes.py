@@ -1,7 +1,7 @@
 #!/usr/bin/env -S python3 -EXutf8
 """Release notes from CHANGELOG.md: the section of a version, or what is yet unreleased.
 
-    lint/notes [v1.2.3]
+tools/release_notes.py [v1.2.3]
 """
 
 import re

@@ -2,7 +2,7 @@
 """
 Finds every value that a template of the state tree puts into a file without quotes that fit.
 
-    lint/quoting [FILE…]        by default all of salt/ and pillar/
+    lint/quoting.py [FILE…]        by default all of salt/ and pillar/
 
 YAML makes a number of an unquoted 1.10, a boolean of no, and an error of an apostrophe; a shell runs what
 it is given. Looked at is what Jinja itself parses, so that `{{ x if y else z }}` is two values, and a

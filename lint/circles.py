@@ -2,7 +2,7 @@
 """
 No circle of files: each can be read, tested and changed without those that use it.
 
-    lint/circles [ROOT]      1 and a line for each circle, with its files and where each names the next
+    lint/circles.py [ROOT]      1 and a line for each circle, with its files and where each names the next
 
 Looks at what the files of control/ import, also inside of functions, and at what the Salt modules of
 salt/_modules, _states and _utils import or call through Salt's loader (``__salt__['module.function']``).

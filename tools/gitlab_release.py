@@ -1,7 +1,7 @@
 #!/usr/bin/env -S python3 -EXutf8
 """Make the GitLab release of a tag, its notes on standard input; run by the pipeline.
 
-    lint/notes v1.2.3 | lint/release
+    tools/release_notes.py v1.2.3 | tools/gitlab_release.py
 
 By GitLab's Releases API with the job's own token, so that no image beside the pipeline's is needed.
 A release that exists is left as it is.
