@@ -36,7 +36,8 @@ def lay_out(name: str, root: Path = ROOT) -> list[Path]:
         raise UserError(f"NAME={name}: means something else here; choose another name", 2)
     sources = sorted(TEMPLATE.rglob(f"*{SUFFIX}"))
     targets = [
-        Path(replace_name(str(path.relative_to(TEMPLATE)), name).removesuffix(SUFFIX)) for path in sources
+        Path(replace_name(str(path.relative_to(TEMPLATE)), name).removesuffix(SUFFIX))
+        for path in sources
     ]
     there = [path for path in (Path("salt", name), *targets) if (root / path).exists()]
     if there:

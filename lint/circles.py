@@ -78,7 +78,10 @@ def read(root: Path) -> Graph:
             tree = ast.parse(path.read_text(encoding="utf-8"))
             graph[path] = {**dict(imported(tree, path, salt)), **dict(called(tree, salt))}
     # A module may call its own functions through the loader.
-    return {path: {to: line for to, line in edges.items() if to != path} for path, edges in graph.items()}
+    return {
+        path: {to: line for to, line in edges.items() if to != path}
+        for path, edges in graph.items()
+    }
 
 
 def circles(graph: Graph) -> list[list[Path]]:

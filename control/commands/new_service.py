@@ -18,7 +18,9 @@ def run(_: Topology, options: Options) -> int:
         raise UserError("NAME=name is needed, such as NAME=memcached", 2)
     for path in new_service.lay_out(options.name):
         print(f"  {path}")
-    print(f"\nleft to write:\n  salt/top.sls: the role that brings {options.name}, or no machine has it")
+    print(
+        f"\nleft to write:\n  salt/top.sls: the role that brings {options.name}, or no machine has it"
+    )
     for line in new_service.left_to_write():
         if line.startswith(f"salt/{options.name}/"):
             print(f"  {line}")

@@ -18,7 +18,8 @@ BEGIN, END = "<!-- made from the code: {} -->", "<!-- end -->"
 # `salt['topology.machine']` in a template, `checked.service:` in an SLS, `__salt__["secret.path"]` in a module,
 # `salt://_utils/haproxy_socket.py` of a program.
 _CALL = re.compile(
-    r"""(?:\bsalt|__salt__|__utils__)\[['"](\w+)\.|^\s+(\w+)\.\w+:\s*$|salt://_utils/(\w+)\.py""", re.M
+    r"""(?:\bsalt|__salt__|__utils__)\[['"](\w+)\.|^\s+(\w+)\.\w+:\s*$|salt://_utils/(\w+)\.py""",
+    re.M,
 )
 _TEMPLATES = {".sls", ".j2", ".jinja"}
 

@@ -141,42 +141,6 @@ def servers(role, port, tunnel_port, count=None):
     ]
 
 
-def endpoint(name):
-    """
-    Where this machine reaches a service that other machines use too, as its formula says in its own
-    ``endpoint.yaml.j2``: ``{machine, address, port, tls}``.
-
-    name
-        what the formula calls the service
-
-    Raises CommandExecutionError where no formula of the tree has it, or no machine its role.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-call topology.endpoint redis
-    """
-    known = {}
-    for said in __salt__["formula.offered"]("endpoint.yaml.j2").values():
-        known.update(said or {})
-    if name not in known:
-        there = ", ".join(sorted(known)) or "none"
-        raise CommandExecutionError(f"no formula offers an endpoint {name}; there are: {there}")
-    given = known[name]
-    having = machines(given["role"])
-    if not having:
-        raise CommandExecutionError(f"endpoint {name}: no machine has role {given['role']}")
-    there = having[0]["name"]
-    tls = is_remote(given.get("clients"), there)
-    return {
-        "machine": there,
-        "address": address(given.get("clients"), there),
-        "port": given["tls_port" if tls else "port"],
-        "tls": tls,
-    }
-
-
 def instances(one=None, count=None):
     """How many instances of a service machine ``one`` runs; see :py:func:`servers`.
 

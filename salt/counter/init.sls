@@ -1,7 +1,7 @@
 # The application: its release, its unit, then the instances, moved one at a time.
 {% from 'counter/map.jinja' import counter with context %}
 {% set version = salt['release.choose'](counter.name, counter.root, counter.version) %}
-{% set store = salt['topology.endpoint']('redis') %}
+{% set store = salt['endpoints.find']('redis') %}
 {% set files = counter.over_tls.files if store.tls else {} %}
 {% set values = {
   'machine': salt['topology.machine']().name,

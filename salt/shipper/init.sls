@@ -1,6 +1,6 @@
 # The journal of this machine, to the central logs on the monitor.
 {% from 'shipper/map.jinja' import shipper with context %}
-{% set logs = salt['topology.endpoint']('central-logs') %}
+{% set logs = salt['endpoints.find']('central-logs') %}
 {% set identity = salt['pki.paths']() %}
 
 shipper packages:

@@ -12,6 +12,8 @@ import pytest
 import yaml
 from salt.exceptions import CommandExecutionError
 
+from tests.unit.conftest import functions
+
 TREE = Path(__file__).resolve().parents[2] / "salt"
 COUNTER = {"counter": {"role": "app", "port": 8001, "tunnel_port": 8443, "health": "/readyz"}}
 REDIS = {"redis": {"role": "store", "clients": "app", "port": 6379, "tls_port": 6380}}
@@ -26,9 +28,9 @@ def is_valid(file: str, data: Any) -> bool:
 
 @pytest.fixture
 def topology(load_source: Callable[..., ModuleType]) -> Callable[..., ModuleType]:
-    """`topology(name, offered)`: the module on machine ``name`` of three, or on one that no pillar tells of."""
+    """`topology(name)`: the module on machine ``name`` of three, or on one that no pillar tells of."""
 
-    def load(name: str | None, offered: dict[str, Any]) -> ModuleType:
+    def load(name: str | None) -> ModuleType:
         machines = {
             one: {"address": address, "roles": [one[:-1]], "cpus": 1}
             for one, address in ADDRESSES.items()
@@ -39,10 +41,29 @@ def topology(load_source: Callable[..., ModuleType]) -> Callable[..., ModuleType
             "salt/_modules/topology.py",
             pillar=pillar,
             grains={"id": "web.example.org", "ipv4": ["127.0.0.1", "192.0.2.7"], "num_cpus": 2},
-            salt={"formula.offered": lambda filename: offered},
         )
 
     return load
+
+
+@pytest.fixture
+def endpoint(
+    load_source: Callable[..., ModuleType], topology: Callable[..., ModuleType]
+) -> Callable[..., Any]:
+    """`endpoint(machine, wanted)`: where redis is, for one that wants ``wanted`` on ``machine``."""
+
+    def find(name: str | None, wanted: str) -> Any:
+        offered = {"redis": REDIS, "haproxy": None}
+        module = load_source(
+            "salt/_modules/endpoints.py",
+            salt={
+                "formula.offered": lambda filename: offered,
+                **functions(topology=topology(name)),
+            },
+        )
+        return module.find(wanted)
+
+    return find
 
 
 def backends(load_source: Callable[..., ModuleType], offered: dict[str, Any], servers: Any) -> Any:
@@ -106,25 +127,25 @@ def test_a_small_file_that_is_wrong_is_refused(file: str, wrong: Any) -> None:
     assert not is_valid(file, wrong)
 
 
-def test_an_endpoint_is_reached_by_tls_from_another_machine(topology: Callable[..., Any]) -> None:
+def test_an_endpoint_is_reached_by_tls_from_another_machine(endpoint: Callable[..., Any]) -> None:
     assert is_valid("endpoint", REDIS)
-    found = topology("app1", {"redis": REDIS, "haproxy": None}).endpoint("redis")
+    found = endpoint("app1", "redis")
     assert found == {"machine": "store1", "address": "10.0.0.21", "port": 6380, "tls": True}
 
 
 def test_an_endpoint_that_nothing_offers_is_named_with_those_there_are(
-    topology: Callable[..., Any],
+    endpoint: Callable[..., Any],
 ) -> None:
     with pytest.raises(CommandExecutionError, match=r"no formula offers .* rdis; there are: redis"):
-        topology("app1", {"redis": REDIS}).endpoint("rdis")
+        endpoint("app1", "rdis")
 
 
 def test_without_a_topology_a_machine_is_the_only_one_and_has_every_role(
-    topology: Callable[..., Any],
+    topology: Callable[..., Any], endpoint: Callable[..., Any]
 ) -> None:
-    alone = topology(None, {"redis": REDIS})
+    alone = topology(None)
     assert alone.machine()["address"] == "192.0.2.7"
     assert alone.domain() == "web.example.org"
     assert [one["name"] for one in alone.machines("edge")] == ["web.example.org"]
-    assert alone.endpoint("redis")["address"] == "127.0.0.1"
+    assert endpoint(None, "redis")["address"] == "127.0.0.1"
     assert "192.0.2.7" in alone.trusted()

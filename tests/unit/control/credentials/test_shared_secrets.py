@@ -116,7 +116,12 @@ def test_an_application_gets_a_certificate_of_its_own_that_passes_for_no_machine
         assert bool(own) == ("app" in PROD.machines[host].roles)
         if own:
             own = {**own, "ca": parts["ca"]}
-            assert checks.problems(own, certificates.application(host), renew_days=30, application=True) == []
+            assert (
+                checks.problems(
+                    own, certificates.application(host), renew_days=30, application=True
+                )
+                == []
+            )
             assert checks.problems(own, host) != []
             keys |= {own["key"], parts["key"]}
     assert len(keys) == 4
