@@ -100,9 +100,13 @@ def naive_stack(machine: Machine) -> Iterator[str]:
     for file in PEER.iterdir():
         machine.run(f"cat > /run/peer/{file.name}", file.read_text())
     try:
-        machine.run(f"firewall-cmd -q --zone=stack --add-port={PORT}/tcp || firewall-cmd -q --add-port={PORT}/tcp")
+        machine.run(
+            f"firewall-cmd -q --zone=stack --add-port={PORT}/tcp || firewall-cmd -q --add-port={PORT}/tcp"
+        )
         for unit, command in UNITS.items():
-            machine.run(f'systemd-run -q --unit=peer-{unit} -p LimitNOFILE=20000 sh -c "exec {command}"')
+            machine.run(
+                f'systemd-run -q --unit=peer-{unit} -p LimitNOFILE=20000 sh -c "exec {command}"'
+            )
         url = f"https://{machine.address}:{PORT}/"
         for _ in range(100):
             with contextlib.suppress(subprocess.CalledProcessError):
@@ -111,7 +115,9 @@ def naive_stack(machine: Machine) -> Iterator[str]:
             time.sleep(0.2)
         yield url
     finally:
-        machine.run(f"systemctl stop {' '.join(f'peer-{unit}' for unit in UNITS)}; firewall-cmd -q --zone=stack --remove-port={PORT}/tcp || firewall-cmd -q --remove-port={PORT}/tcp; rm -r /run/peer")
+        machine.run(
+            f"systemctl stop {' '.join(f'peer-{unit}' for unit in UNITS)}; firewall-cmd -q --zone=stack --remove-port={PORT}/tcp || firewall-cmd -q --remove-port={PORT}/tcp; rm -r /run/peer"
+        )
 
 
 def median(runs: list[Run], unit: str) -> float:
@@ -157,15 +163,27 @@ def main() -> int:
         for number in range(given.rounds):
             kinds["naive stack"].append(measure([machine], naive, given.seconds, peer=True))
             kinds[given.topology].append(measure([machine], own, given.seconds, peer=False))
-            print(f"{number + 1}/{given.rounds}: " + ", ".join(f"{k} {r[-1].total:.0f} µs {r[-1].rate:.0f}/s" for k, r in kinds.items()), file=sys.stderr)
+            print(
+                f"{number + 1}/{given.rounds}: "
+                + ", ".join(
+                    f"{k} {r[-1].total:.0f} µs {r[-1].rate:.0f}/s" for k, r in kinds.items()
+                ),
+                file=sys.stderr,
+            )
     table(kinds)
     ours, theirs = kinds[given.topology], kinds["naive stack"]
-    print("\n| ratio to the naive stack | median of the rounds (least to most) | aim |\n| --- | --- | --- |")
+    print(
+        "\n| ratio to the naive stack | median of the rounds (least to most) | aim |\n| --- | --- | --- |"
+    )
     for name, value, aim in (
         ("processor time a request", lambda r: r.total, "≤ 0.9"),
         ("requests/s", lambda r: r.rate, "≥ 1.0"),
         ("p99", lambda r: r.p99, "≤ 1.0"),
-        ("the application's processes", lambda r: r.spent.get("peer-app", 0) + r.spent.get("counter", 0), "≤ 0.65"),
+        (
+            "the application's processes",
+            lambda r: r.spent.get("peer-app", 0) + r.spent.get("counter", 0),
+            "≤ 0.65",
+        ),
     ):
         print(f"| {name} | {ratio([value(r) for r in ours], [value(r) for r in theirs])} | {aim} |")
     return 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 import shlex
@@ -56,7 +55,9 @@ def test_one_request_is_followed_from_the_edge_to_the_application(lab: Lab) -> N
     (line,) = lab.make("logs", REQUEST=ordinary).stdout.splitlines()
     (server,) = re.findall(r" server=(\S+)", line)
     number = server.rpartition("-")[2]
-    assert lab.run(f"systemctl is-active counter@{number}") == "active\n", "the instance that answered"
+    assert lab.run(f"systemctl is-active counter@{number}") == "active\n", (
+        "the instance that answered"
+    )
     shown = lab.make("logs", REQUEST=request).stdout.splitlines()
     assert len(shown) == 2
     assert all(f"request_id={request}" in line for line in shown)

@@ -106,7 +106,7 @@ def test_an_idle_connection_is_not_closed_and_one_in_the_middle_of_a_request_is(
         with socket.create_connection(("127.0.0.1", app.port), 10) as half:
             half.sendall(b"GET / HTTP/1.1\r\nHost:")
             # Other connections make its main loop turn.
-            wait_for(lambda: app.ask("/healthz") and _is_closed(half), "the half request's is closed")
+            wait_for(lambda: app.ask("/healthz") and _is_closed(half), "the half one is closed")
         kept.request("GET", "/healthz")
         assert kept.getresponse().read() == b"ok\n"
         assert kept.sock is sock

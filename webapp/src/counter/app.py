@@ -24,7 +24,7 @@ View = Callable[[Request], Response]
 # The key of a request's environ under which the server says when it came, in `time.monotonic()`: it
 # may have waited for a thread since.
 ARRIVAL = "counter.arrival"
-# And the key for the increments that it asks of Redis together with those of other requests, or None.
+# And the key for the increments that it shares with other requests (`Store.increments`), or None.
 INCREMENTS = "counter.increments"
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import array
 import contextlib
-import logging
 import os
 import resource
 import select
@@ -23,17 +22,16 @@ import socket
 import struct
 import time
 from collections import deque
-from queue import SimpleQueue
-from threading import Thread
 from types import FrameType
-from typing import Any
 
+from pyramid.router import Router
 from waitress import wasyncore
 from waitress.adjustments import Adjustments
 from waitress.server import TcpWSGIServer
 
 from counter.app import Context, make_app
 from counter.channel import Channel
+from counter.dispatcher import Dispatcher
 from counter.log import Log, capture_libraries, complain
 from counter.notify import Notifier
 from counter.release import Release
@@ -55,49 +53,6 @@ SOCKET_OPTIONS = [
 ]
 
 
-class Dispatcher:
-    """The threads that serve requests. What came in one turn of the main loop goes to one thread.
-
-    It serves what is cheap first, and asks Redis for all that count in one round trip.
-    """
-
-    def __init__(self, threads: int, store: Store) -> None:
-        self._store = store
-        self._queue = SimpleQueue[list[Channel] | None]()
-        self._threads = threads
-        for number in range(threads):
-            Thread(target=self._work, name=f"waitress-{number}", daemon=True).start()
-
-    def add(self, channels: list[Channel]) -> None:
-        """Serve the first request of each."""
-        self._queue.put(channels)
-
-    def stop(self) -> None:
-        """Let every thread end when it is done."""
-        for _ in range(self._threads):
-            self._queue.put(None)
-
-    def _work(self) -> None:
-        while (channels := self._queue.get()) is not None:
-            try:
-                self._serve(channels)
-            except Exception:
-                logging.getLogger("thread").exception("exception while serving")
-
-    def _serve(self, channels: list[Channel]) -> None:
-        counting = [channel for channel in channels if channel.will_count()]
-        if len(counting) > 1:
-            for channel in channels:
-                if channel not in counting:
-                    channel.service()
-            together = self._store.increments([one.requests[0].arrival for one in counting])
-            for channel in counting:
-                channel.increments = together
-            channels = counting
-        for channel in channels:
-            channel.service()
-
-
 class Server(TcpWSGIServer):
     """waitress' server, on a socket that is ready made."""
 
@@ -105,14 +60,14 @@ class Server(TcpWSGIServer):
     draining = False
     log: Log
 
-    def __init__(self, *args: Any, **options: Any) -> None:
+    def __init__(self, application: Router, **options: object) -> None:
         self.epoll = select.epoll()
         # Channels with a request for a thread, and those that a thread leaves to the main loop.
         self._gathered: list[Channel] = []
         self._attended: deque[Channel] = deque()
-        super().__init__(*args, **options)
-        self.epoll.register(self.trigger._fileno, select.EPOLLIN)
         self._listens = False
+        super().__init__(application, **options)
+        self.epoll.register(self.trigger._fileno, select.EPOLLIN)
 
     def set_socket_options(self, conn: socket.socket) -> None:
         """Set up a new connection."""
@@ -212,10 +167,8 @@ def make_server(context: Context, settings: Settings, sock: socket.socket) -> Se
         # Beyond what HAProxy opens, below the open files, with room for Redis: at the limit,
         # connections wait in the backlog, without it accept() would fail in a loop.
         connection_limit=min(CONNECTIONS, max(64, _raise_open_files() - settings.threads - 64)),
-        # poll(): select() fails from file descriptor 1024 on.
-        asyncore_use_poll=True,
-        # Of a request that has begun and does not go on. An idle connection is never closed: HAProxy
-        # closes first, or the kernel when the other end is gone.
+        # Of a request that has begun and does not go on. An idle connection is never closed:
+        # HAProxy closes first, or the kernel when the other end is gone.
         channel_timeout=120,
         cleanup_interval=10,
         # The application reads no bodies: a small one is read and dropped, so that the

@@ -283,8 +283,8 @@ VARIABLES = (
         "notable",
         _choice("all", "notable"),
         "all or notable",
-        "Requests that get a line: all, or those answered by 400 and above and those that were slow. "
-        "The proxy's line tells of every request, by the same id.",
+        "Requests that get a line: all, or those answered by 400 and above and those that were "
+        "slow. The proxy's line tells of every request, by the same id.",
     ),
     Variable(
         "COUNTER_LOG_SLOW_SECONDS",

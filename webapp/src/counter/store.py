@@ -16,8 +16,6 @@ from redis.retry import Retry
 from counter.log import Log, describe
 from counter.settings import Settings
 
-A_MOMENT_AGO = "Redis was away a moment ago"
-
 
 class StoreError(Exception):
     """Redis did not do what was asked. `status` is the HTTP status that tells the client."""
@@ -42,7 +40,7 @@ class WrongKeyError(StoreError):
 
 
 class Increments:
-    """One INCR for each of several requests; all are sent when the first of them takes its number."""
+    """One INCR for each of several requests; all are sent when the first one takes its number."""
 
     def __init__(self, store: Store, sinces: list[float]) -> None:
         self._store = store
@@ -66,8 +64,8 @@ class Store:
     and a second INCR could count one request twice. Each command waits at most the connect
     timeout plus the timeout of an answer.
 
-    While Redis is away, one request at a time tries it, one that came after the last try; the others
-    fail at once. Without that, requests would queue behind threads that all wait for a
+    While Redis is away, one request at a time tries it, one that came after the last try; the
+    others fail at once. Without that, requests would queue behind threads that all wait for a
     frozen Redis, and a client would wait for many timeouts, not one.
     """
 
@@ -102,7 +100,7 @@ class Store:
         return Increments(self, sinces)
 
     def increment_each(self, sinces: list[float]) -> list[int | Exception]:
-        """Add one for each, in one round trip: each one's new count, or what `increment` would raise."""
+        """Add one for each, in one round trip: its new count, or what `increment` would raise."""
         results: list[int | Exception] = []
         for answer in self._ask(self._incr, sinces):
             if isinstance(answer, int):
@@ -150,51 +148,46 @@ class Store:
             connection.disconnect()
 
     def _ask(self, command: bytes, sinces: list[float]) -> list[Any]:
-        """Send the packed command for each; return each one's answer, StoreError or ResponseError."""
-        asking = range(len(sinces))
-        probing = False
-        if self._reachable is False:
-            # Who has waited through a timeout already does not wait for another one.
-            fresh = [one for one in asking if sinces[one] > self._last_failure]
-            if not fresh or not self._probe.acquire(blocking=False):
-                return [StoreAwayError(A_MOMENT_AGO) for _ in sinces]
-            asking = range(fresh[0], fresh[0] + 1)
-            probing = True
+        """Send the packed command for each: its answer, a ResponseError or a StoreError."""
+        if self._reachable is not False:
+            return self._exchange(command, len(sinces))
+        answers: list[Any] = [StoreAwayError("Redis was away a moment ago") for _ in sinces]
+        # Who has waited through a timeout already does not wait for another one.
+        fresh = [number for number, since in enumerate(sinces) if since > self._last_failure]
+        if fresh and self._probe.acquire(blocking=False):
+            try:
+                (answers[fresh[0]],) = self._exchange(command, 1)
+            finally:
+                self._probe.release()
+        return answers
+
+    def _exchange(self, command: bytes, times: int) -> list[Any]:
         answers: list[Any] = []
-        problem: type[StoreError] = StoreAwayError
         try:
             connection = self._connection()
-            connection.send_packed_command([command * len(asking)], check_health=False)
-            for _ in asking:
+            connection.send_packed_command([command * times], check_health=False)
+            while len(answers) < times:
                 try:
                     answers.append(connection.read_response())
                 except redis.ResponseError as error:
                     answers.append(error)
         except (redis.AuthenticationError, redis.ResponseError) as error:
-            # While connecting. The first is a ConnectionError in redis-py, but Redis is there and said no.
+            # While connecting. The first is a ConnectionError in redis-py, but Redis is there and
+            # said no.
             self._note(True)
-            problem, why = StoreRefusedError, describe(error)
+            kind: type[StoreError] = StoreRefusedError
+            why = describe(error)
         except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
             self._last_failure = time.monotonic()
             self._writable = False
             self._note(False, error)
+            kind = StoreAwayError
             why = describe(error)
         else:
             self._note(True)
-            if len(answers) == len(sinces):
-                return answers
-            why = ""
-        finally:
-            if probing:
-                self._probe.release()
+            return answers
         # Each its own, as each is raised by itself.
-        answers += [problem(why) for _ in asking[len(answers) :]]
-        before, after = asking.start, len(sinces) - asking.stop
-        return [
-            *(StoreAwayError(A_MOMENT_AGO) for _ in range(before)),
-            *answers,
-            *(StoreAwayError(A_MOMENT_AGO) for _ in range(after)),
-        ]
+        return answers + [kind(why) for _ in range(times - len(answers))]
 
     def _connection(self) -> redis.Connection:
         """This thread's connection, open. Raises what redis-py does."""
