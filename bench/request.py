@@ -2,15 +2,18 @@
 """
 What a request costs, beside the stack that tutorials end with (bench/peer), on the same machine.
 
-    .venv/bin/python bench/request.py [--topology dev] [--rounds 5] [--seconds 8] [--beside prod]
+    .venv/bin/python bench/request.py [--topology dev] [--rounds 5] [--seconds 8] [--many prod] [--parts]
 
-Prints the tables of bench/README.md. The naive stack is started on the machine for the time of the run,
-with the libraries of the installed release, and removed after. Needs `wrk` (Debian package).
+Prints the tables of bench/README.md: as fast as it goes, and at a rate that all of them bear; with
+``--many``, those of a topology of several machines that is up on the same processors; with ``--parts``,
+what each part costs, by switching it off. The naive stack is started on the machine for the time of the
+run, with the libraries of the installed release, and removed after. Needs `wrk` (Debian's package).
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import re
 import statistics
@@ -21,7 +24,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cost import Machine
+from cost import ROOT, Machine, between, load, middle
 
 PEER = Path(__file__).parent / "peer"
 PORT = 18443
@@ -100,9 +103,7 @@ def naive_stack(machine: Machine) -> Iterator[str]:
     for file in PEER.iterdir():
         machine.run(f"cat > /run/peer/{file.name}", file.read_text())
     try:
-        machine.run(
-            f"firewall-cmd -q --zone=stack --add-port={PORT}/tcp || firewall-cmd -q --add-port={PORT}/tcp"
-        )
+        machine.run(f"firewall-cmd -q --add-port={PORT}/tcp")
         for unit, command in UNITS.items():
             machine.run(
                 f'systemd-run -q --unit=peer-{unit} -p LimitNOFILE=20000 sh -c "exec {command}"'
@@ -115,8 +116,10 @@ def naive_stack(machine: Machine) -> Iterator[str]:
             time.sleep(0.2)
         yield url
     finally:
+        units = " ".join(f"peer-{unit}" for unit in UNITS)
         machine.run(
-            f"systemctl stop {' '.join(f'peer-{unit}' for unit in UNITS)}; firewall-cmd -q --zone=stack --remove-port={PORT}/tcp || firewall-cmd -q --remove-port={PORT}/tcp; rm -r /run/peer"
+            f"systemctl stop {units}; systemctl reset-failed {units}; rm -r /run/peer;"
+            f" firewall-cmd -q --remove-port={PORT}/tcp"
         )
 
 
@@ -147,45 +150,136 @@ def ratio(some: list[float], others: list[float]) -> str:
     return f"{statistics.median(each):.2f} ({each[0]:.2f} to {each[-1]:.2f})"
 
 
+def edited(edit: str) -> tuple[str, str]:
+    """Commands that change HAProxy's configuration by sed, and take that back."""
+    config, kept = "/etc/haproxy/haproxy.cfg", "/run/bench.cfg"
+    return (
+        f"cp -p {config} {kept} && sed -i -E '{edit}' {config} && ! cmp -s {config} {kept}"
+        " && systemctl reload haproxy",
+        f"cp -p {kept} {config}; rm {kept}; systemctl reload haproxy",
+    )
+
+
+INSTANCES = "systemctl restart counter@1 && systemctl restart counter@2"
+# What is switched otherwise for one load, and how.
+PARTS = {
+    "no connection kept": edited("s/http-reuse always/http-reuse never/"),
+    "no log line of HAProxy's": edited("s/set-log-level info/set-log-level silent/"),
+    "a log line of the application's for each": (
+        f"sed -i '$a COUNTER_LOG_REQUESTS=all' /opt/counter/instances/*/env && {INSTANCES}",
+        f"sed -i '/^COUNTER_LOG_REQUESTS=all$/d' /opt/counter/instances/*/env && {INSTANCES}",
+    ),
+    "no central log": (
+        "systemctl stop journal-shipper rsyslog",
+        "systemctl start rsyslog journal-shipper",
+    ),
+    "no metrics and alerts": (
+        "systemctl stop collectd prometheus prometheus-alertmanager",
+        "systemctl start prometheus prometheus-alertmanager collectd",
+    ),
+    "no pattern of scans": edited("/txn.scan\\) int/d"),
+    "bodies not waited for": edited("/option http-buffer-request/d"),
+    "a health check every 5 s": edited("s/inter 250ms/inter 5s/"),
+    "appendfsync everysec": (
+        "redis-admin config set appendfsync everysec",
+        "redis-admin config set appendfsync always",
+    ),
+}
+
+
+def parts(machine: Machine, url: str, rounds: int, seconds: float) -> None:
+    """Print what each part costs: µs a request without it, beside those with all, in turn."""
+    print("\n| switched | µs a request | with all | ratio |\n| --- | --- | --- | --- |")
+    for name, (switch, back) in PARTS.items():
+        with_all, without = [], []
+        for _ in range(rounds):
+            with_all.append(measure([machine], url, seconds, peer=False).total)
+            try:
+                machine.run(switch)
+                time.sleep(1)
+                wrk(url, 1)
+                without.append(measure([machine], url, seconds, peer=False).total)
+            finally:
+                machine.run(back)
+                time.sleep(1)
+        print(
+            f"| {name} | {statistics.median(without):.0f} | {statistics.median(with_all):.0f}"
+            f" | {ratio(without, with_all)} |",
+            flush=True,
+        )
+
+
+def rates(machine: Machine, rate: int, rounds: int, seconds: float) -> None:
+    """Print p50 and p99 at a rate that both bear, in turn, and their ratios."""
+    took: dict[str, list[list[float]]] = {"naive stack": [], machine.host: []}
+    for _ in range(rounds):
+        for kind, port in (("naive stack", PORT), (machine.host, 443)):
+            answers = asyncio.run(load(machine, rate, seconds, port=port))
+            took[kind].append([late for _, late in answers])
+    print(f"\n| {rate} requests/s | p50, ms | p99, ms |\n| --- | --- | --- |")
+    for kind, runs in took.items():
+        print(f"| {kind} | {middle(runs, 0.5):.1f} | {middle(runs, 0.99):.1f} |")
+    naive, own = took.values()
+    print(f"| ratio | {between(own, naive, 0.5)} | {between(own, naive, 0.99)} |")
+
+
+def ratios(naive: list[Run], own: list[Run], many: list[Run] | None) -> None:
+    """Print what bench/README.md aims at, and what is reached."""
+
+    def application(run: Run) -> float:
+        return run.spent.get("peer-app", 0) + run.spent.get("counter", 0)
+
+    rows = [
+        ("processor time a request", own, naive, lambda run: run.total, "≤ 0.9"),
+        ("requests/s", own, naive, lambda run: run.rate, "≥ 1.0"),
+        ("p99", own, naive, lambda run: run.p99, "≤ 1.0"),
+        ("the application's processes", own, naive, application, "≤ 0.65"),
+    ]
+    if many:
+        rows.append(
+            ("processor time, several machines / one", many, own, lambda run: run.total, "≤ 1.4")
+        )
+    print("\n| ratio to the naive stack | median of the rounds (least to most) | aim |")
+    print("| --- | --- | --- |")
+    for name, some, others, value, aim in rows:
+        print(f"| {name} | {ratio([value(r) for r in some], [value(r) for r in others])} | {aim} |")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--topology", default="dev")
+    parser.add_argument("--many", help="a topology of several machines that is up as well")
+    parser.add_argument("--parts", action="store_true", help="what each part costs")
+    parser.add_argument("--rate", type=int, default=200, help="requests/s of the second table")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=8, help="of each load")
     given = parser.parse_args()
     machine = Machine(given.topology)
     own = f"https://{machine.address}/"
     kinds: dict[str, list[Run]] = {"naive stack": [], given.topology: []}
+    several: list[Machine] = []
+    if given.many:
+        config = (ROOT / ".lab" / given.many / "ssh_config").read_text(encoding="utf-8")
+        several = [Machine(given.many, host) for host in re.findall(r"(?m)^Host (\S+)", config)]
+        kinds[given.many] = []
     with naive_stack(machine) as naive:
-        wrk(naive, 2), wrk(own, 2)
+        loads = [("naive stack", [machine], naive, True), (given.topology, [machine], own, False)]
+        if several:
+            loads.append((given.many, several, f"https://{several[0].address}/", False))
+        for _, _, url, _ in loads:
+            wrk(url, 2)
         for number in range(given.rounds):
-            kinds["naive stack"].append(measure([machine], naive, given.seconds, peer=True))
-            kinds[given.topology].append(measure([machine], own, given.seconds, peer=False))
-            print(
-                f"{number + 1}/{given.rounds}: "
-                + ", ".join(
-                    f"{k} {r[-1].total:.0f} µs {r[-1].rate:.0f}/s" for k, r in kinds.items()
-                ),
-                file=sys.stderr,
-            )
-    table(kinds)
-    ours, theirs = kinds[given.topology], kinds["naive stack"]
-    print(
-        "\n| ratio to the naive stack | median of the rounds (least to most) | aim |\n| --- | --- | --- |"
-    )
-    for name, value, aim in (
-        ("processor time a request", lambda r: r.total, "≤ 0.9"),
-        ("requests/s", lambda r: r.rate, "≥ 1.0"),
-        ("p99", lambda r: r.p99, "≤ 1.0"),
-        (
-            "the application's processes",
-            lambda r: r.spent.get("peer-app", 0) + r.spent.get("counter", 0),
-            "≤ 0.65",
-        ),
-    ):
-        print(f"| {name} | {ratio([value(r) for r in ours], [value(r) for r in theirs])} | {aim} |")
+            for kind, machines, url, peer in loads:
+                kinds[kind].append(measure(machines, url, given.seconds, peer))
+            said = ", ".join(f"{kind} {runs[-1].total:.0f} µs" for kind, runs in kinds.items())
+            print(f"{number + 1}/{given.rounds}: {said}", file=sys.stderr)
+        table(kinds)
+        ratios(kinds["naive stack"], kinds[given.topology], kinds.get(given.many or ""))
+        rates(machine, given.rate, given.rounds, given.seconds)
+    if given.parts:
+        parts(machine, own, given.rounds, given.seconds)
     return 0
 
 

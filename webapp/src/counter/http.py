@@ -35,7 +35,7 @@ class Parser(HTTPRequestParser):
     """
 
     alike: dict[str, Any] | None = None
-    _known: ClassVar[dict[bytes, dict[str, Any]]] = {}
+    _known: ClassVar[dict[tuple[bytes, bytes], dict[str, Any]]] = {}
 
     def __init__(self, adj: Adjustments) -> None:
         super().__init__(adj)
@@ -53,7 +53,7 @@ class Parser(HTTPRequestParser):
             self.alike = known
             return
         super().parse_header(header_plus)
-        if len(key) > HEAD_LENGTH or self.body_rcv is not None or self.expect_continue:
+        if len(header_plus) > HEAD_LENGTH or self.body_rcv is not None or self.expect_continue:
             return
         if request_id is not None and self.headers.get("X_REQUEST_ID") != request_id:
             return
@@ -68,18 +68,22 @@ class Parser(HTTPRequestParser):
         self.alike = self._known[key] = {"parsed": parsed, "headers": self.headers.copy()}
 
 
-def _without_id(head: bytes) -> tuple[bytes, str | None]:
-    """The head without the value of its X-Request-ID, and that; None for one that is not plain."""
+def _without_id(head: bytes) -> tuple[tuple[bytes, bytes], str | None]:
+    """What is before and after the value of its X-Request-ID, and that.
+
+    ((head, nothing), None) where the value is not plain: that no other head can be.
+    """
+    whole = (head, b"")
     start = head.find(_ID)
     if start < 0:
-        return head, None
+        return whole, None
     start += len(_ID)
     end = head.find(b"\r\n", start)
     value = head[start:end]
     # A line that begins with a space belongs to the one before.
-    if end < 0 or value.strip(_ID_CHARACTERS) or not value or head[end + 2 : end + 3] in b" \t":
-        return head, None
-    return head[:start] + head[end:], value.decode("latin-1")
+    if end < 0 or not value or value.strip(_ID_CHARACTERS) or head[end + 2 : end + 3] in b" \t":
+        return whole, None
+    return (head[:start], head[end:]), value.decode("latin-1")
 
 
 class Task(WSGITask):
