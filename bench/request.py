@@ -262,7 +262,7 @@ def main() -> int:
     several: list[Machine] = []
     if given.many:
         config = (ROOT / ".lab" / given.many / "ssh_config").read_text(encoding="utf-8")
-        several = [Machine(given.many, host) for host in re.findall(r"(?m)^Host (\S+)", config)]
+        several = [Machine(given.many, host) for host in re.findall(r"(?m)^Host (\w\S*)", config)]
         kinds[given.many] = []
     with naive_stack(machine) as naive:
         loads = [("naive stack", [machine], naive, True), (given.topology, [machine], own, False)]
