@@ -160,7 +160,10 @@ cloud-down: $(VENV)/.cloud ## Remove the topology from DigitalOcean; asks [YES=1
 	@$(CONTROL) cloud-down
 
 .PHONY: bench
-bench: $(VENV)/.control ## What watching and deploying cost: daemons idle, p99 with and without, p99 during a deploy
+bench: $(VENV)/.control ## What a request costs beside a naive stack [MANY=prod], what watching and deploying cost
+	@command -v wrk >/dev/null || apt-get install -y -qq wrk
+	@$(VENV)/bin/python bench/request.py --topology $(or $(TOPOLOGY),dev) $(if $(MANY),--many $(MANY)) --parts
+	@echo
 	@$(VENV)/bin/python bench/cost.py --topology $(or $(TOPOLOGY),dev) $(ARGS)
 	@echo
 	@$(VENV)/bin/python bench/deploy.py --topology $(or $(TOPOLOGY),dev)

@@ -62,9 +62,9 @@ print(json.dumps([time.monotonic(), found]))
 
 
 class Machine:
-    def __init__(self, topology: str) -> None:
+    def __init__(self, topology: str, host: str = "") -> None:
         self.state = ROOT / ".lab" / topology
-        self.host = topology
+        self.host = host or topology
         said = subprocess.run(
             ["make", "-s", "url"],
             cwd=ROOT,
@@ -118,6 +118,7 @@ async def load(
     seconds: float,
     connections: int = 32,
     enough: Callable[[], bool] = lambda: False,
+    port: int = 443,
 ) -> list[tuple[float, float]]:
     """
     When each request was due (time.monotonic()) and the seconds that it took from then. Ends before
@@ -129,7 +130,7 @@ async def load(
     request = f"GET / HTTP/1.1\r\nHost: {machine.address}\r\n\r\n".encode()
 
     async def client() -> None:
-        reader, writer = await asyncio.open_connection(machine.address, 443, ssl=context)
+        reader, writer = await asyncio.open_connection(machine.address, port, ssl=context)
         while (when := await due.get()) >= 0:
             writer.write(request)
             head = await reader.readuntil(b"\r\n\r\n")

@@ -328,7 +328,7 @@ def request_path(topology: facts.Topology) -> str:
         WIDTH,
         "The path of a request",
         "A client asks HAProxy over TLS; HAProxy gives the request an id and asks one instance of"
-        " the application over a new connection; this increments the count in Redis, which answers"
+        " the application over a kept connection; this increments the count in Redis, which answers"
         " when the count is on the disk.",
     )
     picture.text(20, 30, "The path of a request", "h")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 
 import pace
@@ -39,6 +40,40 @@ def test_ten_reloads_of_haproxy_lose_nothing(lab: Lab, mode: str) -> None:
     result = load.result
     assert result.exact, result.summary()
     assert lab.count() == before + result.sent
+
+
+def connections(lab: Lab) -> tuple[int, int]:
+    """Connections to instances that HAProxy has opened, and requests that went over a kept one."""
+    text = lab.run("curl -s http://127.0.0.1:8405/metrics")
+    names = ("connection_attempts_total", "connection_reuses_total")
+    found = [re.search(rf'(?m)^haproxy_backend_{n}{{proxy="app"}} (\d+)$', text) for n in names]
+    assert all(found), text[:300]
+    opened, reused = (int(one[1]) for one in found if one)
+    return opened, reused
+
+
+@pytest.mark.differs("HAProxy 2.6")
+def test_kept_connections_lose_nothing_over_reloads_and_restarts(lab: Lab) -> None:
+    """Of either side, in turn: HAProxy leaves connections behind, instances drain and close theirs."""
+    before = lab.count()
+    with lab.under_load(mode="keepalive") as load:
+        for unit in ("counter@1", "counter@2"):
+            lab.run("systemctl reload haproxy")
+            load.wait_for(load.result.ok + 100)
+            lab.run(f"systemctl restart {unit}")
+            lab.wait("both are used", lab.all_ready)
+            load.wait_for(load.result.ok + 100)
+        opened, reused = connections(lab)
+        answered = load.result.ok
+        load.wait_for(answered + 500)
+        opened, reused = (
+            now - was for now, was in zip(connections(lab), (opened, reused), strict=True)
+        )
+    result = load.result
+    assert result.exact, result.summary()
+    assert lab.count() == before + result.sent
+    assert reused >= 450, "connections are kept"
+    assert opened <= 50, (opened, reused)
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -163,8 +163,8 @@ def elastic(lab: Lab) -> Iterator[Elastic]:
 
 
 def ask(lab: Lab, count: int) -> set[str]:
-    """So many requests; their ids."""
-    said = lab.curl(f"?[1-{count}]", "-D-", "-o", "/dev/null")
+    """So many requests, of which the application logs each too; their ids."""
+    said = lab.curl(f"nope?[1-{count}]", "-D-", "-o", "/dev/null")
     found = {
         line.split()[1] for line in said.splitlines() if line.lower().startswith("x-request-id")
     }
@@ -191,11 +191,11 @@ def test_every_entry_arrives_as_a_document_in_ecs(lab: Lab, elastic: Elastic) ->
     assert len(edge) == 40
     for one in edge:
         assert one["http"]["request"]["method"] == "GET"
-        assert one["http"]["response"]["status_code"] == 200
+        assert one["http"]["response"]["status_code"] == 404
         assert one["http"]["response"]["bytes"] > 0
         assert one["http"]["version"] in ("1.1", "2.0")
         assert one["tls"]["version"] in ("1.2", "1.3")
-        assert one["url"]["path"] == "/"
+        assert one["url"]["path"] == "/nope"
         assert one["client"]["ip"].count(".") == 3
         assert one["event"]["duration"] % 1_000_000 == 0
         assert one["user_agent"]["original"].startswith("curl/")

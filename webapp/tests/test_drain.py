@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -72,7 +73,7 @@ class Load:
 def test_no_accepted_request_is_lost_when_it_stops_under_load(
     own_redis: RedisServer, start_app: StartApp, drain: str
 ) -> None:
-    app = start_app(own_redis.url, COUNTER_DRAIN_SECONDS=drain)
+    app = start_app(own_redis.url, COUNTER_DRAIN_SECONDS=drain, COUNTER_LOG_REQUESTS="all")
     with Load(app, keep_alive=8, new=8) as load:
         app.terminate()
     assert app.process.wait(10) == 0
@@ -80,6 +81,41 @@ def test_no_accepted_request_is_lost_when_it_stops_under_load(
     assert sorted(load.numbers) == list(range(1, own_redis.count() + 1))
     assert len(app.requests(status=200)) == own_redis.count()
     assert app.events("stopped")[0]["cut_off"] == 0
+
+
+def test_an_idle_connection_is_not_closed_and_one_in_the_middle_of_a_request_is(
+    redis_server: RedisServer, start_app: StartApp, tmp_path: Path
+) -> None:
+    """HAProxy may use an idle one at any time; only it may close it."""
+    impatient = tmp_path / "impatient.py"
+    impatient.write_text(
+        "import sys\n"
+        "from waitress.adjustments import Adjustments\n"
+        "import counter.server\n"
+        "def impatient(**given):\n"
+        "    return Adjustments(**given | {'channel_timeout': 0.3, 'cleanup_interval': 0.1})\n"
+        "counter.server.Adjustments = impatient\n"
+        "from counter.cli import main\n"
+        "sys.exit(main())\n"
+    )
+    app = start_app(redis_server.url, command=[sys.executable, str(impatient)])
+    with contextlib.closing(app.connect()) as kept:
+        kept.request("GET", "/healthz")
+        kept.getresponse().read()
+        sock = kept.sock
+        with socket.create_connection(("127.0.0.1", app.port), 10) as half:
+            half.sendall(b"GET / HTTP/1.1\r\nHost:")
+            # Other connections make its main loop turn.
+            wait_for(lambda: app.ask("/healthz") and _is_closed(half), "the half one is closed")
+        kept.request("GET", "/healthz")
+        assert kept.getresponse().read() == b"ok\n"
+        assert kept.sock is sock
+
+
+def _is_closed(sock: socket.socket) -> bool:
+    with contextlib.suppress(BlockingIOError):
+        return sock.recv(1, socket.MSG_DONTWAIT) == b""
+    return False
 
 
 def test_it_goes_on_accepting_while_it_drains(

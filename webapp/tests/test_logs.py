@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import signal
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -75,12 +78,42 @@ def test_a_request_id_is_made_harmless(given: str | None, kept: str | None) -> N
 
 
 def test_a_request_id_of_10_kb_is_cut_and_answered(app: App) -> None:
-    assert app.ask(headers={"X-Request-ID": "y" * 10240}).status == 200
+    assert app.ask("/nope", headers={"X-Request-ID": "y" * 10240}).status == 404
     wait_for(lambda: app.requests(request_id="y" * REQUEST_ID_LENGTH), "the line")
 
 
 def test_the_request_id_is_not_sent_back(app: App) -> None:
     assert "X-Request-ID" not in app.ask(headers={"X-Request-ID": "abc"}).headers
+
+
+def test_an_ordinary_answer_gets_no_line_unless_asked_for(
+    redis_server: RedisServer, start_app: StartApp
+) -> None:
+    """The proxy's line tells of it, by the same id."""
+    app = start_app(redis_server.url)
+    for path in ("/", "/version", "/nope"):
+        app.ask(path, headers={"X-Request-ID": "quiet"})
+    (line,) = wait_for(lambda: app.requests(request_id="quiet"), "the one that failed")
+    assert (line["path"], line["status"]) == ("/nope", 404)
+    for settings in ({"COUNTER_LOG_REQUESTS": "all"}, {"COUNTER_LOG_SLOW_SECONDS": "0"}):
+        app = start_app(redis_server.url, **settings)
+        app.ask(headers={"X-Request-ID": "told"})
+        (line,) = wait_for(lambda app=app: app.requests(request_id="told"), "the line")
+        assert (line["path"], line["status"], line["level"]) == ("/", 200, "info")
+        assert set(line) == REQUEST_FIELDS
+
+
+def test_a_slow_answer_gets_a_line(own_redis: RedisServer, start_app: StartApp) -> None:
+    app = start_app(own_redis.url, REDIS_TIMEOUT="8")
+    app.ask()
+    own_redis.signal(signal.SIGSTOP)
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(app.ask)
+        time.sleep(0.6)
+        own_redis.signal(signal.SIGCONT)
+        assert answer.result().status == 200
+    (line,) = wait_for(lambda: app.requests(status=200), "the line")
+    assert line["duration_ms"] >= 500
 
 
 def test_health_checks_that_pass_are_not_logged(app: App) -> None:
@@ -122,7 +155,7 @@ def test_an_unexpected_failure_is_one_line_and_shows_the_client_nothing(
         "import counter.store\n"
         "def fail(self, since):\n"
         "    raise RuntimeError('a secret detail')\n"
-        "counter.store.Store.increment = fail\n"
+        "counter.store.Store.increment_each = fail\n"
         "from counter.cli import main\n"
         "sys.exit(main())\n"
     )

@@ -114,6 +114,31 @@ def test_who_waited_while_redis_was_away_is_not_the_one_who_tries_it_again(
     store.close()
 
 
+def test_requests_that_ask_together_have_each_its_own_number_or_error(
+    own_redis: RedisServer,
+) -> None:
+    store = Store(read_settings({"REDIS_URL": own_redis.url}), Log("test"))
+    own_redis.client.set(KEY, 2**63 - 3)
+    answers = store.increment_each([time.monotonic()] * 4)
+    assert answers[:2] == [2**63 - 2, 2**63 - 1]
+    assert [type(one).__name__ for one in answers[2:]] == ["StoreRefusedError"] * 2
+    assert answers[2] is not answers[3]
+    own_redis.client.delete(KEY)
+    together = store.increments([time.monotonic()] * 3)
+    assert own_redis.count() == 0, "nothing counts before the first takes its number"
+    assert [together.take() for _ in range(3)] == [1, 2, 3]
+    own_redis.stop()
+    before = time.monotonic()
+    answers = store.increment_each([before] * 3)
+    assert [type(one).__name__ for one in answers] == ["StoreAwayError"] * 3
+    own_redis.start()
+    # Of those that came after the failure one tries; who came before it waits for nothing.
+    answers = store.increment_each([before, time.monotonic(), time.monotonic()])
+    assert [type(one).__name__ for one in answers] == ["StoreAwayError", "int", "StoreAwayError"]
+    assert answers[1] == own_redis.count() == 1
+    store.close()
+
+
 @pytest.mark.parametrize(
     ("refuse", "accept"),
     [

@@ -18,12 +18,14 @@ from pyramid.tweens import INGRESS
 
 from counter.log import Log
 from counter.release import Release
-from counter.store import Store, StoreError
+from counter.store import Increments, Store, StoreError
 
 View = Callable[[Request], Response]
 # The key of a request's environ under which the server says when it came, in `time.monotonic()`: it
 # may have waited for a thread since.
 ARRIVAL = "counter.arrival"
+# And the key for the increments that it shares with other requests (`Store.increments`), or None.
+INCREMENTS = "counter.increments"
 
 
 @dataclass
@@ -33,6 +35,8 @@ class Context:
     store: Store
     log: Log
     release: Release
+    # Requests that took so many seconds get a line, and those that failed; 0: all get one.
+    log_from_seconds: float = 0.0
     draining: threading.Event = field(default_factory=threading.Event)
 
 
@@ -59,7 +63,11 @@ def count(request: Request) -> Response:
         response = _text(200, "")
         del response.content_length
         return response
-    seen = _context(request).store.increment(request.environ[ARRIVAL])
+    together: Increments | None = request.environ[INCREMENTS]
+    if together is not None:
+        seen = together.take()
+    else:
+        seen = _context(request).store.increment(request.environ[ARRIVAL])
     return _text(200, f"Hello World! I have been seen {seen} times.\n")
 
 
@@ -123,13 +131,12 @@ def raw_path(environ: dict[str, object]) -> str:
 
 
 def access_log(handler: View, registry: Registry) -> View:
-    """Pyramid tween: answer every exception with a short text, and log every request once."""
+    """Pyramid tween: answer every exception with a short text, and log what is worth a line."""
     context: Context = registry.counter
     last_ready = 200
 
     def tween(request: Request) -> Response:
         nonlocal last_ready
-        started = time.perf_counter()
         environ = request.environ
         path = raw_path(environ)
         error: str | None = None
@@ -149,6 +156,7 @@ def access_log(handler: View, registry: Registry) -> View:
             unexpected = problem
             response = _text(500, "Something went wrong.\n")
         status = response.status_int
+        seconds = time.monotonic() - environ[ARRIVAL]
         if path == "/healthz":
             worth_a_line = status != 200
         elif path == "/readyz":
@@ -156,14 +164,14 @@ def access_log(handler: View, registry: Registry) -> View:
             worth_a_line = status not in (200, last_ready)
             last_ready = status
         else:
-            worth_a_line = True
+            worth_a_line = status >= 400 or seconds >= context.log_from_seconds
         if worth_a_line:
             context.log.request(
                 request_id=environ.get("HTTP_X_REQUEST_ID"),
                 method=request.method,
                 path=path,
                 status=status,
-                duration_ms=(time.perf_counter() - started) * 1000,
+                duration_ms=seconds * 1000,
                 remote=environ.get("REMOTE_ADDR"),
                 error=error,
                 unexpected=unexpected,

@@ -21,16 +21,17 @@ import signal
 import socket
 import struct
 import time
+from collections import deque
 from types import FrameType
 
+from pyramid.router import Router
 from waitress import wasyncore
 from waitress.adjustments import Adjustments
-from waitress.channel import HTTPChannel
-from waitress.parser import HTTPRequestParser
 from waitress.server import TcpWSGIServer
-from waitress.task import ErrorTask, ThreadedTaskDispatcher, WSGITask
 
-from counter.app import ARRIVAL, Context, make_app
+from counter.app import Context, make_app
+from counter.channel import Channel
+from counter.dispatcher import Dispatcher
 from counter.log import Log, capture_libraries, complain
 from counter.notify import Notifier
 from counter.release import Release
@@ -41,91 +42,15 @@ BACKLOG = 1024
 CONNECTIONS = 1000
 # How long a handshake that had begun may take to complete: many round trips of a local network.
 HANDSHAKE_SECONDS = 0.1
-# A connection that was used or opened a moment ago may have its next request on the way: closing
-# it would lose that one. After this long without any, it counts as idle.
-QUIET_SECONDS = 1.0
 SO_ATTACH_FILTER = 26  # asm-generic/socket.h; Python has no name for it
-
-
-class Parser(HTTPRequestParser):
-    """A request, which knows when it came."""
-
-    def __init__(self, adj: Adjustments) -> None:
-        super().__init__(adj)
-        self.arrival = time.monotonic()
-
-
-class Task(WSGITask):
-    """Answers a request; while draining, asks the client to close the connection."""
-
-    def get_environment(self) -> dict[str, object]:
-        """Add when the request came."""
-        environ: dict[str, object] = super().get_environment()
-        environ[ARRIVAL] = self.request.arrival
-        return environ
-
-    @property
-    def has_body(self) -> bool:
-        """No body for HEAD of unknown length: waitress would send an empty chunked one."""
-        return super().has_body and not (
-            self.request.command == "HEAD" and self.content_length is None
-        )
-
-    def build_response_header(self) -> bytes:
-        """Add `Connection: close` while draining, unless the client has sent more already."""
-        if self.channel.server.draining and not self.channel.has_more():
-            self.set_close_on_finish()
-        return super().build_response_header()
-
-
-class MalformedTask(ErrorTask):
-    """Answers what never reaches the application: bad syntax, too large, not implemented."""
-
-    def execute(self) -> None:
-        """Answer with the reason alone, and log it like any other request."""
-        request, problem = self.request, self.request.error
-        self.status = f"{problem.code} {problem.reason}"
-        body = f"{problem.reason}\n".encode()
-        self.content_length = len(body)
-        self.response_headers += [
-            ("Content-Type", "text/plain; charset=utf-8"),
-            ("Cache-Control", "no-store"),
-        ]
-        self.set_close_on_finish()
-        path = getattr(request, "path", None)
-        self.channel.server.log.request(
-            request_id=request.headers.get("X_REQUEST_ID"),
-            method=getattr(request, "command", None),
-            path=path if isinstance(path, str) else None,
-            status=problem.code,
-            duration_ms=(time.time() - self.start_time) * 1000,
-            remote=self.channel.addr[0],
-            error=str(problem.body),
-        )
-        self.write(body)
-
-
-class Channel(HTTPChannel):
-    """One connection, which knows whether closing it would cut something off."""
-
-    parser_class = Parser
-    task_class = Task
-    error_task_class = MalformedTask
-
-    def has_more(self) -> bool:
-        """Is there more than the request being served: queued, half read, or still unread?"""
-        return len(self.requests) > 1 or self.request is not None or self._unread()
-
-    def is_idle(self, now: float) -> bool:
-        """Could it be closed without losing anything? `now` is a time.time()."""
-        busy = self.requests or self.request is not None or self.total_outbufs_len
-        return not busy and now - self.last_activity >= QUIET_SECONDS and not self._unread()
-
-    def _unread(self) -> bool:
-        try:
-            return bool(self.socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
-        except OSError:
-            return False
+SOCKET_OPTIONS = [
+    (socket.SOL_TCP, socket.TCP_NODELAY, 1),
+    # Of a machine that lost its power nobody hears anything: after two minutes the kernel closes.
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.SOL_TCP, socket.TCP_KEEPIDLE, 60),
+    (socket.SOL_TCP, socket.TCP_KEEPINTVL, 15),
+    (socket.SOL_TCP, socket.TCP_KEEPCNT, 4),
+]
 
 
 class Server(TcpWSGIServer):
@@ -134,6 +59,57 @@ class Server(TcpWSGIServer):
     channel_class = Channel
     draining = False
     log: Log
+
+    def __init__(self, application: Router, **options: object) -> None:
+        self.epoll = select.epoll()
+        # Channels with a request for a thread, and those that a thread leaves to the main loop.
+        self._gathered: list[Channel] = []
+        self._attended: deque[Channel] = deque()
+        self._listens = False
+        super().__init__(application, **options)
+        self.epoll.register(self.trigger._fileno, select.EPOLLIN)
+
+    def set_socket_options(self, conn: socket.socket) -> None:
+        """Set up a new connection."""
+        for option in SOCKET_OPTIONS:
+            conn.setsockopt(*option)
+
+    def turn(self, seconds: float) -> None:
+        """Handle what happens within at most `seconds`."""
+        # Asking whether it may accept also looks for requests that never end (maintenance).
+        if (listens := self.accepting and self.readable()) is not self._listens:
+            (self.epoll.register if listens else self.epoll.unregister)(self.socket)
+            self._listens = listens
+        for descriptor, events in self.epoll.poll(seconds):
+            target = self._map.get(descriptor)
+            if isinstance(target, Channel):
+                target.on_events(events)
+            elif target is not None:
+                wasyncore.readwrite(target, events)
+        while self._attended:
+            self._attended.popleft().settle()
+        if self._gathered:
+            self.task_dispatcher.add(self._gathered)
+            self._gathered = []
+
+    def add_task(self, task: Channel) -> None:
+        """Have its first request served; called by the main loop."""
+        self._gathered.append(task)
+
+    def attend(self, channel: Channel) -> None:
+        """Have the main loop look after the channel; called by a thread."""
+        self._attended.append(channel)
+        self.pull_trigger()
+
+    def maintenance(self, now: float) -> None:
+        """Close what has been in the middle of a request for long; never an idle connection.
+
+        HAProxy may use an idle one at any time, and what it sent as it closed would be lost.
+        """
+        for channel in list(self.active_channels.values()):
+            half = channel.request is not None and not channel.requests
+            if half and now - channel.last_activity > self.adj.channel_timeout:
+                channel.handle_close()
 
     def refuse_new(self) -> None:
         """Let no new connection begin, and those that have begun complete.
@@ -168,6 +144,9 @@ class Server(TcpWSGIServer):
 
     def stop_listening(self) -> None:
         """Close the listening socket and nothing else: the trigger is still needed."""
+        if self._listens:
+            self.epoll.unregister(self.socket)
+            self._listens = False
         wasyncore.dispatcher.close(self)
 
     def close_idle(self) -> None:
@@ -188,10 +167,8 @@ def make_server(context: Context, settings: Settings, sock: socket.socket) -> Se
         # Beyond what HAProxy opens, below the open files, with room for Redis: at the limit,
         # connections wait in the backlog, without it accept() would fail in a loop.
         connection_limit=min(CONNECTIONS, max(64, _raise_open_files() - settings.threads - 64)),
-        # poll(): select() fails from file descriptor 1024 on.
-        asyncore_use_poll=True,
-        # Longer than HAProxy keeps an idle server connection, so that it is HAProxy that closes
-        # and never meets a connection closed under its request.
+        # Of a request that has begun and does not go on. An idle connection is never closed:
+        # HAProxy closes first, or the kernel when the other end is gone.
         channel_timeout=120,
         cleanup_interval=10,
         # The application reads no bodies: a small one is read and dropped, so that the
@@ -201,14 +178,13 @@ def make_server(context: Context, settings: Settings, sock: socket.socket) -> Se
         max_request_header_size=16384,
         # No Server header: what runs here is nobody's business.
         ident=None,
-        # Nothing here believes X-Forwarded-*, so let nothing see them either.
-        clear_untrusted_proxy_headers=True,
+        # Nothing here believes X-Forwarded-*: Task leaves them out.
+        clear_untrusted_proxy_headers=False,
         # Clients go away all the time; that is no event.
         log_socket_errors=False,
         expose_tracebacks=False,
     )
-    dispatcher = ThreadedTaskDispatcher()
-    dispatcher.set_thread_count(settings.threads)
+    dispatcher = Dispatcher(settings.threads, context.store)
     Server.log = context.log
     return Server(
         make_app(context),
@@ -235,7 +211,8 @@ def serve(settings: Settings, release: Release) -> int:
         host, port = settings.listen
         complain(f"can't listen on COUNTER_LISTEN={host}:{port}: {error.strerror or error}")
         return 1
-    context = Context(Store(settings, log), log, release)
+    slow = 0.0 if settings.log_all else settings.log_slow_seconds
+    context = Context(Store(settings, log), log, release, slow)
     loop.run(make_server(context, settings, sock), context)
     return 0
 
@@ -285,7 +262,7 @@ class Loop:
             self._turn(server, 0.05)
             server.close_idle()
         cut_off = len(server.active_channels)
-        server.task_dispatcher.set_thread_count(0)
+        server.task_dispatcher.stop()
         context.store.close()
         self._log.write("warning" if cut_off else "info", "stopped", cut_off=cut_off)
 
@@ -297,8 +274,8 @@ class Loop:
         """Handle what happens within at most `seconds`."""
         self._notifier.watchdog()
         seconds = min(seconds, self._notifier.watchdog_interval or 1.0, 1.0)
-        # poll() counts whole milliseconds; rounded down, the last one would spin.
-        wasyncore.loop(timeout=seconds + 0.001, use_poll=True, map=server._map, count=1)
+        # epoll counts whole milliseconds; rounded down, the last one would spin.
+        server.turn(seconds + 0.001)
         self._notifier.watchdog()
 
     def _say(self, event: str, status: str, *more: str) -> None:

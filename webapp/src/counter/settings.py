@@ -49,6 +49,8 @@ class Settings:
     redis_key_file: str | None
     redis_connect_timeout: float
     redis_timeout: float
+    log_all: bool
+    log_slow_seconds: float
 
     def __repr__(self) -> str:
         """Leave the password out, wherever this is printed."""
@@ -89,6 +91,17 @@ def _seconds(low: float, high: float) -> Callable[[str], float]:
         if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text) or not low <= float(text) <= high:
             raise ValueError
         return float(text)
+
+    return read
+
+
+def _choice(*words: str) -> Callable[[str], bool]:
+    """True for the first of the words, False for the other."""
+
+    def read(text: str) -> bool:
+        if text not in words:
+            raise ValueError
+        return text == words[0]
 
     return read
 
@@ -263,6 +276,23 @@ VARIABLES = (
         "seconds from 0.01 to 10",
         "The most Redis may take to answer: a slow disk makes it wait. With the above, under a "
         "second until the client has its 503.",
+    ),
+    Variable(
+        "COUNTER_LOG_REQUESTS",
+        "log_all",
+        "notable",
+        _choice("all", "notable"),
+        "all or notable",
+        "Requests that get a line: all, or those answered by 400 and above and those that were "
+        "slow. The proxy's line tells of every request, by the same id.",
+    ),
+    Variable(
+        "COUNTER_LOG_SLOW_SECONDS",
+        "log_slow_seconds",
+        "0.5",
+        _seconds(0, 60),
+        "seconds from 0 to 60",
+        "From when on a request counts as slow.",
     ),
 )
 

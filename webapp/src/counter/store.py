@@ -1,10 +1,13 @@
-"""The counter in Redis: one INCR a call, never repeated."""
+"""The counter in Redis: one INCR a request, never repeated."""
 
 from __future__ import annotations
 
+import select
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
@@ -36,15 +39,33 @@ class WrongKeyError(StoreError):
     text = "The counter is damaged.\n"
 
 
+class Increments:
+    """One INCR for each of several requests; all are sent when the first one takes its number."""
+
+    def __init__(self, store: Store, sinces: list[float]) -> None:
+        self._store = store
+        self._sinces = sinces
+        self._results: Iterator[int | Exception] | None = None
+
+    def take(self) -> int:
+        """The next one's new count; raises the error that is its own, as `Store.increment`."""
+        if self._results is None:
+            self._results = iter(self._store.increment_each(self._sinces))
+        result = next(self._results)
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+
 class Store:
-    """Counts in Redis, from any number of threads.
+    """Counts in Redis, from any number of threads, each with a connection of its own.
 
     A failed command is never sent again: after a timeout nobody knows whether Redis counted,
     and a second INCR could count one request twice. Each command waits at most the connect
     timeout plus the timeout of an answer.
 
-    While Redis is away, one thread at a time tries it, for a request that came after the last try;
-    the others fail at once. Without that, requests would queue behind threads that all wait for a
+    While Redis is away, one request at a time tries it, one that came after the last try; the
+    others fail at once. Without that, requests would queue behind threads that all wait for a
     frozen Redis, and a client would wait for many timeouts, not one.
     """
 
@@ -57,7 +78,14 @@ class Store:
         self._probe = threading.Lock()
         self._last_failure = 0.0
         self._state = threading.Lock()
-        self._client = redis.Redis(connection_pool=_pool(settings))
+        self._connect = _connections(settings)
+        self._mine = threading.local()
+        self._all: list[redis.Connection] = []
+        pack = self._connect().pack_command
+        # Not INCRBY, as redis-py's incr(): an ACL may allow INCR alone.
+        self._incr = b"".join(pack("INCR", settings.key))
+        self._incr_probe = b"".join(pack("INCR", f"{settings.key}:probe"))
+        self._ping = b"".join(pack("PING"))
 
     def increment(self, since: float) -> int:
         """Add one and return the new count, for who has waited since then (`time.monotonic()`).
@@ -65,17 +93,27 @@ class Store:
         Raises StoreAwayError, StoreRefusedError or WrongKeyError. The first may have counted
         nevertheless, if it was the answer that got lost.
         """
-        try:
-            # Not client.incr(): that sends INCRBY, and an ACL may allow INCR alone.
-            seen = int(self._ask(lambda: self._client.execute_command("INCR", self._key), since))
-        except redis.ResponseError as error:
-            self._writable = False
-            message = f"key {self._key}: {describe(error)}"
-            if str(error).startswith("WRONGTYPE") or "not an integer" in str(error):
-                raise WrongKeyError(message) from error
-            raise StoreRefusedError(message) from error
-        self._writable = True
-        return seen
+        return self.increments([since]).take()
+
+    def increments(self, sinces: list[float]) -> Increments:
+        """As many times `increment`, in one round trip, for who has waited since each of these."""
+        return Increments(self, sinces)
+
+    def increment_each(self, sinces: list[float]) -> list[int | Exception]:
+        """Add one for each, in one round trip: its new count, or what `increment` would raise."""
+        results: list[int | Exception] = []
+        for answer in self._ask(self._incr, sinces):
+            if isinstance(answer, int):
+                self._writable = True
+                results.append(answer)
+            elif isinstance(answer, redis.ResponseError):
+                self._writable = False
+                message = f"key {self._key}: {describe(answer)}"
+                wrong = str(answer).startswith("WRONGTYPE") or "not an integer" in str(answer)
+                results.append(WrongKeyError(message) if wrong else StoreRefusedError(message))
+            else:
+                results.append(answer)
+        return results
 
     def ready(self, since: float) -> None:
         """Return if Redis accepts writes; raise StoreAwayError or StoreRefusedError otherwise.
@@ -86,15 +124,13 @@ class Store:
         one is accepted: to a key of its own, as only `increment` may touch the count.
         """
         if not self._writable:
-            try:
-                self._ask(lambda: self._client.execute_command("INCR", f"{self._key}:probe"), since)
-            except redis.exceptions.NoPermissionError:
-                pass  # an ACL without that key: PING has to do
-            except redis.ResponseError as error:
-                raise StoreRefusedError(describe(error)) from error
-            else:
+            (answer,) = self._ask(self._incr_probe, [since])
+            if isinstance(answer, int):
                 self._writable = True
                 return
+            # An ACL without that key: PING has to do.
+            if not isinstance(answer, redis.exceptions.NoPermissionError):
+                _raise(answer)
         self.ping(since)
 
     def ping(self, since: float) -> None:
@@ -102,42 +138,78 @@ class Store:
 
         `since` as for `increment`.
         """
-        try:
-            self._ask(lambda: self._client.execute_command("PING"), since)
-        except redis.ResponseError as error:
-            raise StoreRefusedError(describe(error)) from error
+        (answer,) = self._ask(self._ping, [since])
+        if isinstance(answer, Exception):
+            _raise(answer)
 
     def close(self) -> None:
-        """Close the idle connections."""
-        self._client.connection_pool.disconnect()
+        """Close the connections."""
+        for connection in self._all:
+            connection.disconnect()
 
-    def _ask(self, command: Callable[[], object], since: float) -> object:
-        probing = False
-        if self._reachable is False:
-            # Who has waited through a timeout already does not wait for another one.
-            if since <= self._last_failure or not self._probe.acquire(blocking=False):
-                raise StoreAwayError("Redis was away a moment ago")
-            probing = True
+    def _ask(self, command: bytes, sinces: list[float]) -> list[Any]:
+        """Send the packed command for each: its answer, a ResponseError or a StoreError."""
+        if self._reachable is not False:
+            return self._exchange(command, len(sinces))
+        answers: list[Any] = [StoreAwayError("Redis was away a moment ago") for _ in sinces]
+        # Who has waited through a timeout already does not wait for another one.
+        fresh = [number for number, since in enumerate(sinces) if since > self._last_failure]
+        if fresh and self._probe.acquire(blocking=False):
+            try:
+                (answers[fresh[0]],) = self._exchange(command, 1)
+            finally:
+                self._probe.release()
+        return answers
+
+    def _exchange(self, command: bytes, times: int) -> list[Any]:
+        answers: list[Any] = []
         try:
-            answer = command()
-        except redis.AuthenticationError as error:
-            # A subclass of ConnectionError in redis-py, but Redis is there and said no.
+            connection = self._connection()
+            connection.send_packed_command([command * times], check_health=False)
+            while len(answers) < times:
+                try:
+                    answers.append(connection.read_response())
+                except redis.ResponseError as error:
+                    answers.append(error)
+        except (redis.AuthenticationError, redis.ResponseError) as error:
+            # While connecting. The first is a ConnectionError in redis-py, but Redis is there and
+            # said no.
             self._note(True)
-            raise StoreRefusedError(describe(error)) from error
+            kind: type[StoreError] = StoreRefusedError
+            why = describe(error)
         except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
             self._last_failure = time.monotonic()
             self._writable = False
             self._note(False, error)
-            raise StoreAwayError(describe(error)) from error
-        except redis.ResponseError:
-            self._note(True)
-            raise
+            kind = StoreAwayError
+            why = describe(error)
         else:
             self._note(True)
-            return answer
-        finally:
-            if probing:
-                self._probe.release()
+            return answers
+        # Each its own, as each is raised by itself.
+        return answers + [kind(why) for _ in range(times - len(answers))]
+
+    def _connection(self) -> redis.Connection:
+        """This thread's connection, open. Raises what redis-py does."""
+        connection = getattr(self._mine, "connection", None)
+        if connection is None:
+            connection = self._mine.connection = self._connect()
+            self._mine.seen = None
+            with self._state:
+                self._all.append(connection)
+        sock = connection._sock
+        if sock is None or self._mine.seen is not sock:
+            connection.connect()
+        elif self._mine.poll.poll(0):
+            # Closed by Redis, or an answer that came too late: nothing is due on it.
+            connection.disconnect()
+            connection.connect()
+        else:
+            return connection
+        self._mine.seen = sock = connection._sock
+        self._mine.poll = select.poll()
+        self._mine.poll.register(sock, select.POLLIN)
+        return connection
 
     def _note(self, reachable: bool, error: Exception | None = None) -> None:
         """Log that Redis went away or came back, once for each change."""
@@ -151,9 +223,16 @@ class Store:
             self._log.write("info", "store-back" if before is False else "store-connected")
 
 
-def _pool(settings: Settings) -> redis.ConnectionPool:
+def _raise(answer: Exception) -> None:
+    if isinstance(answer, redis.ResponseError):
+        raise StoreRefusedError(describe(answer)) from answer
+    raise answer
+
+
+def _connections(settings: Settings) -> Callable[[], redis.Connection]:
+    """What makes a connection, not yet open."""
     address = settings.redis
-    options: dict[str, object] = {
+    options: dict[str, Any] = {
         "db": address.db,
         "username": address.user,
         "password": settings.redis_password,
@@ -161,30 +240,27 @@ def _pool(settings: Settings) -> redis.ConnectionPool:
         # redis-py repeats a failed command by default since release 6.
         "retry": Retry(NoBackoff(), 0),
         "retry_on_timeout": False,
-        # RESP2: no HELLO, and none of the push messages of RESP3, which can make the pool
-        # skip its check for a connection that Redis has closed.
+        # RESP2: no HELLO, and none of the push messages of RESP3.
         "protocol": 2,
         # No CLIENT SETINFO, so that an ACL needs no more than +incr and +ping.
         "driver_info": None,
-        # One for each thread that serves requests.
-        "max_connections": settings.threads + 1,
     }
     if address.path is not None:
-        options |= {"connection_class": redis.UnixDomainSocketConnection, "path": address.path}
-        return redis.ConnectionPool(**options)
+        return partial(redis.UnixDomainSocketConnection, path=address.path, **options)
     options |= {
         "host": address.host,
         "port": address.port,
         "socket_connect_timeout": settings.redis_connect_timeout,
         "socket_keepalive": True,
     }
-    if address.tls:
-        options |= {
-            "connection_class": redis.SSLConnection,
-            "ssl_cert_reqs": "required",
-            "ssl_check_hostname": True,
-            "ssl_ca_certs": settings.redis_ca_file,
-            "ssl_certfile": settings.redis_certificate_file,
-            "ssl_keyfile": settings.redis_key_file,
-        }
-    return redis.ConnectionPool(**options)
+    if not address.tls:
+        return partial(redis.Connection, **options)
+    return partial(
+        redis.SSLConnection,
+        ssl_cert_reqs="required",
+        ssl_check_hostname=True,
+        ssl_ca_certs=settings.redis_ca_file,
+        ssl_certfile=settings.redis_certificate_file,
+        ssl_keyfile=settings.redis_key_file,
+        **options,
+    )

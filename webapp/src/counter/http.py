@@ -1,0 +1,212 @@
+"""A request and its answer: waitress' parser and tasks, without what is the same each time.
+
+A head that differs from an earlier one in nothing but the request id is parsed once, and its
+environ is made once; an answer is one send.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from io import BytesIO
+from typing import Any, ClassVar
+
+from waitress.adjustments import Adjustments
+from waitress.parser import HTTPRequestParser
+from waitress.proxy_headers import PROXY_HEADERS
+from waitress.task import ErrorTask, WSGITask
+from waitress.utilities import build_http_date
+
+from counter.app import ARRIVAL, INCREMENTS
+
+# How many heads are remembered, and how long each may be: 4 MB at most, whatever clients send. The
+# oldest half is forgotten when there are more.
+HEADS = 512
+HEAD_LENGTH = 1024
+_ID = b"\r\nx-request-id: "
+_ID_CHARACTERS = bytes(range(48, 58)) + bytes(range(65, 91)) + bytes(range(97, 123)) + b"-"
+
+
+class Parser(HTTPRequestParser):
+    """A request, which knows when it came.
+
+    `alike` is shared by all requests whose heads differ in the request id alone: what was parsed,
+    and the environ that was made of it.
+    """
+
+    alike: dict[str, Any] | None = None
+    _known: ClassVar[dict[tuple[bytes, bytes], dict[str, Any]]] = {}
+
+    def __init__(self, adj: Adjustments) -> None:
+        super().__init__(adj)
+        self.arrival = time.monotonic()
+
+    def parse_header(self, header_plus: bytes) -> None:
+        """Parse as waitress does, or take what it made of the same head before."""
+        key, request_id = _without_id(header_plus)
+        known = self._known.get(key)
+        if known is not None:
+            self.__dict__.update(known["parsed"])
+            self.headers = known["headers"].copy()
+            if request_id is not None:
+                self.headers["X_REQUEST_ID"] = request_id
+            self.alike = known
+            return
+        super().parse_header(header_plus)
+        if len(header_plus) > HEAD_LENGTH or self.body_rcv is not None or self.expect_continue:
+            return
+        if request_id is not None and self.headers.get("X_REQUEST_ID") != request_id:
+            return
+        if len(self._known) >= HEADS:
+            for old in list(self._known)[: HEADS // 2]:
+                self._known.pop(old, None)
+        parsed = {
+            name: value
+            for name, value in self.__dict__.items()
+            if name not in ("adj", "arrival", "headers", "header_bytes_received", "header_plus")
+        }
+        self.alike = self._known[key] = {"parsed": parsed, "headers": self.headers.copy()}
+
+
+def _without_id(head: bytes) -> tuple[tuple[bytes, bytes], str | None]:
+    """What is before and after the value of its X-Request-ID, and that.
+
+    ((head, nothing), None) where the value is not plain: that no other head can be.
+    """
+    whole = (head, b"")
+    start = head.find(_ID)
+    if start < 0:
+        return whole, None
+    start += len(_ID)
+    end = head.find(b"\r\n", start)
+    value = head[start:end]
+    # A line that begins with a space belongs to the one before.
+    if end < 0 or not value or value.strip(_ID_CHARACTERS) or head[end + 2 : end + 3] in b" \t":
+        return whole, None
+    return (head[:start], head[end:]), value.decode("latin-1")
+
+
+class Task(WSGITask):
+    """Answers a request; while draining, asks the client to close the connection."""
+
+    def get_environment(self) -> dict[str, object]:
+        """The environ; all but what differs between like requests is made once."""
+        request, channel = self.request, self.channel
+        alike = request.alike
+        if alike is None:
+            environ: dict[str, object] = super().get_environment()
+            for name in PROXY_HEADERS:
+                environ.pop(f"HTTP_{name}", None)
+        else:
+            made = alike.get("environ")
+            if made is None:
+                made = super().get_environment()
+                # Nothing here believes them, so let nothing see them either.
+                for name in PROXY_HEADERS:
+                    made.pop(f"HTTP_{name}", None)
+                alike["environ"] = made
+            environ = made.copy()
+            if (request_id := request.headers.get("X_REQUEST_ID")) is not None:
+                environ["HTTP_X_REQUEST_ID"] = request_id
+            environ["wsgi.input"] = BytesIO()
+            environ["waitress.client_disconnected"] = channel.check_client_disconnected
+            environ["REMOTE_ADDR"] = environ["REMOTE_HOST"] = channel.addr[0]
+            environ["REMOTE_PORT"] = str(channel.addr[1])
+        environ[ARRIVAL] = request.arrival
+        environ[INCREMENTS] = channel.increments
+        return environ
+
+    @property
+    def has_body(self) -> bool:
+        """No body for HEAD of unknown length: waitress would send an empty chunked one."""
+        return super().has_body and not (
+            self.request.command == "HEAD" and self.content_length is None
+        )
+
+    def execute(self) -> None:
+        """Send head and body of an ordinary answer at once; leave any other to waitress."""
+        answer: list[tuple[str, list[tuple[str, str]]]] = []
+
+        def start_response(
+            status: str, headers: list[tuple[str, str]], exc_info: object = None
+        ) -> None:
+            answer[:] = [(status, headers)]
+
+        chunks: Iterable[bytes] = self.channel.server.application(
+            self.get_environment(), start_response
+        )
+        body = b"".join(chunks)
+        status, headers = answer[0]
+        self.complete = True
+        self.status = status
+        self.response_headers = list(headers)
+        for name, value in headers:
+            if "\n" in value or "\r" in value:
+                raise ValueError(f"line break in the header {name}")
+            if name == "Content-Length":
+                self.content_length = int(value)
+        if self.content_length is None and self.has_body:
+            self.content_length = len(body)
+            self.response_headers.append(("Content-Length", str(len(body))))
+        head = self.build_response_header()
+        self.wrote_header = True
+        self.channel.write_soon(head + body if self.has_body else head)
+
+    def build_response_header(self) -> bytes:
+        """Add `Connection: close` while draining, unless the client has sent more already."""
+        if self.channel.server.draining and not self.channel.has_more():
+            self.set_close_on_finish()
+        if (
+            self.version != "1.1"
+            or self.content_length is None
+            or "CONNECTION" in self.request.headers
+        ):
+            return super().build_response_header()
+        lines = [f"HTTP/1.1 {self.status}\r\nDate: {_date(int(self.start_time))}\r\n"]
+        lines += [f"{name}: {value}\r\n" for name, value in self.response_headers]
+        lines.append("\r\n")
+        return "".join(lines).encode("latin-1")
+
+
+def _dates() -> Callable[[int], str]:
+    last = (0, "")
+
+    def date(second: int) -> str:
+        nonlocal last
+        when, text = last
+        if when != second:
+            text = build_http_date(second)
+            last = (second, text)
+        return text
+
+    return date
+
+
+_date = _dates()
+
+
+class MalformedTask(ErrorTask):
+    """Answers what never reaches the application: bad syntax, too large, not implemented."""
+
+    def execute(self) -> None:
+        """Answer with the reason alone, and log it like any other request."""
+        request, problem = self.request, self.request.error
+        self.status = f"{problem.code} {problem.reason}"
+        body = f"{problem.reason}\n".encode()
+        self.content_length = len(body)
+        self.response_headers += [
+            ("Content-Type", "text/plain; charset=utf-8"),
+            ("Cache-Control", "no-store"),
+        ]
+        self.set_close_on_finish()
+        path = getattr(request, "path", None)
+        self.channel.server.log.request(
+            request_id=request.headers.get("X_REQUEST_ID"),
+            method=getattr(request, "command", None),
+            path=path if isinstance(path, str) else None,
+            status=problem.code,
+            duration_ms=(time.time() - self.start_time) * 1000,
+            remote=self.channel.addr[0],
+            error=str(problem.body),
+        )
+        self.write(body)
