@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import layers
 import networks
 import pytest
 import yaml
@@ -28,7 +29,8 @@ MACHINES: dict[str, list[str]] = {
     "app1": ["app"],
     "store1": ["store"],
 }
-# Boots the machine as `make up` does, and leaves it as a cloud's image is: nothing converged.
+# Boots the machine as `make up` does, and leaves it as a cloud's image is: nothing converged. (What a
+# deploy installs by apt is there, to spare the time: layers.py.)
 BOOT = """
 from control import lab, topology
 where = topology.load({topology!r})
@@ -93,7 +95,7 @@ class ThreeMachines:
 def control(topology: str, *words: str) -> None:
     done = subprocess.run(
         [sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=900,
-        env={**os.environ, "TOPOLOGY": topology, "SUITE": ""}, check=False,
+        env={**os.environ, "TOPOLOGY": topology, "SUITE": "", "LAB_BOX": layers.box()}, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -136,7 +136,7 @@ def ask_salt(tree: Path, questions: list[list[Any]]) -> list[Any]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=600,
     )
     assert done.returncode == 0, f"Salt ended with {done.returncode}:\n{done.stderr[-4000:]}"
     answers = json.loads(done.stdout)

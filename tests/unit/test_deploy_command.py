@@ -458,14 +458,14 @@ def test_the_lock_ends_when_nothing_is_heard_and_not_before(
 ) -> None:
     """A lost network tells nobody; a deployer that is there says so again and again."""
     path = tmp_path / "holder.py"
-    path.write_text(path.read_text().replace("PATIENCE, BEAT = 60, 5", "PATIENCE, BEAT = 0.5, 5"))
+    path.write_text(path.read_text().replace("PATIENCE, BEAT = 60, 5", "PATIENCE, BEAT = 2, 5"))
     monkeypatch.setattr(holder, "BEAT", 0.1)
     with locked("ann@desk") as held:
-        time.sleep(1.5)
+        time.sleep(3)
         held()
     monkeypatch.setattr(holder, "BEAT", 60)
     with locked("ann@desk") as held:
-        time.sleep(1.5)
+        time.sleep(3)
         with pytest.raises(Refused, match="lost"):
             held()
 
@@ -480,12 +480,12 @@ def test_the_lock_of_a_killed_deploy_is_free(locked: Callable[[str], Any], tmp_p
             stdout=-1,
             text=True,
         ) as second:
-            said, _ = second.communicate('{"who": "bob"}\n', timeout=20)
+            said, _ = second.communicate('{"who": "bob"}\n', timeout=300)
         assert said.startswith("taken {")
     with subprocess.Popen(
         [sys.executable, str(tmp_path / "holder.py")], stdin=subprocess.PIPE, stdout=-1, text=True
     ) as third:
-        assert third.communicate("{}\n", timeout=20)[0] == "held\n"
+        assert third.communicate("{}\n", timeout=300)[0] == "held\n"
         assert third.returncode == 0
     with locked("ann@desk"):
         pass
