@@ -91,6 +91,9 @@ def _is_lxc() -> bool:
 
 def _make(base: Path, name: str) -> None:
     """Install the packages in a copy of the base box's tree, pack it, and let Vagrant know it."""
+    for left in lab.CACHE.glob("layer.*"):
+        # Of a run that was killed.
+        shutil.rmtree(left)
     with tempfile.TemporaryDirectory(prefix="layer.", dir=lab.CACHE) as work:
         unpack = ["tar", "--numeric-owner", "--xattrs", "-xzf", str(base / "rootfs.tar.gz")]
         _run(*unpack, "-C", work)

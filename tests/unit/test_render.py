@@ -603,7 +603,7 @@ def test_a_given_certificate_for_another_name_is_well_and_another_key_is_not(
             ):
                 assert here in ask
                 ask = ask.replace(here, there)
-            for _ in range(50):
+            for _ in range(600):
                 done = subprocess.run(ask, shell=True, capture_output=True, text=True, check=False)
                 if done.returncode != 7:
                     break
