@@ -31,7 +31,7 @@ PACKAGES = (
     "libpython3.13", "needrestart", "netbase", "nftables",
     "openssh-server", "procps", "prometheus", "prometheus-alertmanager", "python3",
     "python3-nftables", "python3-systemd", "redis-server", "redis-tools", "rsync", "rsyslog",
-    "rsyslog-relp", "stunnel4", "sudo", "systemd-timesyncd", "unattended-upgrades",
+    "rsyslog-relp", "stunnel4", "sudo", "unattended-upgrades",
 )  # fmt: skip
 # What their formulas mask before they install it (tests/unit/test_layers.py).
 OFF = ("firewalld", "prometheus", "prometheus-alertmanager", "stunnel4")
