@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import functools
 import json
 import re
 import sys
@@ -21,7 +20,6 @@ from typing import Any
 
 import salt.client
 import salt.config
-import salt.utils.entrypoints
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bootstrap"))
 
@@ -85,9 +83,6 @@ def render_settings(settings: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     file_clients.share()
-    # Salt looks through all installed packages again after half a second, which is at each loader.
-    entrypoints = salt.utils.entrypoints
-    entrypoints.iter_entry_points = functools.cache(entrypoints.iter_entry_points)
     options = salt.config.minion_config(sys.argv[1])
     caller = salt.client.Caller(mopts=options)
     questions = json.load(sys.stdin)
