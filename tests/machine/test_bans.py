@@ -470,7 +470,14 @@ def test_bodies_that_come_slowly_take_no_place_from_others(
     answers: list[int] = []
     # Each by a connection of its own; a process for each would be too slow on a busy computer.
     command = ["curl", "-sS", "--max-time", "20", "--cacert", lab.ca, "-o", "/dev/null"]
-    command += ["-H", "Connection: close", "-w", "%{http_code}\n", f"{lab.url}healthz?[1-10]"]
+    command += [
+        "--http1.1",
+        "-H",
+        "Connection: close",
+        "-w",
+        "%{http_code}\n",
+        f"{lab.url}healthz?[1-10]",
+    ]
     while process.poll() is None and len(answers) < 100:
         answers += map(int, innocent.run(*command).stdout.split())
         time.sleep(0.1)
