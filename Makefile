@@ -108,13 +108,15 @@ lint: $(VENV)/.dev ## Style of Python, shell, YAML, states; schemas of CI and pi
 
 UNIT_TESTS := webapp/tests cloud/saltext-digitalocean/tests tests/unit
 PYTEST := $(VENV)/bin/python -m pytest
+# In the order of tests/order.py.
+BY_FILE := --dist loadscope --no-loadscope-reorder
 # Machines of several topologies side by side: more of them than cores, for they mostly wait.
-SIDE_BY_SIDE := -n 6 --dist loadscope --no-loadscope-reorder
+SIDE_BY_SIDE := -n 6 $(BY_FILE)
 
 # TESTS=path::name narrows each of these to a test or a file, ARGS= is pytest's own.
 .PHONY: test-unit
 test-unit: $(VENV)/.dev $(VENV)/.cloud tests-need ## Tests that need no machine [TESTS=path::name] [ARGS=-x]
-	@$(PYTEST) $(or $(TESTS),-n 4 --dist loadscope $(UNIT_TESTS)) $(ARGS)
+	@$(PYTEST) $(or $(TESTS),-n 4 $(BY_FILE) $(UNIT_TESTS)) $(ARGS)
 
 .PHONY: test
 test: $(VENV)/.dev $(VENV)/.cloud tests-need ## What a change must pass: every promise, on real machines [TESTS=path::name] [ARGS=-x]

@@ -24,7 +24,7 @@ _OWN = ("machine.yaml", "machine-secrets.yaml", "secrets.sls")
 # Asks in a process of its own, which must not be this one: Salt changes whatever process it is in.
 PROGRAM = Path(__file__).with_name("salt_answers.py")
 # Seconds for one process.
-PATIENCE = 120
+PATIENCE = 600
 
 
 def copy_tree(target: Path, machine: Mapping[str, object], **options: object) -> Path:

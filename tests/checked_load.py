@@ -816,7 +816,7 @@ class LoadHandle:
     def running(self) -> bool:
         return self._thread.is_alive()
 
-    def wait_for(self, answers: int, timeout: float = 30.0) -> None:
+    def wait_for(self, answers: int, timeout: float = 120.0) -> None:
         """Block until so many right answers came in, so that a fault hits a load in full swing.
 
         Raises TimeoutError when they do not, or when the load ended before.

@@ -7,6 +7,7 @@ work takes right now than it takes alone: by 1.0 on an idle computer.
 
 from __future__ import annotations
 
+import os
 import time
 
 # Seconds of processor time that are spent to find out. Long enough to be put aside by others.
@@ -27,5 +28,13 @@ def since(began: float) -> float:
 
 
 def is_over(began: float, seconds: float) -> bool:
-    """Whether ``seconds`` have passed; the pace is asked only when the wall clock says so."""
-    return time.monotonic() - began > seconds and since(began) > seconds
+    """
+    Whether ``seconds`` have passed, for what is waited for; the pace is asked only when the wall clock
+    says so. Also by how many have waited for each processor in the last minute: the moment in which one
+    asks may be the only calm one, and what yields to others (systemd's CPUWeight) has waited longer
+    than the one who asks.
+    """
+    if time.monotonic() - began <= seconds:
+        return False
+    waiting = os.getloadavg()[0] / (os.cpu_count() or 1)
+    return (time.monotonic() - began) / max(slowdown(), waiting) > seconds

@@ -44,6 +44,11 @@ def measured(kind: str, what: str) -> Iterator[None]:
         record(kind, what, time.monotonic() - begin)
 
 
+def processor_time() -> float:
+    """Seconds of processor time that this process and those it has waited for have used."""
+    return sum(os.times()[:4])
+
+
 def pytest_configure(config: pytest.Config) -> None:
     worker = os.environ.get("PYTEST_XDIST_WORKER")
     if config.option.collectonly:
@@ -64,8 +69,12 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
     _test[0] = item.nodeid
-    with measured("test", item.nodeid):
-        return (yield)
+    before = processor_time()
+    try:
+        with measured("test", item.nodeid):
+            return (yield)
+    finally:
+        record("processor time", item.nodeid, processor_time() - before)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -94,6 +103,10 @@ def main(most: int) -> None:
         for line in path.read_text(encoding="utf-8").splitlines():
             row = json.loads(line)
             kinds[row["kind"]][row["what"]].append(row["seconds"])
+            if row["kind"] == "processor time":
+                kinds["processor time by file"][row["what"].partition("::")[0]].append(
+                    row["seconds"]
+                )
             if row["kind"] == "test":
                 kinds["file"][row["what"].partition("::")[0]].append(row["seconds"])
                 kinds["worker"][path.stem].append(row["seconds"])

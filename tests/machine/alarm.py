@@ -87,11 +87,13 @@ def listening(lab: Lab, pillar: dict[str, Any] | None = None) -> Iterator[Alarm]
         # The first message as soon as by default; the second without waiting a minute.
         "alerts": {"webhook": alarm.url, "watchdog": alarm.url, "group_interval": "2s"},
     }
+    # What the overlay is about; no other formula reads it.
+    formulas = ",".join(overlay)
     try:
-        lab.apply(PILLAR=json.dumps(overlay))
+        lab.apply(SLS=formulas, PILLAR=json.dumps(overlay))
         yield alarm
     finally:
-        lab.apply()
+        lab.apply(SLS=formulas)
         server.shutdown()
         server.server_close()
 

@@ -24,10 +24,11 @@ vagrant.bring_up(where, options)
 """
 
 
-def control(topology: str, *words: str) -> None:
+def control(topology: str, *words: str, box: str = "") -> None:
+    """Run Python with these arguments as the controller of ``topology``, whose machines are made from ``box``."""
     done = subprocess.run(
         [sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=900,
-        env={**os.environ, "TOPOLOGY": topology, "SUITE": ""}, check=False,
+        env={**os.environ, "TOPOLOGY": topology, "SUITE": "", "LAB_BOX": box}, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -2,7 +2,8 @@
 
 Topologies of one machine each: `dev`, `devb` and `devc` (Debian 13; three, so that their tests run
 side by side) and `dev12` (Debian 12). `dev` is the one of `make up`: up already, it is converged
-again and left up. What the tests made is removed when they end, also when they fail; what a killed run
+again and left up. `dev` and `dev12` are made from nothing, the others with the formulas' packages
+installed beforehand (layers.py). What the tests made is removed when they end, also when they fail; what a killed run
 left is taken over by the next.
 """
 
@@ -25,8 +26,8 @@ if "KITCHEN_HOSTNAME" in os.environ:
     TOPOLOGIES = ["kitchen"]
 # Which of Debian 13 has a file's tests; `dev` has the rest, and all of them where it is alone.
 SHARES = {
-    "devb": ("test_backup", "test_bans", "test_count", "test_firewall"),
-    "devc": ("test_deploy", "test_filebeat", "test_logs", "test_monitoring"),
+    "devb": ("test_backup", "test_bans", "test_count", "test_filebeat", "test_logs"),
+    "devc": ("test_deploy", "test_firewall", "test_monitoring", "test_secrets"),
 }
 ADDRESSES = {"dev": 10, "dev12": 12, "devb": 13, "devc": 14}
 
@@ -65,21 +66,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("lab", chosen, indirect=True, scope="session")
 
 
-# Files in the order in which workers take them: what takes longest begins first.
-FIRST = [
-    "dev", "devb", "devc", "tests/machine/test_prod.py", "tests/machine/test_cloud.py", "dev12",
-]  # fmt: skip
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    def rank(item: pytest.Item) -> int:
-        chosen = getattr(item, "callspec", None)
-        scope = (chosen and chosen.params.get("lab")) or item.nodeid.partition("::")[0]
-        return FIRST.index(scope) if scope in FIRST else len(FIRST)
-
-    items.sort(key=rank)
-
-
 @pytest.fixture(scope="session")
 def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     """A converged machine; see the module's text."""
@@ -93,7 +79,7 @@ def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
         roles = ["edge", "app", "store", "monitor"]
         suite = "bookworm" if request.param == "dev12" else "trixie"
         written = networks.write(topology, {topology: {**machine, "roles": roles}}, suite=suite)
-    with made(Lab(topology)) as it:
+    with made(Lab(topology), bare=request.param not in SHARES) as it:
         yield it
     if written:
         written.unlink()

@@ -21,6 +21,7 @@ from tests.timings import measured
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
+import layers  # noqa: E402
 import pace  # noqa: E402
 import turns  # noqa: E402
 from checked_load import LoadHandle, Result, run_load, start_load  # noqa: E402
@@ -35,6 +36,8 @@ class Lab:
 
     # What `make up` printed.
     up_output = ""
+    # Vagrant's box for its machines; empty: the base box.
+    box = ""
     # The last commands with what they printed, for who has to understand a failure.
     commands: collections.deque[tuple[str, subprocess.CompletedProcess[str]]]
 
@@ -50,7 +53,7 @@ class Lab:
     @property
     def environment(self) -> dict[str, str]:
         """What the controller's commands run in, to be about this topology."""
-        return {**os.environ, "TOPOLOGY": self.topology, "SUITE": ""}
+        return {**os.environ, "TOPOLOGY": self.topology, "SUITE": "", "LAB_BOX": self.box}
 
     def make(
         self, *words: str, timeout: int = 600, check: bool = True, **settings: str
@@ -120,7 +123,8 @@ class Lab:
             ],
             capture_output=True,
             text=True,
-            timeout=20,
+            # Of all of a path's [1-N].
+            timeout=120,
         )
         return done.stdout
 
@@ -152,8 +156,13 @@ class Lab:
 
     @contextlib.contextmanager
     def under_load(self, **options: object) -> Iterator[LoadHandle]:
-        """A checked load that runs as long as the block, at most as long as a test may take."""
-        with turns.one_load():
+        """
+        A checked load that runs as long as the block, at most as long as a test may take.
+
+        ``rate``: requests a second of all its clients, for what takes longer than a moment: as fast as
+        it can, it takes the computer's time from what it is to watch.
+        """
+        with turns.one_load() if not options.get("rate") else contextlib.nullcontext():
             handle = start_load(self.url, cacert=self.ca, **{"seconds": 500, **options})  # type: ignore[arg-type]
             try:
                 handle.wait_for(50)
@@ -167,7 +176,8 @@ class Lab:
             while not condition():
                 if pace.is_over(began, seconds):
                     raise AssertionError(f"{what}: not within {seconds} s")
-                time.sleep(0.1)
+                # To ask costs the computer more than to wait: what takes longer is asked for less often.
+                time.sleep(min(1.0, 0.1 + (time.monotonic() - began) / 20))
 
     @contextlib.contextmanager
     def needle(self, name: str) -> Iterator[str]:
@@ -183,6 +193,24 @@ class Lab:
             yield path
         finally:
             self.run(f"rm -f {path}")
+
+    def reboot(self) -> None:
+        """
+        Reboot the machine and wait until it serves again. That it was away is seen by its next boot, not
+        by a look at the right moment: a container is back within seconds.
+        """
+        boot = "cat /proc/sys/kernel/random/boot_id; stat -c %Y /proc/1"
+        before = self.run(boot)
+        # Its end may cut the connection that asked for it.
+        self.run("systemctl reboot", check=False)
+
+        def is_back() -> bool:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return self.run(boot, check=False, timeout=15) not in ("", before)
+            return False
+
+        self.wait("the machine is back", is_back, 120)
+        self.wait("it serves again", self.serving)
 
     def serving(self) -> bool:
         return self.status("readyz") == 200
@@ -207,13 +235,15 @@ def mark_as_made(state: Path) -> None:
 
 
 @contextlib.contextmanager
-def made(machine: Lab, timeout: int = 1500) -> Iterator[Lab]:
+def made(machine: Lab, timeout: int = 1500, bare: bool = False) -> Iterator[Lab]:
     """The machine (or machines), up and converged; removed at the end unless somebody else's `make
-    up` made it. A run that is killed leaves its mark, and the next takes over what it left."""
+    up` made it. A run that is killed leaves its mark, and the next takes over what it left. ``bare``:
+    from nothing, else with the packages installed already (layers.py)."""
     mark = machine.state / MARK
     ours = mark.exists() or not (machine.state / "ssh_config").exists()
     if ours:
         mark_as_made(machine.state)
+        machine.box = "" if bare else layers.box()
     try:
         machine.up_output = machine.make("up", timeout=timeout).stdout
         yield machine
@@ -234,10 +264,13 @@ class Stranger:
         self.lab = lab
         # The worker's number: 0, 1, …; workers run side by side.
         worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-        number += 200 + 10 * worker
-        self.space = f"stranger{number}"
-        self.link = f"lab-strange{number}"
-        self.address = lab.address.rpartition(".")[0] + f".{number}"
+        self.number = number + 200 + 10 * worker
+        network = lab.address.rpartition(".")[0]
+        self.address = f"{network}.{self.number}"
+        # Not those of another checkout, whose tests run in another network of the same bridge.
+        self.network = network.rpartition(".")[2]
+        self.space = f"stranger{self.network}-{self.number}"
+        self.link = f"lab-s{self.network}-{self.number}"
 
     @classmethod
     def missing(cls, *programs: str) -> str | None:
@@ -273,8 +306,8 @@ class Stranger:
         ``(machine's, stranger's)`` unique local addresses on the lab's bridge (RFC 4193), for a
         while: the lab's own network is IPv4 alone. ``nodad``: to be used at once.
         """
-        prefix = "fd5a:1c7e:56::"
-        machine, own = prefix + self.lab.address.rpartition(".")[2], prefix + self.space[8:]
+        prefix = f"fd5a:1c7e:{self.network}::"
+        machine, own = prefix + self.lab.address.rpartition(".")[2], f"{prefix}{self.number}"
         device = "eth1"
         self.lab.run(f"ip -6 addr replace {machine}/64 dev {device} nodad")
         try:

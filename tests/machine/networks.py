@@ -86,5 +86,7 @@ def write(topology: str, machines: dict[str, dict[str, Any]], **more: Any) -> Pa
     data: dict[str, Any] = {"name": topology, "domain": "counter.test"}
     data |= {"network": f"192.168.{number()}.0/24", "trusted": [address(1)], "machines": machines}
     path = FOLDER / f"{topology}.yaml"
-    path.write_text(MADE + yaml.safe_dump({**data, **more}), encoding="utf-8")
+    path.write_text(
+        MADE + yaml.safe_dump({**data, **more}, default_flow_style=None), encoding="utf-8"
+    )
     return path

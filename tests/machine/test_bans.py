@@ -34,7 +34,7 @@ class Visitor(Stranger):
         words = [word for option in options for word in ("-o", option)]
         # The ban may fall in the middle of the handshake, which then waits for ever.
         return self.run(
-            *("timeout", "5"),
+            *("timeout", "15"),
             "ssh",
             "-F",
             "none",
@@ -48,7 +48,9 @@ class Visitor(Stranger):
 
     def get(self, path: str = "healthz", *words: str) -> int:
         """Status of a GET; 0 when there was no answer."""
-        command = ["curl", "-sS", "--max-time", "2", "--cacert", self.lab.ca, "-o", "/dev/null"]
+        # Who is cut waits for the first; the second a busy computer needs for an answer.
+        command = ["curl", "-sS", "--connect-timeout", "3", "--max-time", "20"]
+        command += ["--cacert", self.lab.ca, "-o", "/dev/null"]
         said = self.run(*command, "-w", "\n%{http_code}", *words, self.lab.url + path).stdout
         return int(said.strip().splitlines()[-1])
 
@@ -103,21 +105,6 @@ def welcome(stranger: Visitor) -> bool:
     return stranger.get() == 200 and stranger.connects(22)
 
 
-def reboot(lab: Lab) -> None:
-    boot = "cat /proc/sys/kernel/random/boot_id; stat -c %Y /proc/1"
-    before = lab.run(boot)
-    lab.make("ssh", CMD="systemctl reboot", check=False)
-
-    def back() -> bool:
-        try:
-            return lab.run(boot, timeout=15) != before
-        except (AssertionError, OSError, subprocess.TimeoutExpired):
-            return False
-
-    lab.wait("a reboot", back, 120)
-    lab.wait("it serves again", lab.serving)
-
-
 @pytest.fixture
 def strangers(lab: Lab, tmp_path: Path) -> Iterator[tuple[Visitor, Visitor]]:
     """An attacker and an innocent; nobody is banned before and after."""
@@ -157,7 +144,7 @@ def test_failed_logins_shut_out_from_ssh_and_for_long(
         steps[1:1] = ["firewall-cmd --reload", "systemctl restart firewalld"]
     for step in steps:
         if step == "reboot":
-            reboot(lab)
+            lab.reboot()
         else:
             lab.run(step)
         lab.wait(
@@ -243,13 +230,13 @@ def test_a_flood_gets_429_then_a_ban_and_others_notice_nothing(
     attacker, innocent = strangers
     before = lab.count()
     with turns.one_load():
-        calm = innocent.load(mode=mode, rate=5, seconds=12, concurrency=2)
+        calm = innocent.load(mode=mode, rate=5, requests=60, concurrency=2)
         flood = attacker.load(mode=mode, rate=2000, seconds=6, concurrency=16, timeout=2)
         lab.wait("a ban", lambda: attacker.address in banned(lab, "haproxy-limit"), 30)
         # Beside it asyncio says of connections that are cut: "SSL connection is closed".
         said = flood.communicate(timeout=60)[0]
         attack = json.loads(said[said.index("{") :].split("checked_load:")[0])
-        served = json.loads(calm.communicate(timeout=60)[0])
+        served = json.loads(calm.communicate(timeout=120)[0])
     assert attack["statuses"].get("429", 0) >= 200, attack
     assert attack["ok"] <= 600, "the limit was not kept"
     assert served["errors"] == 0, served
@@ -433,8 +420,13 @@ def test_who_never_says_hello_takes_no_place_from_others_and_is_banned(
         lab.wait("bans", lambda: banned(lab, "haproxy-conns").count("::/64") >= 19, 20)
         assert innocent.get() == 200
         process.communicate(timeout=60)
-    told = lab.run("journalctl -u haproxy -p warning -o cat | grep -c connection_error")
-    assert 21 <= int(told) <= 1000, "it is told of, and not of each"
+
+    def told() -> int:
+        warnings = "journalctl -u haproxy -p warning -o cat"
+        return int(lab.run(f"{warnings} | grep -c connection_error || true"))
+
+    lab.wait("it is told of", lambda: told() >= 21)
+    assert told() <= 1000, "not of each"
 
 
 # Opens many TLS connections and sends a byte of each body now and then; prints what each was answered.
@@ -475,9 +467,19 @@ def test_bodies_that_come_slowly_take_no_place_from_others(
     process = attacker.start(sys.executable, "-c", SLOW_BODIES, lab.address, "48")
     assert process.stdout is not None
     assert process.stdout.readline() == "all are there\n"
-    answers = []
+    answers: list[int] = []
+    # Each by a connection of its own; a process for each would be too slow on a busy computer.
+    command = ["curl", "-sS", "--max-time", "20", "--cacert", lab.ca, "-o", "/dev/null"]
+    command += [
+        "--http1.1",
+        "-H",
+        "Connection: close",
+        "-w",
+        "%{http_code}\n",
+        f"{lab.url}healthz?[1-10]",
+    ]
     while process.poll() is None and len(answers) < 100:
-        answers.append(innocent.get("healthz"))
+        answers += map(int, innocent.run(*command).stdout.split())
         time.sleep(0.1)
     said = process.communicate(timeout=60)[0].split()
     assert len(answers) >= 20 and set(answers) == {200}, answers
@@ -511,8 +513,13 @@ for _ in range(260):
         held.append(socket.create_connection((sys.argv[1], 443), 3))
     except OSError:
         pass
+def open_ones():
+    return len(held) - len(select.select(held, [], [], 0)[0])
+until = time.monotonic() + 30
+while open_ones() > 204 and time.monotonic() < until:
+    time.sleep(0.1)
 time.sleep(1)
-print(len(held) - len(select.select(held, [], [], 0)[0]), flush=True)
+print(open_ones(), flush=True)
 time.sleep(3)
 """
     process = attacker.start(sys.executable, "-c", code, lab.address)

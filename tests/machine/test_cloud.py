@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import layers
 import networks
 import pytest
 import yaml
@@ -87,7 +88,7 @@ def machine() -> Iterator[OneMachine]:
     written = networks.write(TOPOLOGY, {TOPOLOGY: stand_in})
     mark_as_made(ROOT / ".lab" / TOPOLOGY)
     try:
-        control(TOPOLOGY, "-c", BOOT.format(topology=TOPOLOGY))
+        control(TOPOLOGY, "-c", BOOT.format(topology=TOPOLOGY), box=layers.box())
         yield OneMachine()
     finally:
         control(TOPOLOGY, "-m", "control", "down")
@@ -115,7 +116,7 @@ def three() -> Iterator[ThreeMachines]:
             "provider": "digitalocean", "size": "s-1vcpu-2gb", "image": "debian-13-x64", "deploy": False,
         }  # fmt: skip
         profile.write_text(yaml.safe_dump({"edge-monitor": own}), encoding="utf-8")
-        control(BARE, "-c", BOOT.format(topology=BARE))
+        control(BARE, "-c", BOOT.format(topology=BARE), box=layers.box())
         yield ThreeMachines()
     finally:
         control(BARE, "-m", "control", "down")

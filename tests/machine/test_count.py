@@ -10,6 +10,8 @@ import pace
 import pytest
 from lab_machine import Lab
 
+# Requests a second of a load that goes on while a machine converges.
+RATE = 200
 # HTTP/2 on both releases: their HAProxy ends its connections differently.
 MODES = (
     pytest.param("keepalive", marks=pytest.mark.one_release),
@@ -18,14 +20,30 @@ MODES = (
 )
 
 
-@pytest.mark.differs("HAProxy 2.6 over HTTP/2")
-@pytest.mark.parametrize("mode", MODES)
+SHORTER = pytest.mark.nightly("minutes; the test below shows the same with fewer requests")
+
+
+@pytest.mark.one_release
+@pytest.mark.parametrize(
+    "mode",
+    ["keepalive", pytest.param("close", marks=SHORTER), pytest.param("h2", marks=SHORTER)],
+)
 def test_ten_thousand_requests_give_every_number_once(lab: Lab, mode: str) -> None:
+    every_number_once(lab, mode, 10_000)
+
+
+@pytest.mark.differs("HAProxy 2.6 over HTTP/2")
+@pytest.mark.parametrize("mode", MODES[1:])
+def test_every_number_once_whatever_the_connections(lab: Lab, mode: str) -> None:
+    every_number_once(lab, mode, 2_000)
+
+
+def every_number_once(lab: Lab, mode: str, requests: int) -> None:
     before = lab.count()
-    result = asyncio.run(lab.load(mode=mode, requests=10_000, concurrency=16))
+    result = asyncio.run(lab.load(mode=mode, requests=requests, concurrency=16))
     assert result.exact, result.summary()
-    assert (result.first, result.last) == (before + 1, before + 10_000)
-    assert lab.count() == before + 10_000
+    assert (result.first, result.last) == (before + 1, before + requests)
+    assert lab.count() == before + requests
 
 
 @pytest.mark.differs("HAProxy 2.6")
@@ -76,12 +94,20 @@ def test_kept_connections_lose_nothing_over_reloads_and_restarts(lab: Lab) -> No
     assert opened <= 50, (opened, reused)
 
 
-@pytest.mark.parametrize("mode", MODES)
+ROLLED = pytest.mark.nightly(
+    "test_deploy.py rolls settings under clients of all three kinds at once"
+)
+
+
+@pytest.mark.one_release
+@pytest.mark.parametrize(
+    "mode", ["keepalive", pytest.param("close", marks=ROLLED), pytest.param("h2", marks=ROLLED)]
+)
 def test_a_rolled_configuration_loses_nothing(lab: Lab, mode: str) -> None:
     """Every instance is drained, restarted and waited for while clients go on."""
     before = lab.count()
     started = lab.run("systemctl show -P MainPID counter@1 counter@2")
-    with lab.under_load(mode=mode) as load:
+    with lab.under_load(mode=mode, rate=RATE) as load:
         threads = {"keepalive": 5, "close": 6, "h2": 7}[mode]
         lab.apply(
             PILLAR=f'{{"counter": {{"bake_seconds": 0, "environment": {{"COUNTER_THREADS": {threads}}}}}}}'
@@ -95,7 +121,7 @@ def test_a_rolled_configuration_loses_nothing(lab: Lab, mode: str) -> None:
 
 def test_adding_and_removing_an_instance_loses_nothing(lab: Lab) -> None:
     before = lab.count()
-    with lab.under_load(mode="keepalive") as load:
+    with lab.under_load(mode="keepalive", rate=RATE) as load:
         lab.apply(PILLAR='{"counter": {"instances": 3, "bake_seconds": 0}}')
         lab.wait(
             "three instances",
@@ -177,21 +203,6 @@ def test_a_killed_service_comes_back(lab: Lab, unit: str) -> None:
 @pytest.mark.differs("systemd 252")
 def test_count_and_services_outlive_a_reboot(lab: Lab) -> None:
     last = lab.see()
-    booted = lab.run("cat /proc/sys/kernel/random/boot_id; stat -c %Y /proc/1")
-    lab.make("ssh", CMD="systemctl reboot", check=False)
-
-    def rebooted() -> bool:
-        try:
-            return (
-                lab.run("cat /proc/sys/kernel/random/boot_id; stat -c %Y /proc/1", timeout=15)
-                != booted
-            )
-        except (AssertionError, TimeoutError, OSError):
-            return False
-        except Exception:  # ssh went away in the middle
-            return False
-
-    lab.wait("the machine is back", rebooted, 120)
-    lab.wait("it serves", lab.serving)
+    lab.reboot()
     assert lab.see() == last + 1
     assert lab.run("systemctl --failed --plain --no-legend") == ""

@@ -126,8 +126,8 @@ class Elastic:
         source = {**source, "sha256": self.sha256, **dict(install)}
         return json.dumps({"filebeat": {"output": given, "install": source}})
 
-    def apply(self, check: bool = True, **changes: Any) -> str:
-        return self.lab.apply(check=check, PILLAR=self.pillar(**changes)).stdout
+    def apply(self, check: bool = True, sls: str = "", **changes: Any) -> str:
+        return self.lab.apply(check=check, SLS=sls, PILLAR=self.pillar(**changes)).stdout
 
     def documents(self) -> list[dict[str, Any]]:
         # Not half a line that is being written.
@@ -230,7 +230,7 @@ def test_what_is_wrong_is_refused_and_the_good_one_goes_on(lab: Lab, elastic: El
         ({"output": {"kind": "elastik"}}, "filebeat:output:kind"),
         ({"output": {"password": "nobody-gave-it"}}, "nobody-gave-it"),
     ):
-        told = elastic.apply(check=False, **changes)
+        told = elastic.apply(check=False, sls="filebeat", **changes)
         assert said in told, told[-1500:]
         assert lab.run("systemctl show -P MainPID filebeat") == process
 

@@ -48,7 +48,7 @@ def log_in(lab: Lab, user: str, key: Path, command: str) -> subprocess.Completed
         ],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         stdin=subprocess.DEVNULL,
     )
 

@@ -17,7 +17,7 @@ VALUE = f"given-by-the-pillar-{secrets.token_hex(16)}"
 def test_a_rotated_password_is_used_and_the_old_one_dropped(lab: Lab) -> None:
     old = lab.run("cat /etc/stack/secrets/redis-counter")
     redis = lab.run("systemctl show -P MainPID redis-server")
-    with lab.under_load(mode="keepalive") as load:
+    with lab.under_load(mode="keepalive", rate=200) as load:
         told = lab.make("rotate", SECRET="redis-counter").stdout
         load.wait_for(load.result.ok + 100)
     assert not load.result.duplicates

@@ -1,8 +1,9 @@
 """
-One load at a time: tests of several machines run side by side, but what sends load waits for other
-load to end, so that what it measures is its own machine's answers.
+One load at full speed at a time: tests of several machines run side by side, but what sends as much as
+it can waits for another such load to end, so that what it measures is its own machine's answers.
 
-Nothing else waits: an exact count, or an answer to every request, must hold on a busy computer too.
+Nothing else waits, also no load of a fixed rate: an exact count, or an answer to every request, must
+hold on a busy computer too.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _depth = 0
 
 @contextlib.contextmanager
 def one_load() -> Iterator[None]:
-    """No other process of this checkout's tests sends load during the block; can be nested."""
+    """No other process of this checkout's tests sends at full speed during the block; can be nested."""
     global _depth
     LOCK.parent.mkdir(exist_ok=True)
     with open(LOCK, "w", encoding="utf-8") as handle:

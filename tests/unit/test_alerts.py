@@ -23,7 +23,7 @@ MONITOR = "/etc/prometheus"
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(words, capture_output=True, text=True, check=False, timeout=300)
 
 
 # Those that no test makes on a machine, and why: promtool alone shows when they fire.

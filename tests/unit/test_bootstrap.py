@@ -306,7 +306,7 @@ def script() -> Iterator[Path]:
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(words, capture_output=True, text=True, check=False, timeout=30, cwd="/")
+    return subprocess.run(words, capture_output=True, text=True, check=False, timeout=300, cwd="/")
 
 
 def test_help_says_how_to_call_it(script: Path) -> None:

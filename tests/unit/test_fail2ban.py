@@ -45,7 +45,7 @@ def hits(config: Path, name: str, corpus: Path) -> list[str]:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=300,
     )
     return done.stdout.split()
 
@@ -133,7 +133,7 @@ def test_fail2ban_itself_reads_the_lines_of_those_units_alone(
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=300,
     ).stdout
     matches = {}
     for line in told.splitlines():
@@ -162,7 +162,7 @@ def test_fail2ban_itself_accepts_the_rendered_configuration(
             file.write("[banana]\nenabled = true\nfilter = nowhere\n")
     check = str(root / "salt/fail2ban/files/check")
     done = subprocess.run(
-        ["sh", check, str(tmp_path)], capture_output=True, text=True, check=False, timeout=60
+        ["sh", check, str(tmp_path)], capture_output=True, text=True, check=False, timeout=300
     )
     assert (done.returncode == 0) == (spoilt is None), done.stderr
     assert ("nowhere" in done.stderr) == bool(spoilt)
@@ -224,7 +224,7 @@ def door(config: Path, root: Path, tmp_path: Path) -> Iterator[Callable[..., str
 
 
 def wait(what: str, condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < deadline, what
         time.sleep(0.1)

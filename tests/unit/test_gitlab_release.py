@@ -66,7 +66,7 @@ def release(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         env={**kept, **environment},
-        timeout=30,
+        timeout=300,
         check=False,
     )
 

@@ -62,7 +62,7 @@ class Proxy:
         return [(int(priority), json.loads(text)) for priority, text in found]
 
     def wait(self, what: str, condition: Callable[[], Any]) -> Any:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         while not (found := condition()):
             assert time.monotonic() < deadline, f"{what}: {self.lines()[-5:]}"
             time.sleep(0.05)

@@ -16,7 +16,7 @@ def test_work_on_a_busy_computer_is_judged_by_what_an_idle_one_would_need() -> N
         for _ in range(4 * (os.cpu_count() or 1))
     ]
     try:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while pace.slowdown() < 2:
             assert time.monotonic() < deadline, "the loops take no processor time"
         began, work = time.monotonic(), time.thread_time()

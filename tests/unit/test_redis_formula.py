@@ -33,7 +33,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     command = ["redis-server", "--port", "0", "--unixsocket", str(socket), "--dir", str(data)]
     process = subprocess.Popen([*command, "--save", ""], stdout=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 120
         while run([str(admin), "PING"], data).stdout != "PONG\n":
             assert time.monotonic() < deadline
         yield data
@@ -50,7 +50,7 @@ def run(words: list[str], data: Path) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=20,
+        timeout=300,
     )
 
 

@@ -175,7 +175,7 @@ def test_every_unit_is_sandboxed_or_says_what_keeps_it_open(rendered: Any, tmp_p
         file.write_text(text + command)
         said = subprocess.run(
             ["systemd-analyze", "security", "--no-pager", "--offline=true", str(file)],
-            capture_output=True, text=True, check=True, timeout=30,
+            capture_output=True, text=True, check=True, timeout=300,
         ).stdout  # fmt: skip
         level = re.search(r"Overall exposure level .*: ([0-9.]+) ", said)
         assert level, said
@@ -444,7 +444,7 @@ def haproxy_says(folder: Path) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=30,
+        timeout=300,
     )
 
 
@@ -495,7 +495,7 @@ def test_redis_itself_accepts_the_rendered_configuration(
             capture_output=True,
             text=True,
             check=False,
-            timeout=30,
+            timeout=300,
             env={**os.environ, "TMPDIR": str(tmp_path)},
         )
         if spoilt:
@@ -609,7 +609,7 @@ def test_a_given_certificate_for_another_name_is_well_and_another_key_is_not(
             ):
                 assert here in ask
                 ask = ask.replace(here, there)
-            for _ in range(50):
+            for _ in range(600):
                 done = subprocess.run(ask, shell=True, capture_output=True, text=True, check=False)
                 if done.returncode != 7:
                     break

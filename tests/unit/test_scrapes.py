@@ -112,7 +112,7 @@ def query(
             assert isinstance(found, list)
             return found
 
-        until = time.monotonic() + 60
+        until = time.monotonic() + 120
         while True:
             with contextlib.suppress(OSError):
                 # The second round is in.

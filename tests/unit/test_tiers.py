@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -16,24 +17,50 @@ FOLDERS = ("tests/machine", "webapp/tests", "cloud/saltext-digitalocean/tests", 
 def collect(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *words],
-        cwd=folder, capture_output=True, text=True, check=False, timeout=120,
+        cwd=folder, capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
 
 
-def collected(output: str) -> set[str]:
-    """``{test function@release}`` of the collected ones."""
+# What each tier runs of these folders, as the plugin decides: {tier: [node ids]}.
+LISTS = """
+import json, sys, pytest
+from tests import tiers
+
+class Lists:
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_modifyitems(self, items):
+        self.of = {t: [i.nodeid for i in items if not tiers.left_out(i, t)] for t in tiers.TIERS}
+        self.of["everywhere"] = [i.nodeid for i in items if not tiers.left_out(i, None)]
+
+lists = Lists()
+code = pytest.main(["--collect-only", "-qq", "-p", "no:cacheprovider", *sys.argv[2:]], [lists])
+open(sys.argv[1], "w").write(json.dumps(lists.of))
+sys.exit(code)
+"""
+
+
+@pytest.fixture(scope="module")
+def tiers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
+    """``{tier: {test function@release}}``, collected once."""
+    path = tmp_path_factory.mktemp("tiers") / "lists.json"
+    done = subprocess.run(
+        [sys.executable, "-c", LISTS, str(path), *FOLDERS],
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr
     return {
-        f"{name}@{'dev12' if '[dev12' in line else 'main'}"
-        for line in output.splitlines()
-        for name in re.findall(r"::(test_\w+)", line)
+        tier: {
+            f"{name}@{'dev12' if '[dev12' in node else 'main'}"
+            for node in nodes
+            for name in re.findall(r"::(test_\w+)", node)
+        }
+        for tier, nodes in json.loads(path.read_text(encoding="utf-8")).items()
     }
 
 
 @pytest.fixture(scope="module")
-def in_make_test() -> set[str]:
-    done = collect(ROOT, "--tier=test", *FOLDERS)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr
-    return collected(done.stdout)
+def in_make_test(tiers: dict[str, set[str]]) -> set[str]:
+    return tiers["test"]
 
 
 @pytest.fixture(scope="module")
@@ -62,14 +89,19 @@ def test_make_test_runs_on_debian_12_what_differs_there(in_make_test: set[str]) 
     assert "test_second_apply_changes_nothing@dev12" in second
 
 
-def test_make_test_all_leaves_nothing_out(in_make_test: set[str]) -> None:
-    done = collect(ROOT, "--tier=all", "tests/machine")
-    assert "more tests" not in done.stdout
-    everything = collected(done.stdout)
-    machine = collected(collect(ROOT, "--tier=test", "tests/machine").stdout)
-    assert machine < everything
-    faults = collected(collect(ROOT, "--tier=faults", "tests/machine").stdout)
-    assert faults and faults < everything
+def test_make_test_all_leaves_nothing_out(tiers: dict[str, set[str]]) -> None:
+    assert tiers["test"] < tiers["all"] == tiers["everywhere"]
+    assert tiers["faults"] and tiers["faults"] < tiers["all"]
+
+
+def test_the_option_runs_what_the_lists_say() -> None:
+    """And what is left out is told of, with its command."""
+    done = collect(ROOT, "--tier=test", "tests/machine/test_cloud.py")
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr
+    assert re.findall(r"::(test_\w+)", done.stdout) == [
+        "test_salt_cloud_makes_a_droplet_that_serves_over_https"
+    ]
+    assert "1 more tests: make test-all" in done.stdout
 
 
 def test_what_is_left_to_the_night_says_why(tmp_path: Path) -> None:

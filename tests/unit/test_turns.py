@@ -30,12 +30,12 @@ def start(program: str, folder: Path, name: str) -> subprocess.Popen[str]:
 
 def test_one_load_at_a_time(tmp_path: Path) -> None:
     loaders = [start(LOADER, tmp_path, name) for name in "abc"]
-    assert [loader.communicate(timeout=60)[0] for loader in loaders] == ["[]\n" * 10] * 3
+    assert [loader.communicate(timeout=300)[0] for loader in loaders] == ["[]\n" * 10] * 3
 
 
 def test_who_is_killed_while_it_sends_load_holds_up_nobody(tmp_path: Path) -> None:
     killed = start(KILLED, tmp_path, "a")
     assert killed.stdout and killed.stdout.readline() == "in\n"
     killed.kill()
-    killed.wait(timeout=10)
-    assert start(LOADER, tmp_path, "b").communicate(timeout=60)[0] == "[]\n" * 10
+    killed.wait(timeout=300)
+    assert start(LOADER, tmp_path, "b").communicate(timeout=300)[0] == "[]\n" * 10

@@ -121,7 +121,8 @@ def _is_closed(sock: socket.socket) -> bool:
 def test_it_goes_on_accepting_while_it_drains(
     app: App, start_app: StartApp, redis_server: RedisServer
 ) -> None:
-    app = start_app(redis_server.url, COUNTER_DRAIN_SECONDS="1")
+    # Long enough to ask it three times on a busy computer.
+    app = start_app(redis_server.url, COUNTER_DRAIN_SECONDS="3")
     started = time.monotonic()
     app.terminate()
     wait_for(lambda: app.events("draining"), "it drains")
@@ -132,14 +133,14 @@ def test_it_goes_on_accepting_while_it_drains(
     assert app.ask("/healthz").status == 200
     assert app.ask().status == 200
     assert app.process.wait(10) == 0
-    assert time.monotonic() - started >= 1.0
-    assert pace.since(started) < 2.5
+    assert time.monotonic() - started >= 3.0
+    assert pace.since(started) < 4.5
     with pytest.raises(ConnectionRefusedError):
         app.ask()
 
 
 def test_more_signals_change_nothing(redis_server: RedisServer, start_app: StartApp) -> None:
-    app = start_app(redis_server.url, COUNTER_DRAIN_SECONDS="0.6")
+    app = start_app(redis_server.url, COUNTER_DRAIN_SECONDS="2")
     started = time.monotonic()
     app.terminate()
     wait_for(lambda: app.events("draining"), "it drains")
@@ -147,7 +148,7 @@ def test_more_signals_change_nothing(redis_server: RedisServer, start_app: Start
     app.process.send_signal(signal.SIGINT)
     assert app.ask("/healthz").status == 200
     assert app.process.wait(10) == 0
-    assert time.monotonic() - started >= 0.6
+    assert time.monotonic() - started >= 2
     assert len(app.events("draining")) == 1
 
 

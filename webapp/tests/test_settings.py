@@ -20,7 +20,7 @@ def run(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
         env=environment(**settings),
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=300,
         check=False,
     )
 

@@ -45,7 +45,7 @@ class Cloud:
             # Everything as in life, only sooner.
             "api_backoff": 0.02,
             "poll_interval": 0.02,
-            "unsure_timeout": 0.5,
+            "unsure_timeout": 3,
         }
         self.profile: dict[str, Any] = {
             "provider": "do",

@@ -692,8 +692,9 @@ def test_salt_cloud_fails_with_one_line_when_the_creation_does(cloud: Cloud, api
 def test_salt_cloud_fails_with_one_line_when_the_cloud_does(
     cloud: Cloud, api: Standin, failure: str, said: str
 ) -> None:
-    cloud.profile |= {"wait_for_ip_timeout": 1, "wait_for_ssh_timeout": 1}
+    cloud.profile |= {"wait_for_ip_timeout": 60, "wait_for_ssh_timeout": 1}
     if failure == "stuck":
+        cloud.profile["wait_for_ip_timeout"] = 1
         api.stuck.add("web1")
     elif failure == "storm":
         reset = str(int(time.time()) + 3000)

@@ -123,7 +123,7 @@ def test_every_word_of_the_controller_passes_one_mouth(root: Path, locale: str) 
         stdout=theirs,
         stderr=theirs,
         check=False,
-        timeout=60,
+        timeout=300,
         env={**os.environ, "LC_ALL": locale, "PYTHONCOERCECLOCALE": "0", "TOPOLOGY": "dev"},
     )
     os.close(theirs)

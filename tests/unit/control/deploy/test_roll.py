@@ -476,14 +476,14 @@ def test_the_lock_ends_when_nothing_is_heard_and_not_before(
 ) -> None:
     """A lost network tells nobody; a deployer that is there says so again and again."""
     path = tmp_path / "lock_agent.py"
-    path.write_text(path.read_text().replace("PATIENCE, BEAT = 60, 5", "PATIENCE, BEAT = 0.5, 5"))
+    path.write_text(path.read_text().replace("PATIENCE, BEAT = 60, 5", "PATIENCE, BEAT = 2, 5"))
     monkeypatch.setattr(lock_agent, "BEAT", 0.1)
     with locked("ann@desk") as held:
-        time.sleep(1.5)
+        time.sleep(3)
         held()
     monkeypatch.setattr(lock_agent, "BEAT", 60)
     with locked("ann@desk") as held:
-        time.sleep(1.5)
+        time.sleep(3)
         with pytest.raises(ControlError, match="lost"):
             held()
 
@@ -498,7 +498,7 @@ def test_the_lock_of_a_killed_deploy_is_free(locked: Callable[[str], Any], tmp_p
             stdout=-1,
             text=True,
         ) as second:
-            said, _ = second.communicate('{"who": "bob"}\n', timeout=20)
+            said, _ = second.communicate('{"who": "bob"}\n', timeout=300)
         assert said.startswith("taken {")
     with subprocess.Popen(
         [sys.executable, str(tmp_path / "lock_agent.py")],
@@ -506,7 +506,7 @@ def test_the_lock_of_a_killed_deploy_is_free(locked: Callable[[str], Any], tmp_p
         stdout=-1,
         text=True,
     ) as third:
-        assert third.communicate("{}\n", timeout=20)[0] == "held\n"
+        assert third.communicate("{}\n", timeout=300)[0] == "held\n"
         assert third.returncode == 0
     with locked("ann@desk"):
         pass
