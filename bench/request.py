@@ -5,7 +5,7 @@ What a request costs, beside the stack that tutorials end with (bench/peer), on 
     .venv/bin/python bench/request.py [--topology dev] [--rounds 5] [--seconds 8] [--many prod] [--parts]
 
 Prints the tables of bench/README.md: as fast as it goes, and at a rate that all of them bear; with
-``--many``, those of a topology of several machines that is up on the same processors; with ``--parts``,
+``--many``, those of a topology of several machines that is up on the same CPUs; with ``--parts``,
 what each part costs, by switching it off. The naive stack is started on the machine for the time of the
 run, with the libraries of the installed release, and removed after. Needs `wrk` (Debian's package).
 """
@@ -35,7 +35,7 @@ UNITS = {
     "haproxy": "haproxy -db -f /run/peer/haproxy.cfg",
     "redis": "redis-server /run/peer/redis.conf",
 }
-# Prints {unit: processor time so far, µs}; instances of a template are added up.
+# Prints {unit: CPU time so far, µs}; instances of a template are added up.
 PROBE = """
 for stat in $(find /sys/fs/cgroup/system.slice -name cpu.stat -path '*.service/*'); do
     unit=$(basename "$(dirname "$stat")" .service)
@@ -230,14 +230,14 @@ def ratios(naive: list[Run], own: list[Run], many: list[Run] | None) -> None:
         return run.spent.get("peer-app", 0) + run.spent.get("counter", 0)
 
     rows = [
-        ("processor time a request", own, naive, lambda run: run.total, "≤ 0.9"),
+        ("CPU time per request", own, naive, lambda run: run.total, "≤ 0.9"),
         ("requests/s", own, naive, lambda run: run.rate, "≥ 1.0"),
         ("p99", own, naive, lambda run: run.p99, "≤ 1.0"),
         ("the application's processes", own, naive, application, "≤ 0.65"),
     ]
     if many:
         rows.append(
-            ("processor time, several machines / one", many, own, lambda run: run.total, "≤ 1.4")
+            ("CPU time, several machines / one", many, own, lambda run: run.total, "≤ 1.4")
         )
     print("\n| ratio to the naive stack | median of the rounds (least to most) | aim |")
     print("| --- | --- | --- |")

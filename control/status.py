@@ -284,7 +284,7 @@ def table(where: Topology) -> tuple[str, bool, list[str]]:
     if known.trouble:
         lines += ["", known.trouble]
     if known.silences:
-        lines += ["", "silenced, so told to nobody:"]
+        lines += ["", "silenced, so nobody is notified:"]
         lines += [printable(f"  {one}") for one in sorted(known.silences)]
     calling = [one for one in known.alerts if one.severity in CALLING]
     # What each is about stands in the table, but of a machine that does not answer.
@@ -309,6 +309,6 @@ def command(where: Topology) -> int:
     text, well, calling = table(where)
     print(text)
     print(
-        f"\n{'well' if well and not calling else 'NOT WELL'}, asked in {time.monotonic() - began:.1f} s"
+        f"\n{'healthy' if well and not calling else 'UNHEALTHY'}, asked in {time.monotonic() - began:.1f} s"
     )
     return 0 if well and not calling else 1

@@ -10,12 +10,12 @@ from __future__ import annotations
 import os
 import time
 
-# Seconds of processor time that are spent to find out. Long enough to be put aside by others.
+# Seconds of CPU time that are spent to find out. Long enough to be put aside by others.
 _WORK = 0.05
 
 
 def slowdown() -> float:
-    """Wall clock over processor time of a piece of work right now, at least 1.0."""
+    """Wall clock over CPU time of a piece of work right now, at least 1.0."""
     wall, work = time.monotonic(), time.thread_time()
     while time.thread_time() - work < _WORK:
         pass
@@ -30,7 +30,7 @@ def since(began: float) -> float:
 def is_over(began: float, seconds: float) -> bool:
     """
     Whether ``seconds`` have passed, for what is waited for; the pace is asked only when the wall clock
-    says so. Also by how many have waited for each processor in the last minute: the moment in which one
+    says so. Also by how many have waited for each CPU in the last minute: the moment in which one
     asks may be the only calm one, and what yields to others (systemd's CPUWeight) has waited longer
     than the one who asks.
     """

@@ -45,7 +45,7 @@ def measured(kind: str, what: str) -> Iterator[None]:
 
 
 def processor_time() -> float:
-    """Seconds of processor time that this process and those it has waited for have used."""
+    """Seconds of CPU time that this process and those it has waited for have used."""
     return sum(os.times()[:4])
 
 
@@ -74,7 +74,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
         with measured("test", item.nodeid):
             return (yield)
     finally:
-        record("processor time", item.nodeid, processor_time() - before)
+        record("CPU time", item.nodeid, processor_time() - before)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -103,8 +103,8 @@ def main(most: int) -> None:
         for line in path.read_text(encoding="utf-8").splitlines():
             row = json.loads(line)
             kinds[row["kind"]][row["what"]].append(row["seconds"])
-            if row["kind"] == "processor time":
-                kinds["processor time by file"][row["what"].partition("::")[0]].append(
+            if row["kind"] == "CPU time":
+                kinds["CPU time by file"][row["what"].partition("::")[0]].append(
                     row["seconds"]
                 )
             if row["kind"] == "test":

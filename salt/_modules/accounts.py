@@ -1,5 +1,5 @@
 """
-For formula base: accounts of people: what has to change so that a machine has exactly those that the pillar names.
+For formula base: user accounts: what has to change so that a machine has exactly those that the pillar names.
 
 An account that is ours is a member of the group ``people``. Whoever is in it and not in the
 pillar any more is removed: processes ended, home archived, account deleted. System accounts and

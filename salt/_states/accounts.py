@@ -22,7 +22,7 @@ def managed(name, users, protected=None):
 
     .. code-block:: yaml
 
-        accounts of people:
+        user accounts:
           accounts.managed:
             - users:
                 alice: {full_name: Alice Example, keys: [ssh-ed25519 AAAA…], sudo: true}

@@ -47,7 +47,7 @@ class Reader:
         if complaint and complaint != self.complaint:
             collectd.warning(f"reader {self.name}: {complaint}")
         elif self.complaint and not complaint:
-            collectd.notice(f"reader {self.name}: well again")
+            collectd.notice(f"reader {self.name}: recovered")
         self.complaint = complaint
         if not complaint:
             self.succeeded = time.time()
@@ -86,7 +86,7 @@ def configure(node):
         readers.append(reader)
 
     def known():
-        """Which there are: one that hangs is missed by this (alert ReaderHangs)."""
+        """Which there are: one that hangs is missed by this (alert ReaderNotReporting)."""
         for reader in readers:
             reader.send("reader", "known", 1, reader.name)
 

@@ -64,7 +64,7 @@ class Store:
     and a second INCR could count one request twice. Each command waits at most the connect
     timeout plus the timeout of an answer.
 
-    While Redis is away, one request at a time tries it, one that came after the last try; the
+    While Redis is unreachable, one request at a time tries it, one that came after the last try; the
     others fail at once. Without that, requests would queue behind threads that all wait for a
     frozen Redis, and a client would wait for many timeouts, not one.
     """
@@ -151,7 +151,7 @@ class Store:
         """Send the packed command for each: its answer, a ResponseError or a StoreError."""
         if self._reachable is not False:
             return self._exchange(command, len(sinces))
-        answers: list[Any] = [StoreAwayError("Redis was away a moment ago") for _ in sinces]
+        answers: list[Any] = [StoreAwayError("Redis was unreachable a moment ago") for _ in sinces]
         # Who has waited through a timeout already does not wait for another one.
         fresh = [number for number, since in enumerate(sinces) if since > self._last_failure]
         if fresh and self._probe.acquire(blocking=False):
@@ -212,15 +212,15 @@ class Store:
         return connection
 
     def _note(self, reachable: bool, error: Exception | None = None) -> None:
-        """Log that Redis went away or came back, once for each change."""
+        """Log that Redis became unreachable or came back, once for each change."""
         if reachable is self._reachable:
             return
         with self._state:
             before, self._reachable = self._reachable, reachable
         if error is not None and before is not False:
-            self._log.write("error", "store-away", error=describe(error))
+            self._log.write("error", "redis_unreachable", error=describe(error))
         elif reachable and before is not True:
-            self._log.write("info", "store-back" if before is False else "store-connected")
+            self._log.write("info", "redis_recovered" if before is False else "redis_connected")
 
 
 def _raise(answer: Exception) -> None:
