@@ -38,7 +38,7 @@ url: $(VENV)/.control ## The https URL, alone on stdout
 	@$(CONTROL) url
 
 .PHONY: status
-status: $(VENV)/.control ## Every service: unit, version, port, health, last metric and log, alerts; fails if one is unwell
+status: $(VENV)/.control ## Every service: unit, version, port, health, last metric and log, alerts; fails if one is unhealthy
 	@$(CONTROL) status
 
 .PHONY: dashboard

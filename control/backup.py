@@ -100,7 +100,7 @@ def _ask(where: Topology, host: str) -> None:
         raise Refused(f"VERSION={chosen}: no such backup (see above)", 2)
     count = next(one["count"] for one in found if one["name"] == chosen)
     if not sys.stdin.isatty():
-        raise Refused("nobody to ask: YES=1 says that it is meant; TEST=1 is a drill", 2)
+        raise Refused("not a terminal: pass YES=1 to confirm; TEST=1 is a drill", 2)
     print(
         f"{host}: replace what is in the store by {chosen}, count {count}? [y/N] ",
         end="",

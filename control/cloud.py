@@ -828,7 +828,7 @@ def ask(question: str) -> None:
     if os.environ.get("YES") == "1":
         return
     if not sys.stdin.isatty():
-        raise Refused(f"{question} Nobody is there to answer: YES=1 says yes", 2)
+        raise Refused(f"{question} Not a terminal: pass YES=1 to confirm", 2)
     print(f"{question} [y/N] ", end="", flush=True)
     if input().strip().lower() not in ("y", "yes"):
         raise Refused("nothing was done")

@@ -309,6 +309,6 @@ def command(where: Topology) -> int:
     text, well, calling = table(where)
     print(text)
     print(
-        f"\n{'well' if well and not calling else 'NOT WELL'}, asked in {time.monotonic() - began:.1f} s"
+        f"\n{'healthy' if well and not calling else 'UNHEALTHY'}, asked in {time.monotonic() - began:.1f} s"
     )
     return 0 if well and not calling else 1

@@ -380,7 +380,7 @@ def request_path(topology: facts.Topology) -> str:
     for line in (
         f"A connection that fails before anything was sent is tried {backend['retries']} times more, at"
         " another instance;",
-        "what may have been counted is never repeated. Redis away: 503 in under a second.",
+        "what may have been counted is never repeated. Redis unreachable: 503 in under a second.",
     ):
         picture.text(20, y + 4, line, "s m")
         y += 18

@@ -423,7 +423,7 @@ def runbooks_page() -> str:
         "",
         "One an alert, named as the alert: what it means, what users feel, where to look, what to"
         " do, how to see that it is well again, how to prevent it. Not sure where to begin?"
-        " `make status` names what is unwell, `make dashboard` shows since when, and"
+        " `make status` names what is unhealthy, `make dashboard` shows since when, and"
         " [Operate](../operate.md) has the first five minutes.",
         "",
         "Commands are typed as root on the machine that the alert names (`make ssh HOST=machine`), or"

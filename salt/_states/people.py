@@ -22,7 +22,7 @@ def exactly(name, users, protected=None):
 
     .. code-block:: yaml
 
-        accounts of people:
+        user accounts:
           people.exactly:
             - users:
                 alice: {full_name: Alice Example, keys: [ssh-ed25519 AAAA…], sudo: true}

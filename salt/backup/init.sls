@@ -23,7 +23,7 @@ backup identity:
     - require:
       - pkg: backup packages
 
-redis password of the backup:
+backup redis password:
   secret.present:
     - name: redis-backup
 
@@ -59,9 +59,9 @@ backup command:
         - /usr/bin/python3 {staged}/usr/local/sbin/stack-backup check {staged}/etc/stack/backup.json
     - require:
       - secret: backup identity
-      - secret: redis password of the backup
+      - secret: backup redis password
 
-backups on time:
+backup timer running:
   checked.service:
     - name: stack-backup.timer
     - files:

@@ -3,20 +3,20 @@
 {% from 'base/map.jinja' import base with context %}
 
 # debconf locks its files themselves, which all may read, and gives up when somebody else holds one.
-debconf's locks are root's:
+debconf lock permissions:
   file.directory:
     - name: /var/cache/debconf
     - mode: '0700'
     - order: first
 
 # The same of apt's daily upgrade.
-apt's daily lock is root's:
+apt daily lock permissions:
   checked.files:
     - files:
         /etc/systemd/system/apt-daily.service.d/stack.conf: {source: salt://base/files/apt-lock.conf}
         /etc/systemd/system/apt-daily-upgrade.service.d/stack.conf: {source: salt://base/files/apt-lock.conf}
 
-recommended packages stay out:
+apt recommends off:
   checked.files:
     - files:
         /etc/apt/apt.conf.d/50stack-recommends: {source: salt://base/files/apt-recommends.conf.j2}

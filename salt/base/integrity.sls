@@ -6,7 +6,7 @@ debsums package:
   pkg.installed:
     - name: debsums
 
-files of packages are compared:
+package checksum timer running:
   checked.service:
     - name: stack-debsums.timer
     - files:
@@ -22,7 +22,7 @@ files of packages are compared:
       - pkg: debsums package
 
 # Last: a package that another formula installs brings files of its own, or widens these again.
-files of packages open no wider than needed:
+package file permissions:
   modes.at_most:
     - order: last
     - paths: {{ base.permissions | json }}

@@ -3,7 +3,7 @@
 
 # journald has no check mode and knows no reload. Its restart keeps the streams of services open:
 # systemd holds them meanwhile (systemd-journald.service(8), "stream logging").
-journal within its limits:
+journal limits:
   checked.service:
     - name: systemd-journald
     # The last name wins, whichever folder it is in: Debian's syslog.conf would undo a 60-stack.conf.

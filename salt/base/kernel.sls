@@ -1,4 +1,4 @@
-# The kernel's settings, each with its reason in the file, and modules that are never loaded.
+# The kernel's settings, each with its reason in the file, and kernel module blocklist.
 {% from 'base/map.jinja' import base with context %}
 
 kernel settings at boot:
@@ -15,7 +15,7 @@ kernel settings in effect:
     - require:
       - checked: kernel settings at boot
 
-modules that are never loaded:
+kernel module blocklist:
   checked.files:
     - files:
         /etc/modprobe.d/stack.conf: {source: salt://base/files/modprobe.conf.j2}

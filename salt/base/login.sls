@@ -1,7 +1,7 @@
 # What a person meets who logs in: the notice, where the configuration is from, umask, idle shells.
 {% from 'base/map.jinja' import base with context %}
 
-notices at login:
+login notices:
   checked.files:
     - files:
         /etc/issue: {source: salt://base/files/issue.j2}
@@ -16,7 +16,7 @@ notices at login:
         - salt://base/files/lines.py {staged}/etc/issue.net '[^\\]+'
         - salt://base/files/lines.py {staged}/etc/motd '[^\\]+'
 
-shells end when idle and leave no cores:
+shell idle timeout and core limit:
   checked.files:
     - files:
         /etc/profile.d/stack.sh: {source: salt://base/files/profile.sh.j2}
@@ -27,7 +27,7 @@ shells end when idle and leave no cores:
 
 # One line of a file that is a package's own. A value that is there, commented or not, is replaced: of two
 # lines the first counts.
-umask of logins:
+login umask:
   file.replace:
     - name: /etc/login.defs
     - pattern: '^#?UMASK[ \t]+[0-7]+[ \t]*$'
@@ -36,7 +36,7 @@ umask of logins:
 
 # Reads it. Debian 12 has it in no stack; below the block that pam-auth-update writes, optional: it can
 # lock nobody out.
-umask set at login:
+login umask through pam:
   file.append:
     - name: /etc/pam.d/common-session
     - text: session optional pam_umask.so

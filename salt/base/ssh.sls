@@ -5,7 +5,7 @@ ssh server package:
   pkg.installed:
     - name: openssh-server
 
-ssh server with keys only:
+ssh running:
   checked.service:
     - name: ssh
     - files:

@@ -15,7 +15,7 @@ secrets folder:
     - name: /etc/stack/secrets
     - mode: '0700'
 
-names of the topology's machines:
+topology hosts entries:
   file.blockreplace:
     - name: /etc/hosts
     - marker_start: '# BEGIN topology (managed by Salt)'
@@ -30,7 +30,7 @@ timezone:
 
 {% if salt['file.file_exists']('/usr/lib/systemd/system/systemd-resolved.service') %}
 # Its LLMNR and multicast DNS answer every neighbour on the network; nobody here asks.
-resolver listens to nobody:
+resolver without llmnr running:
   checked.service:
     - name: systemd-resolved
     - files:

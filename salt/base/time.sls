@@ -3,14 +3,14 @@
 {% from 'base/map.jinja' import base with context %}
 
 {% if salt['kernel.container']() %}
-clock is set by the host of this container:
+clock set by the container's host:
   test.nop
 {% else %}
 time package:
   pkg.installed:
     - name: systemd-timesyncd
 
-clock follows ntp:
+ntp client running:
   checked.service:
     - name: systemd-timesyncd
     - files:

@@ -1,11 +1,11 @@
 # Security upgrades by themselves; what must then be restarted is reported, not restarted.
 {% from 'base/map.jinja' import base with context %}
 
-packages for updates:
+update packages:
   pkg.installed:
     - pkgs: [unattended-upgrades, needrestart]
 
-security upgrades by themselves:
+unattended security upgrades:
   checked.files:
     - files:
         /etc/apt/apt.conf.d/60stack: {source: salt://base/files/apt.conf.j2}
@@ -14,9 +14,9 @@ security upgrades by themselves:
     - checks:
         - apt-config -c={staged}/etc/apt/apt.conf.d/60stack dump
     - require:
-      - pkg: packages for updates
+      - pkg: update packages
 
-restarts are reported and not done:
+needrestart reports only:
   checked.files:
     - files:
         /etc/needrestart/conf.d/60-stack.conf: {source: salt://base/files/needrestart.conf.j2}
@@ -25,4 +25,4 @@ restarts are reported and not done:
     - checks:
         - perl -wc {staged}/etc/needrestart/conf.d/60-stack.conf
     - require:
-      - pkg: packages for updates
+      - pkg: update packages

@@ -6,14 +6,14 @@
 {%- do salt['people.plan'](base.users, base.protected_users) %}
 
 # Files of root's: sshd looks for the keys of the group `people` here and nowhere else.
-keys of people:
+user ssh keys:
   checked.files:
     - files: {{ salt['people.keys'](base.users, keys) | json }}
     - clean: [{{ (keys ~ '/*') | json }}]
     - checks:
         - {{ ('salt://base/files/check_keys {staged}' ~ keys) | json }}
 
-sudo of people:
+user sudo rules:
   checked.files:
     - files:
         /etc/sudoers.d/70-people:
@@ -22,7 +22,7 @@ sudo of people:
     - checks:
         - visudo -c -f {staged}/etc/sudoers.d/70-people
 
-accounts of people:
+user accounts:
   people.exactly:
     - users: {{ base.users | json }}
     - protected: {{ base.protected_users | json }}

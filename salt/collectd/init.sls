@@ -10,7 +10,7 @@ collectd packages:
     - pkgs: {{ (['collectd-core'] + collectd.libraries) | json }}
     - install_recommends: false
 
-account of collectd:
+collectd account:
   user.present:
     - name: collectd
     - system: true
@@ -63,4 +63,4 @@ collectd running:
     - ready: {{ ('curl -qsf -o /dev/null -m 2 http://' ~ collectd.address ~ ':' ~ collectd.port ~ '/metrics') | json }}
     - require:
       - pkg: collectd packages
-      - user: account of collectd
+      - user: collectd account

@@ -8,7 +8,7 @@ fail2ban package:
     - pkgs: [fail2ban, python3-systemd, nftables]
 
 # Who may ask it how many it bans (and, its socket being one, tell it to).
-group of those who ask fail2ban:
+fail2ban socket group:
   group.present:
     - name: fail2ban
     - system: true
@@ -40,4 +40,4 @@ fail2ban running:
     - ready: fail2ban-client ping
     - require:
       - pkg: fail2ban package
-      - group: group of those who ask fail2ban
+      - group: fail2ban socket group

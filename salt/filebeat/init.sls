@@ -5,12 +5,12 @@ include:
   - filebeat.install
   - filebeat.service
 {% elif salt['file.file_exists']('/etc/systemd/system/filebeat.service') %}
-filebeat off without an output:
+filebeat stopped without an output:
   service.dead:
     - name: filebeat
     - enable: false
 {% else %}
 # Salt calls stopping what is not there a change to be made; and an empty file is an error.
-filebeat is not here without an output:
+filebeat absent without an output:
   test.nop
 {% endif %}

@@ -4,7 +4,7 @@
 {%- do salt['firewall.refuse_others']() %}
 
 # Debian starts it at once, with rules of its own that close the service.
-firewalld does not start before it has its rules:
+firewalld masked until configured:
   service.masked:
     - name: firewalld
     - runtime: true
@@ -16,9 +16,9 @@ firewalld packages:
     # the unit bounds its capabilities.
     - pkgs: [firewalld, nftables, python3-nftables]
     - require:
-      - service: firewalld does not start before it has its rules
+      - service: firewalld masked until configured
 
-firewalld may start:
+firewalld unmasked:
   service.unmasked:
     - name: firewalld
     - runtime: true
@@ -35,7 +35,7 @@ firewall commands:
         - python3 -c 'import ast, sys; ast.parse(open(sys.argv[1]).read())' {staged}/usr/local/sbin/firewall-denied
 
 # A reboot takes back what nobody confirmed.
-firewall unit for an unconfirmed change:
+firewall revert unit:
   checked.files:
     - files:
         /etc/systemd/system/firewall-revert.service: {source: salt://firewalld/files/firewall-revert.service}
@@ -43,11 +43,11 @@ firewall unit for an unconfirmed change:
     - require:
       - checked: firewall commands
 
-firewall taken back at boot when unconfirmed:
+firewall revert at boot:
   service.enabled:
     - name: firewall-revert
     - require:
-      - checked: firewall unit for an unconfirmed change
+      - checked: firewall revert unit
 
 firewalld running:
   checked.service:
@@ -77,8 +77,8 @@ firewalld running:
     - restart_on: [/etc/stack/denied.nft]
     - ready: firewall-cmd --state
     - require:
-      - service: firewalld may start
-      - service: firewall taken back at boot when unconfirmed
+      - service: firewalld unmasked
+      - service: firewall revert at boot
 
 # Last: the accounts are made by the formulas that name them.
 firewall on loopback:
@@ -96,7 +96,7 @@ firewall on loopback:
       - pkg: firewalld packages
 
 # The rules that run are the ones that are wanted: what was once taken back is no news any more.
-firewall note of a change taken back:
+firewall revert note absent:
   file.absent:
     - name: /var/lib/stack/firewall/reverted
     - require:

@@ -17,7 +17,7 @@ certificate folder:
     - makedirs: true
 
 {% if haproxy.tls.key %}
-certificate key given:
+site certificate key:
   secret.present:
     - name: {{ haproxy.tls.key | json }}
 {% endif %}

@@ -2,12 +2,12 @@
 {% from 'pki/map.jinja' import pki with context %}
 {% set machine = salt['topology.machine']() %}
 
-group that reads the machine's key:
+machine key group:
   group.present:
     - name: stack-pki
     - system: true
 
-folder of the machine's certificate:
+machine certificate folder:
   file.directory:
     - name: /etc/stack/pki
     - mode: '0755'
@@ -22,5 +22,5 @@ machine certificate:
     - renew_days: {{ pki.renew_days | json }}
     - own: {{ (salt['topology.machines']() | length == 1) | json }}
     - require:
-      - group: group that reads the machine's key
-      - file: folder of the machine's certificate
+      - group: machine key group
+      - file: machine certificate folder

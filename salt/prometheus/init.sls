@@ -7,7 +7,7 @@
 
 # Debian starts both at once, on every address.
 {% for unit in ['prometheus', 'prometheus-alertmanager'] %}
-{{ (unit ~ ' does not start before it has its configuration') | json }}:
+{{ (unit ~ ' masked until configured') | json }}:
   service.masked:
     - name: {{ unit | json }}
     - runtime: true
@@ -23,7 +23,7 @@ monitor packages:
     - install_recommends: false
 
 {% for unit in ['prometheus', 'prometheus-alertmanager'] %}
-{{ (unit ~ ' may start') | json }}:
+{{ (unit ~ ' unmasked') | json }}:
   service.unmasked:
     - name: {{ unit | json }}
     - runtime: true

@@ -42,12 +42,12 @@ redis log folder:
     - require:
       - pkg: redis package
 
-redis administrator's password:
+redis admin password:
   secret.present:
     - name: redis-admin
 
 {% for user, settings in redis.users | dictsort %}
-{{ ('redis password of ' ~ user) | json }}:
+{{ ('redis password ' ~ user) | json }}:
   secret.present:
     - name: {{ settings.secret | json }}
     - require_in:
@@ -93,7 +93,7 @@ redis running:
     - require:
       - pkg: redis package
       - file: redis data folder
-      - secret: redis administrator's password
+      - secret: redis admin password
       - checked: redis commands
       {%- if tls %}
       - pki: machine certificate

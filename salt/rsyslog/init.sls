@@ -11,7 +11,7 @@
 {% do peers.append({'name': one.name, 'address': one.address, 'port': rsyslog.port + loop.index, 'services': salt['logs.services'](one)}) %}
 {% endfor %}
 
-account of the central logs:
+central logs account:
   user.present:
     - name: central-logs
     - system: true
@@ -28,7 +28,7 @@ central logs folder:
     - mode: '0750'
     - makedirs: true
     - require:
-      - user: account of the central logs
+      - user: central logs account
 
 rsyslog packages:
   pkg.installed:
@@ -64,7 +64,7 @@ central logs program:
     - checks:
         - '{staged}/usr/local/bin/central-logs --help'
 
-central logs within their bounds:
+central logs trim timer running:
   checked.service:
     - name: central-logs-trim.timer
     - files:

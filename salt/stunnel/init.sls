@@ -9,7 +9,7 @@ include:
   - pki
 
 # Debian's own service would run every file of /etc/stunnel in one process, as root.
-stunnel service of the package stays away:
+packaged stunnel service masked:
   service.masked:
     - name: stunnel4
     - unless: test -e /usr/bin/stunnel4
@@ -18,7 +18,7 @@ stunnel package:
   pkg.installed:
     - name: stunnel4
     - require:
-      - service: stunnel service of the package stays away
+      - service: packaged stunnel service masked
 
 stunnel account:
   user.present:
@@ -65,14 +65,14 @@ stunnel unit:
 {% endfor %}
 
 {% for name in salt['tunnel.left']() %}
-{{ ('stunnel ' ~ name ~ ' gone') | json }}:
+{{ ('stunnel ' ~ name ~ ' stopped') | json }}:
   service.dead:
     - name: {{ ('tunnel@' ~ name) | json }}
     - enable: false
 
-{{ ('stunnel ' ~ name ~ ' configuration gone') | json }}:
+{{ ('stunnel ' ~ name ~ ' configuration absent') | json }}:
   file.absent:
     - name: {{ ('/etc/stunnel/' ~ name ~ '.conf') | json }}
     - require:
-      - service: {{ ('stunnel ' ~ name ~ ' gone') | json }}
+      - service: {{ ('stunnel ' ~ name ~ ' stopped') | json }}
 {% endfor %}

@@ -74,7 +74,7 @@ def test_adding_and_removing_an_instance_loses_nothing(lab: Lab) -> None:
 
 
 @pytest.mark.differs("HAProxy 2.6, Redis 7.0")
-def test_redis_away_is_a_short_503_and_recovers_by_itself(lab: Lab) -> None:
+def test_an_unreachable_redis_is_a_short_503_and_recovers_by_itself(lab: Lab) -> None:
     last = lab.see()
     instances = lab.run("systemctl show -P MainPID counter@1 counter@2")
     lab.run("systemctl stop redis-server")

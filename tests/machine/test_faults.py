@@ -56,7 +56,7 @@ def begin_quiet(lab: Lab, alarm: Alarm) -> None:
 def test_a_dead_service_is_its_own_alert_and_no_other_page(
     lab: Lab, alarm: Alarm, unit: str, how: str
 ) -> None:
-    name = "UnitDied" if how == "frozen" and unit in WATCHED else SERVICES[unit]
+    name = "UnitCrashed" if how == "frozen" and unit in WATCHED else SERVICES[unit]
     harm, mend = (command.replace("{}", unit) for command in BREAK[how])
     began = time.monotonic()
     lab.run(harm)
@@ -69,7 +69,7 @@ def test_a_dead_service_is_its_own_alert_and_no_other_page(
     alarm.wait(name, began, "resolved", 150)
     assert alarm.names(began, severity="page") <= {name}
     assert took <= 60
-    assert name != "UnitDied" or alarm.names(began, unit=unit) == {"UnitDied"}
+    assert name != "UnitCrashed" or alarm.names(began, unit=unit) == {"UnitCrashed"}
 
 
 def test_redis_away_for_long_is_still_one_page(lab: Lab, alarm: Alarm) -> None:
@@ -149,7 +149,7 @@ def test_redis_with_a_full_disk_is_down_with_its_reason_and_loses_no_count(
         assert f"Redis on {lab.host} does not answer: RedisDown" in row[0]
         assert "No space left on device" in lab.run("journalctl -u redis-server -n 10 -o cat")
         # It does not "run again", as that page says.
-        assert not query(lab, 'ALERTS{alertname="UnitDied",unit="redis-server"}')
+        assert not query(lab, 'ALERTS{alertname="UnitCrashed",unit="redis-server"}')
         lab.run(f"rm {fill}")
         lab.wait("it counts again by itself", lambda: lab.status("readyz") == 200)
         assert lab.count() == counted
@@ -185,7 +185,7 @@ def put_back_certificate(lab: Lab) -> None:
 
 @pytest.mark.parametrize(
     ("days", "name", "severity"),
-    [(10, "CertificateEndsSoon", "ticket"), (1, "CertificateEnds", "page")],
+    [(10, "CertificateExpiresSoon", "ticket"), (1, "CertificateExpiring", "page")],
 )
 def test_a_certificate_near_its_end_is_told_of(
     lab: Lab, alarm: Alarm, days: int, name: str, severity: str
@@ -226,10 +226,10 @@ def test_a_reader_that_fails_is_told_of(lab: Lab, alarm: Alarm) -> None:
     # Its counters away, firewalld itself well.
     lab.run("nft delete table inet stack_denied")
     try:
-        alarm.wait("ReaderFails", began, seconds=120)
+        alarm.wait("ReaderFailing", began, seconds=120)
     finally:
         lab.run("nft -f /etc/stack/denied.nft")
-    alarm.wait("ReaderFails", began, "resolved")
+    alarm.wait("ReaderFailing", began, "resolved")
     assert alarm.names(began, severity="page") == set()
 
 
@@ -239,7 +239,7 @@ def test_no_instance_left_is_told_of(lab: Lab, alarm: Alarm) -> None:
     try:
         alarm.wait("CounterDown", began)
         # Its cause is told of: nobody is told of this one.
-        wait_for(lab, "NoServerLeft", 120)
+        wait_for(lab, "NoHealthyBackends", 120)
     finally:
         lab.run("systemctl start counter@1 counter@2")
     alarm.wait("CounterDown", began, "resolved")
@@ -332,7 +332,7 @@ def test_lines_that_cannot_be_delivered_and_are_lost_are_told_of(lab: Lab, alarm
         lab.run("journalctl -q --rotate --vacuum-time=1s")
     finally:
         lab.run("systemctl start rsyslog")
-    alarm.wait("LinesLost", began)
+    alarm.wait("LogLinesLost", began)
     alarm.wait("ShipperBehind", began, "resolved")
     # As if a quarter of an hour had gone.
     lab.run(
@@ -340,7 +340,7 @@ def test_lines_that_cannot_be_delivered_and_are_lost_are_told_of(lab: Lab, alarm
         " && sed -i -E '2s/^([0-9]+) [0-9]+$/\\1 1/' /var/lib/journal-shipper/cursor"
         " && systemctl start journal-shipper"
     )
-    alarm.wait("LinesLost", began, "resolved")
+    alarm.wait("LogLinesLost", began, "resolved")
     assert alarm.names(began, severity="page") == set()
 
 
@@ -353,19 +353,19 @@ BROKEN_RULE = """groups:
 """
 # {alert: what makes it, what mends it}. None has to do with another.
 SMALL = {
-    "ApplyOld": (OLD.format(NOTE), f"mv {NOTE}.kept {NOTE}"),
+    "ApplyStale": (OLD.format(NOTE), f"mv {NOTE}.kept {NOTE}"),
     "BackupFailed": (
         "systemctl start stack-backup && mv /var/backups/store /var/backups/store.away;"
         " systemctl start stack-backup; true",
         "mv /var/backups/store.away /var/backups/store; systemctl start stack-backup",
     ),
     "BackupTooOld": (OLD.format(BACKUP), f"mv {BACKUP}.kept {BACKUP}"),
-    "DiskSpaceOut": (
+    "DiskFull": (
         "mkdir -p /srv/full && mount -t tmpfs -o size=4m tmpfs /srv/full"
         " && head -c 4050K /dev/zero > /srv/full/file",
         "umount /srv/full && rmdir /srv/full",
     ),
-    "BanStorm": (
+    "BansHigh": (
         "for i in $(seq 25); do fail2ban-client -q set sshd banip 198.51.100.$i; done",
         "for i in $(seq 25); do fail2ban-client -q set sshd unbanip 198.51.100.$i; done",
     ),
@@ -375,7 +375,7 @@ SMALL = {
         " redis-admin CONFIG SET maxmemory $((used * 104 / 100))",
         "redis-admin CONFIG SET maxmemory $(cat /run/maxmemory.kept); rm /run/maxmemory.kept",
     ),
-    "RedisPersistenceFails": (
+    "RedisPersistenceFailing": (
         "chmod 500 /var/lib/redis/appendonlydir && redis-admin BGREWRITEAOF",
         "chmod 700 /var/lib/redis/appendonlydir && redis-admin BGREWRITEAOF",
     ),
@@ -384,11 +384,11 @@ SMALL = {
         " sleep 0.5; redis-cli -s /run/redis/redis.sock PING; wait",
         "true",
     ),
-    "RulesFail": (
+    "RuleEvaluationFailing": (
         f"install -m 644 /dev/stdin {RULE} && systemctl reload prometheus",
         f"rm {RULE} && systemctl reload prometheus",
     ),
-    "UnitRestarts": (
+    "UnitCrashLooping": (
         "for i in $(seq 5); do systemctl kill -s KILL journal-shipper; sleep 3; done",
         # What is restarted by hand begins to count anew.
         "systemctl restart journal-shipper",
@@ -405,7 +405,7 @@ SMALL = {
     ),
 }
 # Nobody is told of these: too little, or by whom.
-UNTOLD = ("ApplyOld", "BanStorm", "AlertmanagerDown")
+UNTOLD = ("ApplyStale", "BansHigh", "AlertmanagerDown")
 
 
 def test_small_things_are_told_of_each_by_its_name(lab: Lab, alarm: Alarm) -> None:
@@ -421,8 +421,8 @@ def test_small_things_are_told_of_each_by_its_name(lab: Lab, alarm: Alarm) -> No
             if name == "AlertmanagerDown":
                 continue
             harmed.append(name)
-            lab.run(harm, data=BROKEN_RULE if name == "RulesFail" else "")
-        wait_for(lab, "NotificationsFail")
+            lab.run(harm, data=BROKEN_RULE if name == "RuleEvaluationFailing" else "")
+        wait_for(lab, "NotificationsFailing")
         alarm.refuses = False
         for name in harmed:
             if name in UNTOLD:

@@ -281,7 +281,7 @@ def test_a_target_that_is_away_or_refuses_and_a_dead_filebeat_are_told_of(
             elastic.start()
         alarm.wait("FilebeatBehind", began, "resolved", 120)
         lab.run("logger -t shop", data=f"this one is a {elastic.refused}")
-        alarm.wait("FilebeatDrops", began)
+        alarm.wait("FilebeatEventsDropped", began)
         lab.run("systemctl kill -s STOP filebeat")
         try:
             alarm.wait("FilebeatDown", began)
@@ -291,7 +291,7 @@ def test_a_target_that_is_away_or_refuses_and_a_dead_filebeat_are_told_of(
         assert alarm.names(began, severity="page") == set()
         assert alarm.names(began, severity="ticket") == {
             "FilebeatBehind",
-            "FilebeatDrops",
+            "FilebeatEventsDropped",
             "FilebeatDown",
         }
     # Off, as it is without this pillar; the other tests want it on.

@@ -204,7 +204,7 @@ def test_a_change_of_sshd_keeps_the_session_that_applies_it_and_others(lab: Lab)
     pid = lab.run("systemctl show -P MainPID ssh")
     try:
         done = lab.apply(PILLAR='{"base": {"ssh": {"login_grace_time": 29}}}')
-        assert "ssh server with keys only: changed" in done.stdout
+        assert "ssh running: changed" in done.stdout
         assert "logingracetime 29" in lab.run("sshd -T")
         assert lab.run("systemctl show -P MainPID ssh") == pid, "reloaded, not restarted"
         assert session.poll() is None
@@ -250,7 +250,7 @@ def test_people_are_added_rotated_and_removed(lab: Lab, tmp_path: Path) -> None:
     )
     assert lab.run("pgrep -u alice sleep").strip()
     said = with_people(bob={"keys": [new_public]})
-    assert "accounts of people: changed" in said
+    assert "user accounts: changed" in said
     assert lab.run(
         "getent passwd alice; getent group alice; ls -d /home/alice 2>&1", check=False
     ) == ("ls: cannot access '/home/alice': No such file or directory\n")

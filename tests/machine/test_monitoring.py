@@ -281,7 +281,7 @@ def test_every_page_is_there_and_every_panel_has_something_to_show(lab: Lab) -> 
 def test_slow_is_what_the_site_makes_one_wait_not_what_a_client_idles(lab: Lab) -> None:
     """HAProxy's own total has the time in it that a kept connection idles between two requests."""
     rules = json.loads(lab.run("curl -s http://127.0.0.1:9090/api/v1/rules"))["data"]["groups"]
-    # Of the alert AnswersSlow, which itself takes minutes.
+    # Of the alert HighLatency, which itself takes minutes.
     queries = [one["query"] for group in rules for one in group["rules"]]
     took = next(one for one in queries if "time_average_seconds" in one).partition(" > ")[0]
     seen = 'haproxy_backend_http_requests_total{proxy="app"}'

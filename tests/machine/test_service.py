@@ -243,7 +243,7 @@ def test_figures_are_not_public(lab: Lab) -> None:
 
 
 @pytest.mark.controller
-def test_status_tells_of_an_unwell_service_and_fails(lab: Lab) -> None:
+def test_status_names_an_unhealthy_service_and_fails(lab: Lab) -> None:
     forget(lab)
     wait_until_quiet(lab)
     assert lab.make("-s", "status").returncode == 0

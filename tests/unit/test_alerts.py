@@ -28,14 +28,14 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
 # Those that no test makes on a machine, and why: promtool alone shows when they fire.
 ONLY_BY_PROMTOOL = {
     "ScrapeLimitExceeded": "a Prometheus of this computer scrapes what is too much (test_scrapes)",
-    "AnswersSlow": "takes minutes of slow answers, which the application's own limits cut short",
-    "ClockOff": "a container has its host's clock",
-    "DenialStorm": "takes ten minutes of a flood",
+    "HighLatency": "takes minutes of slow answers, which the application's own limits cut short",
+    "ClockSkew": "a container has its host's clock",
+    "FirewallDenialsHigh": "takes ten minutes of a flood",
     "MemoryLow": "a container shows its host's memory",
-    "PluginSilent": "nothing but a fault of collectd itself makes one of its plugins silent",
-    "ProcessorsBusy": "takes a quarter of an hour of the whole computer",
-    "QueueLong": "instances that do not answer are taken out before a queue is that long",
-    "ReaderHangs": "every reader bounds its waiting; a reader that does not would be a bug",
+    "HostMetricsMissing": "nothing but a fault of collectd itself makes one of its plugins silent",
+    "HighCPU": "takes a quarter of an hour of the whole computer",
+    "RequestQueueHigh": "instances that do not answer are taken out before a queue is that long",
+    "ReaderNotReporting": "every reader bounds its waiting; a reader that does not would be a bug",
     "TargetDown": "for what is scraped beside collectd and HAProxy: nothing yet",
 }
 

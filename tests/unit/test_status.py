@@ -99,18 +99,20 @@ def last_cells(*alerts: status.Alert, listed: Any = None) -> dict[tuple[str, ...
 
 
 def test_an_alert_stands_in_the_row_of_its_unit_and_not_of_another_of_its_service() -> None:
-    died = alert("UnitDied", "redis-server on a died", unit="redis-server")
-    assert last_cells(died) == {("a", "redis", "redis-server"): "redis-server on a died: UnitDied"}
+    died = alert("UnitCrashed", "redis-server on a died", unit="redis-server")
+    assert last_cells(died) == {
+        ("a", "redis", "redis-server"): "redis-server on a died: UnitCrashed"
+    }
     unknown = alert("UnitFailed", "mail failed on a", unit="mail")
     assert last_cells(unknown) == {("a", "base", "mail"): "mail failed on a: UnitFailed"}
 
 
 def test_two_alerts_of_one_name_are_told_apart_each_once() -> None:
-    both = [alert("DiskSpaceOut", f"{disk} on a is 99 % full") for disk in ("srv", "root")]
+    both = [alert("DiskFull", f"{disk} on a is 99 % full") for disk in ("srv", "root")]
     (found,) = last_cells(*both, both[0]).items()
     assert found == (
         ("a", "base", "-"),
-        "root on a is 99 % full: DiskSpaceOut; srv on a is 99 % full: DiskSpaceOut",
+        "root on a is 99 % full: DiskFull; srv on a is 99 % full: DiskFull",
     )
 
 
@@ -124,7 +126,7 @@ def test_an_alert_of_an_instance_stands_beside_it() -> None:
 
 def test_no_alert_is_left_out_whatever_it_is_about(monkeypatch: pytest.MonkeyPatch) -> None:
     away = alert("MachineDown", "b answers no ping", machine="b", service="prometheus")
-    disk = alert("DiskSpaceOut", "root on a is full")
+    disk = alert("DiskFull", "root on a is full")
     where: Any = SimpleNamespace(machines=["a", "b"])
 
     def services(_: Any, host: str) -> Any:
@@ -136,20 +138,20 @@ def test_no_alert_is_left_out_whatever_it_is_about(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(status, "ask_monitor", lambda *_: status.Known(alerts=[away, disk, disk]))
     text, well, names = status.table(where)
     assert not well
-    assert names == ["MachineDown", "DiskSpaceOut", "DiskSpaceOut"]
+    assert names == ["MachineDown", "DiskFull", "DiskFull"]
     assert text.count("root on a is full") == text.count("b answers no ping") == 1
     assert "b answers no ping: MachineDown: docs/runbooks/MachineDown.md" in text
-    assert "  ticket DiskSpaceOut: docs/runbooks/DiskSpaceOut.md" in text
+    assert "  ticket DiskFull: docs/runbooks/DiskFull.md" in text
 
 
 def test_the_written_summary_and_the_runbook_come_from_the_rule() -> None:
     told = {"summary": "root on a is full", "runbook": "docs/runbooks/Other.md"}
-    labels = {"alertname": "DiskSpaceOut", "severity": "page", "service": "base", "machine": "a"}
+    labels = {"alertname": "DiskFull", "severity": "page", "service": "base", "machine": "a"}
     one = {"state": "firing", "labels": labels, "annotations": told}
     said = json.dumps({"data": {"alerts": [one]}}), '{"data": {"result": []}}', "", "1000"
     (found,) = status.parse("\0".join(said)).alerts
     assert found == status.Alert(
-        "DiskSpaceOut", "page", "base", "a", "", told["summary"], told["runbook"]
+        "DiskFull", "page", "base", "a", "", told["summary"], told["runbook"]
     )
 
 
@@ -250,13 +252,13 @@ def test_a_health_check_that_says_what_no_text_is_leaves_the_table_whole(
     assert report(show, health="true")["well"]
 
 
-def test_an_unreachable_machine_is_unwell() -> None:
+def test_an_unreachable_machine_is_unhealthy() -> None:
     rows, well = status.render({"a": "no route"}, known())
     assert not well
     assert rows[1][3] == "unreachable"
 
 
-def test_a_service_that_is_unwell_makes_the_table_unwell() -> None:
+def test_an_unhealthy_service_makes_the_table_unhealthy() -> None:
     assert not status.render({"a": [row(well=False)]}, known())[1]
 
 

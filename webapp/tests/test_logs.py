@@ -103,10 +103,10 @@ def test_polling_readiness_while_redis_is_away_logs_changes_only(
     assert app.end() == 0
     assert [line["event"] for line in app.lines()] == [
         "start",
-        "store-connected",
-        "store-away",
+        "redis_connected",
+        "redis_unreachable",
         "request",
-        "store-back",
+        "redis_recovered",
         "draining",
         "closing",
         "stopped",

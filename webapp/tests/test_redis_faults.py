@@ -1,4 +1,4 @@
-"""Redis away, slow, wrong or forbidding: a short answer in time, and recovery by itself."""
+"""Redis unreachable, slow, wrong or forbidding: a short answer in time, and recovery by itself."""
 
 from __future__ import annotations
 
@@ -68,9 +68,9 @@ def test_redis_stopped_answers_503_at_once_and_counts_again_when_back(
     own_redis.start()
     wait_for(lambda: app.ask("/readyz").status == 200, "it is ready again", 1)
     assert number(app.ask().text) == 1
-    (away,) = app.events("store-away")
+    (away,) = app.events("redis_unreachable")
     assert away["level"] == "error"
-    assert len(app.events("store-back")) == 1
+    assert len(app.events("redis_recovered")) == 1
 
 
 def test_frozen_redis_answers_503_within_a_second(
@@ -283,7 +283,7 @@ def test_counting_over_tls_only_with_a_certificate_that_is_known(
         assert number(start_app(url, REDIS_CA_FILE=str(certificate)).ask().text) == 1
         unknown = start_app(url)
         assert unknown.ask().status == 503
-        assert "certificate verify failed" in unknown.events("store-away")[0]["error"]
+        assert "certificate verify failed" in unknown.events("redis_unreachable")[0]["error"]
     finally:
         server.stop()
 

@@ -86,7 +86,7 @@ def configure(node):
         readers.append(reader)
 
     def known():
-        """Which there are: one that hangs is missed by this (alert ReaderHangs)."""
+        """Which there are: one that hangs is missed by this (alert ReaderNotReporting)."""
         for reader in readers:
             reader.send("reader", "known", 1, reader.name)
 

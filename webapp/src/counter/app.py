@@ -70,7 +70,7 @@ def healthz(request: Request) -> Response:
 
 def readyz(request: Request) -> Response:
     """`/readyz`: may requests be sent here? 404 while draining, which HAProxy takes as "no more"
-    without calling the server dead; 503 while Redis is away or takes no writes."""
+    without calling the server dead; 503 while Redis is unreachable or takes no writes."""
     context = _context(request)
     if context.draining.is_set():
         return _text(404, "draining\n")

@@ -43,9 +43,9 @@ class Store:
     and a second INCR could count one request twice. Each command waits at most the connect
     timeout plus the timeout of an answer.
 
-    While Redis is away, one thread at a time tries it, for a request that came after the last try;
-    the others fail at once. Without that, requests would queue behind threads that all wait for a
-    frozen Redis, and a client would wait for many timeouts, not one.
+    While Redis is unreachable, one thread at a time tries it, for a request that came after the
+    last try; the others fail at once. Without that, requests would queue behind threads that all
+    wait for a frozen Redis, and a client would wait for many timeouts, not one.
     """
 
     def __init__(self, settings: Settings, log: Log) -> None:
@@ -116,7 +116,7 @@ class Store:
         if self._reachable is False:
             # Who has waited through a timeout already does not wait for another one.
             if since <= self._last_failure or not self._probe.acquire(blocking=False):
-                raise StoreAwayError("Redis was away a moment ago")
+                raise StoreAwayError("Redis was unreachable a moment ago")
             probing = True
         try:
             answer = command()
@@ -140,15 +140,15 @@ class Store:
                 self._probe.release()
 
     def _note(self, reachable: bool, error: Exception | None = None) -> None:
-        """Log that Redis went away or came back, once for each change."""
+        """Log that Redis became unreachable or came back, once for each change."""
         if reachable is self._reachable:
             return
         with self._state:
             before, self._reachable = self._reachable, reachable
         if error is not None and before is not False:
-            self._log.write("error", "store-away", error=describe(error))
+            self._log.write("error", "redis_unreachable", error=describe(error))
         elif reachable and before is not True:
-            self._log.write("info", "store-back" if before is False else "store-connected")
+            self._log.write("info", "redis_recovered" if before is False else "redis_connected")
 
 
 def _pool(settings: Settings) -> redis.ConnectionPool:
