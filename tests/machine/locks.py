@@ -59,20 +59,25 @@ def take(path: str, held: dict[tuple[int, int], int]) -> None:
 
 def watch(stop: str) -> None:
     seen: dict[str, bool] = {}
+    # Whose locks are known not to matter: the holders have tens of thousands, and a look must be short.
+    holders: set[str] = set()
     while not os.path.exists(stop):
         with open("/proc/locks", encoding="ascii") as file:
             locks = re.findall(r"(?:FLOCK|POSIX|OFDLCK) .* (\d+) \S+:(\d+) ", file.read())
         for pid, inode in set(locks):
-            with contextlib.suppress(OSError):
-                note(pid, int(inode), seen)
+            if pid not in holders:
+                with contextlib.suppress(OSError):
+                    note(pid, int(inode), seen, holders)
         time.sleep(0.002)
     for path, is_open in sorted(seen.items()):
         print("open" if is_open else "closed", path)
 
 
-def note(pid: str, inode: int, seen: dict[str, bool]) -> None:
-    if b"locks.py" in open(f"/proc/{pid}/cmdline", "rb").read():  # noqa: SIM115
-        return
+def note(pid: str, inode: int, seen: dict[str, bool], holders: set[str]) -> None:
+    with open(f"/proc/{pid}/cmdline", "rb") as file:
+        if b"locks.py" in file.read():
+            holders.add(pid)
+            return
     for handle in os.listdir(f"/proc/{pid}/fd"):
         with contextlib.suppress(OSError):
             path = os.readlink(f"/proc/{pid}/fd/{handle}")

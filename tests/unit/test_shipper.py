@@ -434,6 +434,28 @@ def test_only_the_monitor_of_the_own_ca_is_sent_to(
         receiver.close()
 
 
+def test_a_connection_made_or_lost_is_told_at_once(world: Any, identities: Path) -> None:
+    """`make up` asks seconds after the monitor came up: what was true before is not told for a while more."""
+    receiver = Receiver(identities, most=1)
+    shipper = world.start(receiver.port)
+
+    def connected() -> int:
+        figures: dict[str, int] = json.loads(Path(shipper.figures).read_text())
+        return figures["connected"]
+
+    assert shipper.tell_when_due()
+    assert connected() == 0
+    assert not shipper.tell_when_due(), "nothing changed, and it is not time"
+    world.until(shipper, lambda: shipper.relp is not None)
+    assert shipper.tell_when_due()
+    assert connected() == 1
+    world.journal.add("the one that this receiver takes")
+    world.until(shipper, lambda: shipper.relp is None)
+    assert shipper.tell_when_due()
+    assert connected() == 0
+    receiver.close()
+
+
 def test_the_lag_is_the_age_of_the_oldest_entry_that_waits(world: Any, identities: Path) -> None:
     closed = socket.create_server(("127.0.0.1", 0))
     port = closed.getsockname()[1]
