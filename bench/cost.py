@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """
-What watching costs on a machine that is up: memory and processor time of each daemon when idle, and
+What watching costs on a machine that is up: memory and CPU time of each daemon when idle, and
 the p99 of requests with and without them, side by side.
 
     .venv/bin/python bench/cost.py [--topology dev] [--idle 60] [--load 10] [--rounds 12]
@@ -40,7 +40,7 @@ SERVING = (
     "fail2ban",
     "firewalld",
 )
-# Asks a machine for processor time (ns) and proportional memory (kB) of each unit.
+# Asks a machine for CPU time (ns) and proportional memory (kB) of each unit.
 PROBE = """
 import json, subprocess, sys, time
 found = {}
@@ -98,7 +98,7 @@ class Machine:
 
 
 def usage(machine: Machine, seconds: float) -> dict[str, tuple[float, float]]:
-    """{unit: (percent of one processor, MiB)} over that time."""
+    """{unit: (percent of one CPU, MiB)} over that time."""
     began, before = machine.probe()
     time.sleep(seconds)
     ended, after = machine.probe()
@@ -186,7 +186,7 @@ def side_by_side(
 ) -> tuple[dict[str, list[list[float]]], dict[str, list[float]]]:
     """
     Each kind once a round, every time another one first. Returns {kind: seconds of each request, round
-    by round} and {unit: µs of processor time a request, round by round}, with all that watches.
+    by round} and {unit: µs of CPU time a request, round by round}, with all that watches.
     """
     sent: dict[str, list[list[float]]] = {kind: [] for kind in KINDS}
     spent: dict[str, list[float]] = {}
@@ -257,7 +257,7 @@ def main() -> int:
     given = parser.parse_args()
     machine = Machine(given.topology)
 
-    print("| daemon | idle, % of one processor | MiB (PSS) |\n| --- | --- | --- |")
+    print("| daemon | idle, % of one CPU | MiB (PSS) |\n| --- | --- | --- |")
     idle = usage(machine, given.idle)
     for unit in WATCHING:
         if unit in idle:
@@ -281,7 +281,7 @@ def main() -> int:
     on, off, again = sent.values()
     for name, some in (("with / without", on), ("noise: once more / without", again)):
         print(f"| {name} | " + " | ".join(between(some, off, q) for q in QUANTILES) + " |")
-    print("\n| daemon | µs of processor time a request |\n| --- | --- |")
+    print("\n| daemon | µs of CPU time a request |\n| --- | --- |")
     for unit, each in sorted(spent.items(), key=lambda one: -statistics.median(one[1])):
         print(f"| {unit} | {statistics.median(each):.0f} |")
     return 0

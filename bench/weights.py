@@ -1,5 +1,5 @@
 """
-Gives each unit of a lab machine the share of the processors that its CPUWeight= asks for, from the host.
+Gives each unit of a lab machine the share of the CPUs that its CPUWeight= asks for, from the host.
 
 systemd does that itself wherever it has the cpu controller. A container on a host of cgroup v1 does
 not have it; the host's own one (/sys/fs/cgroup/cpu, cpu.shares) does the same when it is given the

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import time
 
-# Seconds of processor time that are spent to find out. Long enough to be put aside by others.
+# Seconds of CPU time that are spent to find out. Long enough to be put aside by others.
 _WORK = 0.05
 
 
 def slowdown() -> float:
-    """Wall clock over processor time of a piece of work right now, at least 1.0."""
+    """Wall clock over CPU time of a piece of work right now, at least 1.0."""
     wall, work = time.monotonic(), time.thread_time()
     while time.thread_time() - work < _WORK:
         pass

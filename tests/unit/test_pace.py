@@ -18,7 +18,7 @@ def test_work_on_a_busy_computer_is_judged_by_what_an_idle_one_would_need() -> N
     try:
         deadline = time.monotonic() + 30
         while pace.slowdown() < 2:
-            assert time.monotonic() < deadline, "the loops take no processor time"
+            assert time.monotonic() < deadline, "the loops take no CPU time"
         began, work = time.monotonic(), time.thread_time()
         while time.thread_time() - work < 0.2:
             pass
