@@ -186,7 +186,7 @@ def side_by_side(
 ) -> tuple[dict[str, list[list[float]]], dict[str, list[float]]]:
     """
     Each kind once a round, every time another one first. Returns {kind: seconds of each request, round
-    by round} and {unit: µs of CPU time a request, round by round}, with all that watches.
+    by round} and {unit: µs of CPU time per request, round by round}, with all that watches.
     """
     sent: dict[str, list[list[float]]] = {kind: [] for kind in KINDS}
     spent: dict[str, list[float]] = {}
@@ -281,7 +281,7 @@ def main() -> int:
     on, off, again = sent.values()
     for name, some in (("with / without", on), ("noise: once more / without", again)):
         print(f"| {name} | " + " | ".join(between(some, off, q) for q in QUANTILES) + " |")
-    print("\n| daemon | µs of CPU time a request |\n| --- | --- |")
+    print("\n| daemon | µs of CPU time per request |\n| --- | --- |")
     for unit, each in sorted(spent.items(), key=lambda one: -statistics.median(one[1])):
         print(f"| {unit} | {statistics.median(each):.0f} |")
     return 0

@@ -284,7 +284,7 @@ def table(where: Topology) -> tuple[str, bool, list[str]]:
     if known.trouble:
         lines += ["", known.trouble]
     if known.silences:
-        lines += ["", "silenced, so told to nobody:"]
+        lines += ["", "silenced, so nobody is notified:"]
         lines += [printable(f"  {one}") for one in sorted(known.silences)]
     calling = [one for one in known.alerts if one.severity in CALLING]
     # What each is about stands in the table, but of a machine that does not answer.

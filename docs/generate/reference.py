@@ -333,7 +333,7 @@ def logs_page(topology: facts.Topology) -> str:
         "# Log fields",
         "",
         "Made from each formula's `logs.yaml.j2` and README. Everything is in the journal of its"
-        " machine, and on the monitor: `make logs SERVICE=name`. A line that is nobody's is kept as"
+        " machine, and on the monitor: `make logs SERVICE=name`. A line that belongs to no service is kept as"
         " `system`.",
         "",
         "## An entry on the monitor",
@@ -414,15 +414,15 @@ def decisions_page() -> str:
 
 
 def runbooks_page() -> str:
-    """The list of runbooks: one an alert, then those for tasks."""
+    """The list of runbooks: one per alert, then those for tasks."""
     folder = facts.DOCS / "runbooks"
     files = {path.stem: path for path in sorted(folder.glob("*.md")) if path.stem != "README"}
     known = {one["alert"]: one for one in facts.alerts()}
     lines = [
         "# Runbooks",
         "",
-        "One an alert, named as the alert: what it means, what users feel, where to look, what to"
-        " do, how to see that it is well again, how to prevent it. Not sure where to begin?"
+        "One per alert, named as the alert: what it means, what users feel, where to look, what to"
+        " do, how to see that it is resolved, how to prevent it. Not sure where to begin?"
         " `make status` names what is unhealthy, `make dashboard` shows since when, and"
         " [Operate](../operate.md) has the first five minutes.",
         "",

@@ -23,7 +23,7 @@ __virtualname__ = "deploy"
 
 # NAME.json: the history of an application on this machine.
 STATE = "/var/lib/stack/releases"
-# NAME-deploys.log: one JSON object a line, for every attempt.
+# NAME-deploys.log: one JSON object per line, for every attempt.
 LOGS = "/var/log/stack"
 # What the controller asks for: {action, version, who, why, id}.
 REQUEST = "STACK_DEPLOY"

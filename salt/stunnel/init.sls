@@ -1,4 +1,4 @@
-# Services without TLS of their own, for the other machines: one sandboxed process a tunnel.
+# Services without TLS of their own, for the other machines: one sandboxed process per tunnel.
 {% from 'stunnel/map.jinja' import stunnel with context %}
 {% set tunnels = salt['tunnel.servers']() %}
 {% set address = salt['topology.machine']().address %}

@@ -1,4 +1,4 @@
-"""The commands of runbooks, typed on a machine that is well."""
+"""The commands of runbooks, typed on a healthy machine."""
 
 from __future__ import annotations
 

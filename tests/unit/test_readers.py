@@ -508,7 +508,7 @@ def test_an_exception_is_told_as_a_reader_that_fails_once(
     assert words == ["reader shop: OSError: gone"]
     one.settings["bad"] = False
     one()
-    assert words[-1] == "reader shop: well again"
+    assert words[-1] == "reader shop: recovered"
     assert [value for _, kind, value in sent if kind == "ok"][-1] == 1
     one.metrics = frozenset()
     one()

@@ -514,7 +514,7 @@ def test_the_roles_of_top_sls_are_roles_that_a_topology_knows(root: Path) -> Non
     assert named <= set(ROLES)
 
 
-# --- a certificate of one's own -------------------------------------------------------------------
+# --- a custom certificate -------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

@@ -47,7 +47,7 @@ class Reader:
         if complaint and complaint != self.complaint:
             collectd.warning(f"reader {self.name}: {complaint}")
         elif self.complaint and not complaint:
-            collectd.notice(f"reader {self.name}: well again")
+            collectd.notice(f"reader {self.name}: recovered")
         self.complaint = complaint
         if not complaint:
             self.succeeded = time.time()
