@@ -167,10 +167,10 @@ for _ in range(120):
     try:
         for port in (9090, 9093):
             urllib.request.urlopen(f"http://127.0.0.1:{port}/-/ready", timeout=5).close()
-        figures = json.load(open("/run/journal-shipper/figures.json"))
-        if figures["connected"] and figures["lag_seconds"] == 0:
+        metrics = json.load(open("/run/journal-shipper/metrics.json"))
+        if metrics["connected"] and metrics["lag_seconds"] == 0:
             sys.exit()
-        why = figures
+        why = metrics
     except OSError as error:
         why = error
 sys.exit(f"what watches is not ready after 60 s: {why}")

@@ -236,9 +236,7 @@ def ratios(naive: list[Run], own: list[Run], many: list[Run] | None) -> None:
         ("the application's processes", own, naive, application, "≤ 0.65"),
     ]
     if many:
-        rows.append(
-            ("CPU time, several machines / one", many, own, lambda run: run.total, "≤ 1.4")
-        )
+        rows.append(("CPU time, several machines / one", many, own, lambda run: run.total, "≤ 1.4"))
     print("\n| ratio to the naive stack | median of the rounds (least to most) | aim |")
     print("| --- | --- | --- |")
     for name, some, others, value, aim in rows:

@@ -104,9 +104,7 @@ def main(most: int) -> None:
             row = json.loads(line)
             kinds[row["kind"]][row["what"]].append(row["seconds"])
             if row["kind"] == "CPU time":
-                kinds["CPU time by file"][row["what"].partition("::")[0]].append(
-                    row["seconds"]
-                )
+                kinds["CPU time by file"][row["what"].partition("::")[0]].append(row["seconds"])
             if row["kind"] == "test":
                 kinds["file"][row["what"].partition("::")[0]].append(row["seconds"])
                 kinds["worker"][path.stem].append(row["seconds"])

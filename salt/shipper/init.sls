@@ -34,8 +34,8 @@ shipper running:
     - checks:
         - /usr/local/libexec/journal-shipper --check {staged}/etc/journal-shipper.json
     - watch_files: {{ (['/usr/local/libexec/journal-shipper'] + identity.values() | list) | json }}
-    # It reads and tells figures; whether the monitor is there is not this machine's health.
-    - ready: test -s /run/journal-shipper/figures.json
+    # It reads and tells metrics; whether the monitor is there is not this machine's health.
+    - ready: test -s /run/journal-shipper/metrics.json
     - require:
       - pkg: shipper packages
       - checked: shipper program

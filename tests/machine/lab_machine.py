@@ -252,7 +252,7 @@ def made(machine: Lab, timeout: int = 1500, bare: bool = False) -> Iterator[Lab]
             machine.make("down", check=False)
 
 
-class Stranger:
+class Outsider:
     """
     Another computer on the machines' network, which the topology does not trust: a network
     namespace of this host on the lab's bridge. ``number`` is the last of its address.
@@ -269,7 +269,7 @@ class Stranger:
         self.address = f"{network}.{self.number}"
         # Not those of another checkout, whose tests run in another network of the same bridge.
         self.network = network.rpartition(".")[2]
-        self.space = f"stranger{self.network}-{self.number}"
+        self.space = f"outsider{self.network}-{self.number}"
         self.link = f"lab-s{self.network}-{self.number}"
 
     @classmethod
@@ -283,7 +283,7 @@ class Stranger:
         lacking = [program for program in ("ip", *programs) if not shutil.which(program)]
         return f"no {', '.join(lacking)}: `make tests-need` installs it" if lacking else None
 
-    def __enter__(self) -> Stranger:
+    def __enter__(self) -> Outsider:
         self.__exit__()
         for words in (
             f"netns add {self.space}",
@@ -303,7 +303,7 @@ class Stranger:
     @contextlib.contextmanager
     def with_ipv6(self) -> Iterator[tuple[str, str]]:
         """
-        ``(machine's, stranger's)`` unique local addresses on the lab's bridge (RFC 4193), for a
+        ``(machine's, outsider's)`` unique local addresses on the lab's bridge (RFC 4193), for a
         while: the lab's own network is IPv4 alone. ``nodad``: to be used at once.
         """
         prefix = f"fd5a:1c7e:{self.network}::"
@@ -365,8 +365,8 @@ class KitchenLab(Lab):
         self.name = self.run("hostname").strip()
 
 
-class Scanner(Stranger):
-    """A stranger with nmap."""
+class Scanner(Outsider):
+    """An outsider with nmap."""
 
     def nmap(self, *words: str, address: str = "") -> set[int]:
         """Ports that nmap finds open, of those that `words` say."""

@@ -1,7 +1,7 @@
-"""Who attacks is shut out from what it attacked, and nobody else: seen from two strangers on the machines'
+"""Who attacks is shut out from what it attacked, and nobody else: seen from two outsiders on the machines'
 network.
 
-A stranger is a network namespace of this computer on the lab's bridge, at an address that the
+An outsider is a network namespace of this computer on the lab's bridge, at an address that the
 topology does not trust. Traffic goes to the lab's own machine and is bounded in count and time.
 """
 
@@ -18,11 +18,11 @@ from pathlib import Path
 
 import pytest
 import turns
-from lab_machine import ROOT, Lab, Stranger
+from lab_machine import ROOT, Lab, Outsider
 
 
-class Visitor(Stranger):
-    """A stranger who knocks: logs in with a key of its own, asks for pages, floods."""
+class Visitor(Outsider):
+    """An outsider who knocks: logs in with a key of its own, asks for pages, floods."""
 
     def __init__(self, lab: Lab, number: int, key: Path) -> None:
         super().__init__(lab, number)
@@ -95,20 +95,20 @@ def banned(lab: Lab, jail: str = "") -> str:
     return lab.run(f"fail2ban-client get {jail} banned" if jail else "fail2ban-client banned")
 
 
-def shut_out(stranger: Visitor, port: int = 443, address: str = "") -> bool:
+def shut_out(outsider: Visitor, port: int = 443, address: str = "") -> bool:
     """From the site, or from ssh; the other is open: it was not attacked."""
     other = {443: 22, 22: 443}[port]
-    return not stranger.connects(port, address) and stranger.connects(other, address)
+    return not outsider.connects(port, address) and outsider.connects(other, address)
 
 
-def welcome(stranger: Visitor) -> bool:
-    return stranger.get() == 200 and stranger.connects(22)
+def welcome(outsider: Visitor) -> bool:
+    return outsider.get() == 200 and outsider.connects(22)
 
 
 @pytest.fixture
-def strangers(lab: Lab, tmp_path: Path) -> Iterator[tuple[Visitor, Visitor]]:
+def outsiders(lab: Lab, tmp_path: Path) -> Iterator[tuple[Visitor, Visitor]]:
     """An attacker and an innocent; nobody is banned before and after."""
-    reason = Stranger.missing()
+    reason = Outsider.missing()
     if reason or lab.topology == "kitchen":
         pytest.skip(reason or "Test Kitchen's machine may be on another network")
     key = tmp_path / "key"
@@ -132,9 +132,9 @@ def strangers(lab: Lab, tmp_path: Path) -> Iterator[tuple[Visitor, Visitor]]:
 
 @pytest.mark.differs("fail2ban 1.0, firewalld 1.3, sshd's messages")
 def test_failed_logins_shut_out_from_ssh_and_for_long(
-    lab: Lab, strangers: tuple[Visitor, Visitor]
+    lab: Lab, outsiders: tuple[Visitor, Visitor]
 ) -> None:
-    attacker, innocent = strangers
+    attacker, innocent = outsiders
     assert welcome(attacker)
     for user in ["vagrant"] * 5 + ["nosuchuser"] * 5:
         attacker.login(user)
@@ -158,8 +158,8 @@ def test_failed_logins_shut_out_from_ssh_and_for_long(
     assert welcome(attacker)
 
 
-def test_unknown_users_alone_are_banned_too(lab: Lab, strangers: tuple[Visitor, Visitor]) -> None:
-    attacker, innocent = strangers
+def test_unknown_users_alone_are_banned_too(lab: Lab, outsiders: tuple[Visitor, Visitor]) -> None:
+    attacker, innocent = outsiders
     # By nobody, in sshd's name: lines are read in order, so these were judged once the attacker is banned.
     forged = "logger -t sshd 'Failed password for root from 198.51.100.8 port 22 ssh2'"
     lab.run(f"for n in $(seq 8); do setpriv --reuid nobody --clear-groups {forged}; done")
@@ -171,8 +171,8 @@ def test_unknown_users_alone_are_banned_too(lab: Lab, strangers: tuple[Visitor, 
     assert welcome(innocent)
 
 
-def test_a_trusted_client_is_never_banned(lab: Lab, strangers: tuple[Visitor, Visitor]) -> None:
-    attacker, _ = strangers
+def test_a_trusted_client_is_never_banned(lab: Lab, outsiders: tuple[Visitor, Visitor]) -> None:
+    attacker, _ = outsiders
     for _ in range(10):
         assert lab.status(".env") == 403
     # Lines are read in order: once a later scanner is banned, the ones before were judged.
@@ -184,8 +184,8 @@ def test_a_trusted_client_is_never_banned(lab: Lab, strangers: tuple[Visitor, Vi
 
 
 @pytest.mark.differs("nftables 1.0.6")
-def test_a_ban_cuts_connections_that_are_open(lab: Lab, strangers: tuple[Visitor, Visitor]) -> None:
-    attacker, _ = strangers
+def test_a_ban_cuts_connections_that_are_open(lab: Lab, outsiders: tuple[Visitor, Visitor]) -> None:
+    attacker, _ = outsiders
     code = (
         "import socket,sys\n"
         "s=socket.create_connection((sys.argv[1], 80), 5)\n"
@@ -212,9 +212,9 @@ def test_a_ban_cuts_connections_that_are_open(lab: Lab, strangers: tuple[Visitor
 
 @pytest.mark.differs("HAProxy 2.6's log lines")
 def test_scans_never_reach_the_application_and_are_banned(
-    lab: Lab, strangers: tuple[Visitor, Visitor]
+    lab: Lab, outsiders: tuple[Visitor, Visitor]
 ) -> None:
-    attacker, innocent = strangers
+    attacker, innocent = outsiders
     paths = [".env", "wp-login.php", ".git/config", "cgi-bin/luci", "phpMyAdmin/", "a/%2e%2e/etc"]
     for number, path in enumerate(paths):
         assert attacker.get(path, "--path-as-is") in ((403,) if number < 4 else (403, 0)), path
@@ -225,9 +225,9 @@ def test_scans_never_reach_the_application_and_are_banned(
 
 @pytest.mark.parametrize("mode", [pytest.param("keepalive", marks=pytest.mark.one_release), "h2"])
 def test_a_flood_gets_429_then_a_ban_and_others_notice_nothing(
-    lab: Lab, strangers: tuple[Visitor, Visitor], mode: str
+    lab: Lab, outsiders: tuple[Visitor, Visitor], mode: str
 ) -> None:
-    attacker, innocent = strangers
+    attacker, innocent = outsiders
     before = lab.count()
     with turns.one_load():
         calm = innocent.load(mode=mode, rate=5, requests=60, concurrency=2)
@@ -252,8 +252,8 @@ def refusals(attacker: Visitor, requests: int) -> list[str]:
     return re.findall(r"(?ms)^HTTP/\S+ 429.*?(?=^HTTP/|\Z)", said)
 
 
-def test_a_429_says_when_to_come_back(lab: Lab, strangers: tuple[Visitor, Visitor]) -> None:
-    attacker, _ = strangers
+def test_a_429_says_when_to_come_back(lab: Lab, outsiders: tuple[Visitor, Visitor]) -> None:
+    attacker, _ = outsiders
     answers = refusals(attacker, 520)
     assert answers
     for answer in answers:
@@ -262,8 +262,8 @@ def test_a_429_says_when_to_come_back(lab: Lab, strangers: tuple[Visitor, Visito
 
 
 @pytest.mark.one_release
-def test_a_429_follows_the_pillars_period(lab: Lab, strangers: tuple[Visitor, Visitor]) -> None:
-    attacker, _ = strangers
+def test_a_429_follows_the_pillars_period(lab: Lab, outsiders: tuple[Visitor, Visitor]) -> None:
+    attacker, _ = outsiders
     limit = {"requests": 20, "period": "2500ms"}
     try:
         lab.apply(SLS="haproxy", PILLAR=json.dumps({"haproxy": {"limit": limit}}))
@@ -277,9 +277,9 @@ def test_a_429_follows_the_pillars_period(lab: Lab, strangers: tuple[Visitor, Vi
 
 @pytest.mark.one_release
 def test_a_reload_of_haproxy_forgets_nobodys_requests(
-    lab: Lab, strangers: tuple[Visitor, Visitor]
+    lab: Lab, outsiders: tuple[Visitor, Visitor]
 ) -> None:
-    attacker, _ = strangers
+    attacker, _ = outsiders
     assert refusals(attacker, 450) == [], "under the limit"
     lab.run("systemctl reload haproxy")
     assert len(refusals(attacker, 100)) >= 40, "its 450 requests of a moment ago were forgotten"
@@ -287,10 +287,10 @@ def test_a_reload_of_haproxy_forgets_nobodys_requests(
 
 @pytest.mark.one_release
 def test_who_is_banned_again_and_again_stays_out_for_a_week(
-    lab: Lab, strangers: tuple[Visitor, Visitor]
+    lab: Lab, outsiders: tuple[Visitor, Visitor]
 ) -> None:
     """By lines that fail2ban itself wrote, at the level that is configured."""
-    attacker, innocent = strangers
+    attacker, innocent = outsiders
     for number in range(3):
         for _ in range(6):
             attacker.get(".env")
@@ -347,10 +347,10 @@ for _ in range(int(count)):
     ],
 )
 def test_bans_hold_over_ipv6_too(
-    lab: Lab, strangers: tuple[Visitor, Visitor], path: str, count: int, jail: str, number: int
+    lab: Lab, outsiders: tuple[Visitor, Visitor], path: str, count: int, jail: str, number: int
 ) -> None:
     """With its whole /64, whatever addresses of it the attacker uses; banned by one, it was never caught."""
-    attacker, innocent = strangers
+    attacker, innocent = outsiders
     with (
         attacker.with_networks(number, number + 16) as (machine, (network, neighbour)),
         innocent.with_ipv6(),
@@ -367,17 +367,17 @@ def test_bans_hold_over_ipv6_too(
         lab.wait("it may come again", lambda: from_network(attacker, machine, network, 443), 40)
 
 
-def from_network(stranger: Visitor, machine: str, network: str, port: int) -> bool:
+def from_network(outsider: Visitor, machine: str, network: str, port: int) -> bool:
     code = "import socket,sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 2, (sys.argv[3], 0))"
     words = (sys.executable, "-c", code, machine, str(port), network + "5:5:5:5")
-    return stranger.run(*words).returncode == 0
+    return outsider.run(*words).returncode == 0
 
 
 @pytest.mark.one_release
 def test_over_ipv6_failed_logins_from_many_addresses_are_banned_too(
-    lab: Lab, strangers: tuple[Visitor, Visitor]
+    lab: Lab, outsiders: tuple[Visitor, Visitor]
 ) -> None:
-    attacker, _ = strangers
+    attacker, _ = outsiders
     with attacker.with_networks(7) as (machine, (network,)):
         for number in range(1, 7):
             attacker.login("nosuchuser", machine, f"{network}1:1:1:{number}")
@@ -407,10 +407,10 @@ time.sleep(max(0, end - time.monotonic()))
 
 @pytest.mark.differs("HAProxy 2.6's handshake deadline")
 def test_who_never_says_hello_takes_no_place_from_others_and_is_banned(
-    lab: Lab, strangers: tuple[Visitor, Visitor]
+    lab: Lab, outsiders: tuple[Visitor, Visitor]
 ) -> None:
     """From twenty-one networks of one host: they filled every place, the metrics' too."""
-    attacker, innocent = strangers
+    attacker, innocent = outsiders
     with attacker.with_networks(*range(16, 37)) as (machine, networks):
         process = attacker.start(sys.executable, "-c", SILENT, machine, "200", *networks)
         assert process.stdout is not None
@@ -459,10 +459,10 @@ for one in held:
 
 @pytest.mark.one_release
 def test_bodies_that_come_slowly_take_no_place_from_others(
-    lab: Lab, strangers: tuple[Visitor, Visitor]
+    lab: Lab, outsiders: tuple[Visitor, Visitor]
 ) -> None:
     """More of them than all instances take at once (2 of `server_maxconn` 16)."""
-    attacker, innocent = strangers
+    attacker, innocent = outsiders
     before = lab.count()
     process = attacker.start(sys.executable, "-c", SLOW_BODIES, lab.address, "48")
     assert process.stdout is not None
@@ -502,9 +502,9 @@ def test_a_body_that_is_too_large_is_refused(lab: Lab) -> None:
 
 @pytest.mark.one_release
 def test_one_client_holds_so_many_connections_and_no_more(
-    lab: Lab, strangers: tuple[Visitor, Visitor]
+    lab: Lab, outsiders: tuple[Visitor, Visitor]
 ) -> None:
-    attacker, innocent = strangers
+    attacker, innocent = outsiders
     code = """
 import select, socket, sys, time
 held = []

@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
-from lab_machine import Lab, Scanner, Stranger
+from lab_machine import Lab, Outsider, Scanner
 
 PUBLIC = {22, 80, 443}
 # Opens one port more: the smallest change of rules that can be seen from outside.
@@ -23,8 +23,8 @@ CLOCK = "systemctl list-timers --no-legend 'firewall-revert-timer-*'"
 
 
 @pytest.fixture
-def stranger(lab: Lab) -> Iterator[Scanner]:
-    reason = Stranger.missing("nmap")
+def outsider(lab: Lab) -> Iterator[Scanner]:
+    reason = Outsider.missing("nmap")
     if reason:
         pytest.skip(reason)
     with Scanner(lab, 1) as scanner:
@@ -110,26 +110,26 @@ def converge(lab: Lab, pillar: str) -> str:
     return lab.run(f"cd /srv/stack && bootstrap/converge firewalld 'pillar={pillar}'")
 
 
-# --- what a stranger sees -------------------------------------------------------------------------
+# --- what an outsider sees -------------------------------------------------------------------------
 
 
 @pytest.mark.differs("firewalld 1.3")
-def test_a_stranger_sees_ssh_and_the_site_and_nothing_else(lab: Lab, stranger: Scanner) -> None:
+def test_an_outsider_sees_ssh_and_the_site_and_nothing_else(lab: Lab, outsider: Scanner) -> None:
     with listener(lab), udp_echo(lab):
-        assert stranger.every_tcp_port() == PUBLIC
-        assert stranger.nmap("-sU", "--top-ports", "100", "--min-rate", "200") == set()
+        assert outsider.every_tcp_port() == PUBLIC
+        assert outsider.nmap("-sU", "--top-ports", "100", "--min-rate", "200") == set()
 
 
 @pytest.mark.one_release
-def test_over_ipv6_a_stranger_sees_the_same(lab: Lab, stranger: Scanner) -> None:
-    with stranger.with_ipv6() as (machine, _), listener(lab, bind="::"):
-        assert stranger.nmap("-6", "-p-", "--min-rate", "10000", address=machine) == PUBLIC
+def test_over_ipv6_an_outsider_sees_the_same(lab: Lab, outsider: Scanner) -> None:
+    with outsider.with_ipv6() as (machine, _), listener(lab, bind="::"):
+        assert outsider.nmap("-6", "-p-", "--min-rate", "10000", address=machine) == PUBLIC
 
 
 @pytest.mark.differs("firewalld 1.3")
 @pytest.mark.parametrize("what", ["stop", "kill -9", "restart"])
 def test_a_firewall_that_is_stopped_or_killed_opens_nothing(
-    lab: Lab, stranger: Scanner, what: str
+    lab: Lab, outsider: Scanner, what: str
 ) -> None:
     before = rules(lab)
     with listener(lab):
@@ -137,14 +137,14 @@ def test_a_firewall_that_is_stopped_or_killed_opens_nothing(
             kill_firewalld(lab)
         else:
             lab.run(f"systemctl {what} firewalld")
-        assert stranger.every_tcp_port() == PUBLIC
+        assert outsider.every_tcp_port() == PUBLIC
         if what != "stop":
             lab.wait("it is back", lambda: "running" in lab.run("firewall-cmd --state || true"))
     assert rules(lab) == before
     assert lab.status("healthz") == 200
 
 
-def test_no_moment_of_a_restart_or_reload_lets_a_stranger_in(lab: Lab, stranger: Scanner) -> None:
+def test_no_moment_of_a_restart_or_reload_lets_an_outsider_in(lab: Lab, outsider: Scanner) -> None:
     # A first packet every few milliseconds, answered or not.
     program = (
         "import select, socket, sys, time\n"
@@ -161,7 +161,7 @@ def test_no_moment_of_a_restart_or_reload_lets_a_stranger_in(lab: Lab, stranger:
     )
     with listener(lab):
         watch = subprocess.Popen(
-            ["ip", "netns", "exec", stranger.space, "python3", "-c", program],
+            ["ip", "netns", "exec", outsider.space, "python3", "-c", program],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -176,7 +176,7 @@ def test_no_moment_of_a_restart_or_reload_lets_a_stranger_in(lab: Lab, stranger:
 
 @pytest.mark.differs("firewalld 1.3")
 def test_a_firewalld_that_cannot_start_leaves_the_same_openings(
-    lab: Lab, stranger: Scanner
+    lab: Lab, outsider: Scanner
 ) -> None:
     """Its rules gone too, as after a reboot."""
     override = "/run/systemd/system/firewalld.service.d/broken.conf"
@@ -187,24 +187,24 @@ def test_a_firewalld_that_cannot_start_leaves_the_same_openings(
     )
     try:
         with listener(lab):
-            assert stranger.nmap("-p", "1-1000,6379,8000-8500") == PUBLIC
+            assert outsider.nmap("-p", "1-1000,6379,8000-8500") == PUBLIC
             assert lab.status("healthz") == 200
     finally:
         lab.run(f"rm {override}; systemctl daemon-reload; systemctl restart firewalld")
     assert "stack_guard" not in lab.run("nft list tables")
 
 
-def test_denials_are_counted(lab: Lab, stranger: Scanner) -> None:
+def test_denials_are_counted(lab: Lab, outsider: Scanner) -> None:
     before = denied(lab)
-    assert not stranger.connects(8000)
+    assert not outsider.connects(8000)
     assert before < denied(lab) <= before + 50
     after = denied(lab)
-    assert stranger.connects(443)
+    assert outsider.connects(443)
     assert denied(lab) <= after + 20, "what is let in is no denial"
 
 
 @pytest.mark.one_release
-def test_rules_and_their_absence_of_holes_outlive_a_reboot(lab: Lab, stranger: Scanner) -> None:
+def test_rules_and_their_absence_of_holes_outlive_a_reboot(lab: Lab, outsider: Scanner) -> None:
     before = rules(lab)
     lab.reboot()
     lab.wait("all instances", lab.all_ready)
@@ -214,7 +214,7 @@ def test_rules_and_their_absence_of_holes_outlive_a_reboot(lab: Lab, stranger: S
         "systemctl show -P ActiveEnterTimestampMonotonic firewalld systemd-networkd haproxy ssh"
     ).split()
     assert int(order[0]) <= min(map(int, order[1:]))
-    assert stranger.every_tcp_port() == PUBLIC
+    assert outsider.every_tcp_port() == PUBLIC
 
 
 # --- changing the rules ---------------------------------------------------------------------------
@@ -240,7 +240,7 @@ def test_a_second_apply_changes_no_rule_and_waits_for_nobody(lab: Lab) -> None:
     assert firewall_status(lab) == "firewall: confirmed"
 
 
-def test_an_opening_comes_and_goes_with_the_pillar(lab: Lab, stranger: Scanner) -> None:
+def test_an_opening_comes_and_goes_with_the_pillar(lab: Lab, outsider: Scanner) -> None:
     both = json.dumps(
         {
             "firewalld": {
@@ -254,25 +254,25 @@ def test_an_opening_comes_and_goes_with_the_pillar(lab: Lab, stranger: Scanner) 
     with listener(lab), udp_echo(lab):
         done = lab.apply(PILLAR=both)
         assert "the change of rules is confirmed" in done.stderr
-        assert stranger.connects(8000)
-        assert stranger.nmap("-sU", "-p", "53") == {53}
+        assert outsider.connects(8000)
+        assert outsider.nmap("-sU", "-p", "53") == {53}
         assert "confirmed" in lab.apply().stderr
-        assert not stranger.connects(8000)
-        assert stranger.nmap("-sU", "-p", "53") == set()
+        assert not outsider.connects(8000)
+        assert outsider.nmap("-sU", "-p", "53") == set()
 
 
 @pytest.mark.one_release
-def test_what_was_added_by_hand_is_removed(lab: Lab, stranger: Scanner) -> None:
+def test_what_was_added_by_hand_is_removed(lab: Lab, outsider: Scanner) -> None:
     before = rules(lab)
     lab.run(
         "cp /usr/lib/firewalld/zones/trusted.xml /etc/firewalld/zones/;"
-        f" sed -i 's|</zone>|<source address=\"{stranger.address}\"/></zone>|' /etc/firewalld/zones/trusted.xml;"
+        f" sed -i 's|</zone>|<source address=\"{outsider.address}\"/></zone>|' /etc/firewalld/zones/trusted.xml;"
         " firewall-cmd -q --reload"
     )
     with listener(lab):
-        assert stranger.connects(8000), "the test's own hole"
+        assert outsider.connects(8000), "the test's own hole"
         lab.apply()
-        assert not stranger.connects(8000)
+        assert not outsider.connects(8000)
     assert rules(lab) == before
 
 
@@ -316,20 +316,20 @@ def test_rules_that_firewalld_refuses_leave_the_good_ones(lab: Lab, pillar: str,
 
 
 @pytest.mark.one_release
-def test_a_change_that_nobody_confirms_takes_itself_back(lab: Lab, stranger: Scanner) -> None:
+def test_a_change_that_nobody_confirms_takes_itself_back(lab: Lab, outsider: Scanner) -> None:
     before = rules(lab)
     with listener(lab):
         converge(lab, OPEN_8000 % ', "confirm_seconds": 30')
         assert "waits to be confirmed" in firewall_status(lab)
-        assert stranger.connects(8000)
+        assert outsider.connects(8000)
         lab.wait("taken back", lambda: "is taken back" in firewall_status(lab), 60)
-        assert not stranger.connects(8000)
+        assert not outsider.connects(8000)
     assert rules(lab) == before
     assert lab.make("status", check=False).returncode != 0, "the operator is told"
     assert "too late" in lab.run("firewall-confirm 2>&1 || true")
 
 
-def test_a_change_that_is_confirmed_stays(lab: Lab, stranger: Scanner) -> None:
+def test_a_change_that_is_confirmed_stays(lab: Lab, outsider: Scanner) -> None:
     with listener(lab):
         converge(lab, OPEN_8000 % ', "confirm_seconds": 120')
         # That connection was there before: it says nothing of new ones.
@@ -339,7 +339,7 @@ def test_a_change_that_is_confirmed_stays(lab: Lab, stranger: Scanner) -> None:
         done = subprocess.run([*words, "sudo firewall-confirm"], capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
         assert lab.run(CLOCK) == "", "nothing is left that would take it back"
-        assert stranger.connects(8000)
+        assert outsider.connects(8000)
         assert firewall_status(lab) == "firewall: confirmed"
 
 
@@ -366,7 +366,7 @@ def test_a_change_that_closes_ssh_for_the_controller_takes_itself_back(lab: Lab)
 
 
 @pytest.mark.one_release
-def test_the_clock_of_a_change_begins_when_the_apply_is_over(lab: Lab, stranger: Scanner) -> None:
+def test_the_clock_of_a_change_begins_when_the_apply_is_over(lab: Lab, outsider: Scanner) -> None:
     """A long apply leaves as much time to confirm it as a short one."""
     with listener(lab):
         # As an apply that goes on after the firewall's states: it holds the same lock.
@@ -385,7 +385,7 @@ def test_the_clock_of_a_change_begins_when_the_apply_is_over(lab: Lab, stranger:
 
 
 @pytest.mark.one_release
-def test_a_reboot_takes_back_what_nobody_confirmed(lab: Lab, stranger: Scanner) -> None:
+def test_a_reboot_takes_back_what_nobody_confirmed(lab: Lab, outsider: Scanner) -> None:
     before = rules(lab)
     converge(lab, OPEN_8000 % ', "confirm_seconds": 600')
     assert rules(lab) != before

@@ -23,8 +23,8 @@ def show(lab: Lab, *words: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in said.splitlines()]
 
 
-def figures(lab: Lab) -> dict[str, Any]:
-    found = json.loads(lab.run("cat /run/journal-shipper/figures.json"))
+def metrics(lab: Lab) -> dict[str, Any]:
+    found = json.loads(lab.run("cat /run/journal-shipper/metrics.json"))
     assert isinstance(found, dict)
     return found
 
@@ -120,7 +120,7 @@ def dropped_by_haproxy(lab: Lab) -> int:
 def test_a_thousand_requests_while_the_receiver_is_away_are_all_found_once(lab: Lab) -> None:
     """Also with the shipper and the receiver killed meanwhile."""
     before = lab.run("date -u +%Y-%m-%dT%H:%M:%S.%6NZ").strip()
-    dropped, lost = dropped_by_haproxy(lab), figures(lab)["lost"]
+    dropped, lost = dropped_by_haproxy(lab), metrics(lab)["lost"]
     lab.run("systemctl stop rsyslog")
     try:
         # Not ordinary ones: those have no line of the application's.
@@ -128,8 +128,8 @@ def test_a_thousand_requests_while_the_receiver_is_away_are_all_found_once(lab: 
         asked = set(re.findall(r"(?mi)^x-request-id: (\S+)\s*$", heads))
         assert len(asked) == 1000
         lab.run("systemctl kill -s KILL journal-shipper")
-        lab.wait("a minute away, and told", lambda: figures(lab)["lag_seconds"] >= 60, 90)
-        assert figures(lab)["connected"] == 0
+        lab.wait("a minute away, and told", lambda: metrics(lab)["lag_seconds"] >= 60, 90)
+        assert metrics(lab)["connected"] == 0
     finally:
         lab.run("systemctl start rsyslog")
 
@@ -154,8 +154,8 @@ def test_a_thousand_requests_while_the_receiver_is_away_are_all_found_once(lab: 
         lambda: kept <= {one["data"]["request_id"] for one in answered("haproxy")},
         30,
     )
-    lab.wait("the lag is gone", lambda: figures(lab)["lag_seconds"] < 5, 30)
-    assert figures(lab)["lost"] == lost
+    lab.wait("the lag is gone", lambda: metrics(lab)["lag_seconds"] < 5, 30)
+    assert metrics(lab)["lost"] == lost
 
 
 @pytest.mark.one_release
@@ -234,7 +234,7 @@ def test_no_flood_of_a_user_stops_the_shipper_nor_poses_as_a_service(lab: Lab) -
     mark = uuid.uuid4().hex
     shipper = "$(systemctl show -P MainPID journal-shipper)"
     restarts = lab.run("systemctl show -P NRestarts journal-shipper")
-    before = figures(lab)["lost"]
+    before = metrics(lab)["lost"]
     user = "setpriv --reuid nobody --regid nogroup --clear-groups"
     limit = re.search(r"(?m)^Max data size +(\d+) ", lab.run(f"cat /proc/{shipper}/limits"))
     assert limit
@@ -269,7 +269,7 @@ def test_no_flood_of_a_user_stops_the_shipper_nor_poses_as_a_service(lab: Lab) -
     try:
         lab.run(f"{user} python3 - {mark} huge", data=FLOOD)
         lab.wait("the next one", lambda: int(lab.run(last % 3)) == 1, 20)
-        lab.wait("the lost one is counted", lambda: figures(lab)["lost"] == before + 1, 20)
+        lab.wait("the lost one is counted", lambda: metrics(lab)["lost"] == before + 1, 20)
         assert lab.run("systemctl show -P NRestarts journal-shipper") == "0\n"
     finally:
         lab.run(f"rm -r {dropin} && {again}")

@@ -23,7 +23,7 @@ from typing import Any
 import networks
 import pytest
 from artifacts import variant
-from lab_machine import ROOT, Lab, Scanner, Stranger, made
+from lab_machine import ROOT, Lab, Outsider, Scanner, made
 
 pytestmark = [pytest.mark.one_release, pytest.mark.controller]
 
@@ -187,7 +187,7 @@ def matrix() -> dict[tuple[str, str], set[int]]:
 
 
 def test_every_machine_lets_in_exactly_what_the_port_matrix_says(prod: Many) -> None:
-    reason = Stranger.missing("nmap")
+    reason = Outsider.missing("nmap")
     if reason:
         pytest.skip(reason)
     said = matrix()

@@ -123,7 +123,7 @@ def test_http_only_redirects_and_counts_nothing(lab: Lab) -> None:
 
 
 def test_a_client_can_verify_the_certificate(lab: Lab) -> None:
-    stranger = subprocess.run(
+    outsider = subprocess.run(
         [
             "curl",
             "-sS",
@@ -137,7 +137,7 @@ def test_a_client_can_verify_the_certificate(lab: Lab) -> None:
         text=True,
         timeout=20,
     )
-    assert stranger.returncode == 60, "only the machine's own CA vouches for it"
+    assert outsider.returncode == 60, "only the machine's own CA vouches for it"
     for name in ("counter.test", "localhost", lab.name):
         answer = lab.curl(
             "healthz",

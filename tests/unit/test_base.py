@@ -129,7 +129,7 @@ def test_whoever_is_not_named_any_more_is_removed(people: Any) -> None:
     assert people.plan({})["remove"] == ["alice", "bob"]
 
 
-def test_strangers_are_left_unless_they_are_to_be_absent(people: Any) -> None:
+def test_outsiders_are_left_unless_they_are_to_be_absent(people: Any) -> None:
     assert "carol" not in people.plan({})["remove"]
     assert "carol" in people.plan({"carol": {"state": "absent"}})["remove"]
     assert people.plan({"alice": {}, "bob": {}, "ghost": {"state": "absent"}})["remove"] == []

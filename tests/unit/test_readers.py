@@ -455,15 +455,15 @@ def test_firewalld(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_shipper(reader: Reader, tmp_path: Path) -> None:
     module = reader("shipper")
-    path = tmp_path / "figures.json"
-    settings = {"figures": str(path)}
+    path = tmp_path / "metrics.json"
+    settings = {"metrics": str(path)}
     assert values(module.read(settings)) == {"up": 0}
-    figures = {"time": time.time(), "connected": 1, "lag_seconds": 0.5, "sent": 7}
-    figures |= {"lost": 3, "lost_time": 5}
-    path.write_text(json.dumps(figures), encoding="ascii")
+    metrics = {"time": time.time(), "connected": 1, "lag_seconds": 0.5, "sent": 7}
+    metrics |= {"lost": 3, "lost_time": 5}
+    path.write_text(json.dumps(metrics), encoding="ascii")
     found = values(module.read(settings))
     assert (found["lag_seconds"], found["lost"], found["lost_time"]) == (0.5, 3, 5)
-    path.write_text(json.dumps({**figures, "time": time.time() - 60}), encoding="ascii")
+    path.write_text(json.dumps({**metrics, "time": time.time() - 60}), encoding="ascii")
     assert values(module.read(settings)) == {"up": 0}
 
 

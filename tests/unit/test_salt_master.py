@@ -81,7 +81,7 @@ def test_under_a_master_a_minion_gets_its_roles_and_only_its_secrets(
     assert "counter" in found["app1"]["top"]
     assert "haproxy" not in found["app1"]["top"]
     assert "haproxy" in found["edge1"]["top"]
-    assert "error" in found["stranger"], "a minion that the topology does not name gets nothing"
+    assert "error" in found["outsider"], "a minion that the topology does not name gets nothing"
 
 
 # Pillar and top file of minions as a master compiles them for each.
@@ -91,7 +91,7 @@ import salt.config, salt.pillar, salt.state
 root, example = sys.argv[1], json.loads(sys.argv[2])
 state = f"{root}/state"
 found = {}
-for minion in ("app1", "edge1", "stranger"):
+for minion in ("app1", "edge1", "outsider"):
     master = salt.config.apply_master_config()
     options = {**salt.config.DEFAULT_MINION_OPTS, **master, **example}
     options |= {

@@ -149,7 +149,7 @@ class Receiver(threading.Thread):
 
 @pytest.fixture(scope="module")
 def identities(load_source: Callable[..., ModuleType], tmp_path_factory: Any) -> Path:
-    """ca.crt with machine.{crt,key}, edge.{crt,key}; stranger.{crt,key} of another CA."""
+    """ca.crt with machine.{crt,key}, edge.{crt,key}; outsider.{crt,key} of another CA."""
     pki = load_source("salt/_utils/certificates.py")
     folder: Path = tmp_path_factory.mktemp("pki")
     ca, key = pki.make_ca("one", 30)
@@ -159,7 +159,7 @@ def identities(load_source: Callable[..., ModuleType], tmp_path_factory: Any) ->
     for name, subject, parts in (
         ("machine", "monitor1", (ca, key)),
         ("edge", "edge1", (ca, key)),
-        ("stranger", "monitor1", (other, other_key)),
+        ("outsider", "monitor1", (other, other_key)),
     ):
         certificate, private = pki.issue(*parts, subject, ["127.0.0.1"], 20)
         (folder / f"{name}.crt").write_text(certificate)
@@ -204,7 +204,7 @@ def world(program: ModuleType, identities: Path, tmp_path: Path) -> Iterator[Any
             if self.last and self.last.relp:
                 self.last.relp.close()
             shipper = program.Shipper(
-                config, self.journal, str(self.state), str(tmp_path / "figures")
+                config, self.journal, str(self.state), str(tmp_path / "metrics")
             )
             shipper.rewind()
             self.last = shipper
@@ -359,8 +359,8 @@ def test_what_was_lost_is_known_after_a_restart_and_counted_once(
     world.journal.add("one more")
     world.until(third, lambda: third.sent == 1)
     third.tell()
-    figures = json.loads(Path(third.figures).read_text())
-    assert (figures["lost"], figures["lost_time"]) == (12, second.lost_time)
+    metrics = json.loads(Path(third.metrics).read_text())
+    assert (metrics["lost"], metrics["lost_time"]) == (12, second.lost_time)
     receiver.close()
 
 
@@ -421,7 +421,7 @@ def test_only_the_monitor_of_the_own_ca_is_sent_to(
     world: Any, identities: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     world.journal.add("secret")
-    for certificate, said in (("stranger", "certificate"), ("edge", "monitor1")):
+    for certificate, said in (("outsider", "certificate"), ("edge", "monitor1")):
         receiver = Receiver(identities, certificate)
         shipper = world.start(receiver.port)
         for _ in range(5):
@@ -440,8 +440,8 @@ def test_a_connection_made_or_lost_is_told_at_once(world: Any, identities: Path)
     shipper = world.start(receiver.port)
 
     def connected() -> int:
-        figures: dict[str, int] = json.loads(Path(shipper.figures).read_text())
-        return figures["connected"]
+        metrics: dict[str, int] = json.loads(Path(shipper.metrics).read_text())
+        return metrics["connected"]
 
     assert shipper.tell_when_due()
     assert connected() == 0
@@ -467,9 +467,9 @@ def test_the_lag_is_the_age_of_the_oldest_entry_that_waits(world: Any, identitie
     assert 49 < shipper.lag() < 60
     assert shipper.lag() == pytest.approx(shipper.lag(), abs=1), "looking does not move"
     shipper.tell()
-    figures = json.loads(Path(shipper.figures).read_text())
-    assert figures["connected"] == 0
-    assert figures["lag_seconds"] > 49
+    metrics = json.loads(Path(shipper.metrics).read_text())
+    assert metrics["connected"] == 0
+    assert metrics["lag_seconds"] > 49
 
 
 @pytest.mark.parametrize(
@@ -649,7 +649,7 @@ class Journal:
         return entry(self.at - 1) if self.at <= 700 else {}
 
 resource.setrlimit(resource.RLIMIT_DATA, (int(limit), int(limit)))
-it = shipper.Shipper(json.loads(config), Journal(), state, state + ".figures")
+it = shipper.Shipper(json.loads(config), Journal(), state, state + ".metrics")
 it.rewind()
 while it.sent < 700:
     it.turn(0.02)

@@ -100,7 +100,9 @@ def last_cells(*alerts: status.Alert, listed: Any = None) -> dict[tuple[str, ...
 
 def test_an_alert_stands_in_the_row_of_its_unit_and_not_of_another_of_its_service() -> None:
     died = alert("UnitCrashed", "redis-server on a died", unit="redis-server")
-    assert last_cells(died) == {("a", "redis", "redis-server"): "redis-server on a died: UnitCrashed"}
+    assert last_cells(died) == {
+        ("a", "redis", "redis-server"): "redis-server on a died: UnitCrashed"
+    }
     unknown = alert("UnitFailed", "mail failed on a", unit="mail")
     assert last_cells(unknown) == {("a", "base", "mail"): "mail failed on a: UnitFailed"}
 

@@ -1,4 +1,4 @@
-"""The log shipper, by the figures that it tells every few seconds."""
+"""The log shipper, by the metrics that it tells every few seconds."""
 
 import json
 import time
@@ -9,7 +9,7 @@ OLD = 12
 
 def read(settings):
     try:
-        with open(settings["figures"], encoding="ascii") as file:
+        with open(settings["metrics"], encoding="ascii") as file:
             found = json.load(file)
     except (FileNotFoundError, ValueError):
         yield "up", 0
