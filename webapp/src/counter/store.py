@@ -64,8 +64,8 @@ class Store:
     and a second INCR could count one request twice. Each command waits at most the connect
     timeout plus the timeout of an answer.
 
-    While Redis is unreachable, one request at a time tries it, one that came after the last try; the
-    others fail at once. Without that, requests would queue behind threads that all wait for a
+    While Redis is unreachable, one request at a time tries it, one that came after the last try;
+    the others fail at once. Without that, requests would queue behind threads that all wait for a
     frozen Redis, and a client would wait for many timeouts, not one.
     """
 
