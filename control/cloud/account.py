@@ -21,7 +21,7 @@ from ..paths import ROOT
 from ..topology import Machine, Topology
 
 STATE = ROOT / ".lab" / "cloud"
-KEY = STATE / "id_ed25519"
+KEY = OWN_KEY = STATE / "id_ed25519"
 PROVIDER = "digitalocean"
 # Seconds for one droplet to start or to go.
 PATIENCE = 300

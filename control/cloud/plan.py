@@ -61,9 +61,9 @@ def list_wanted(topology: Topology) -> list[Wanted]:
         if missing:
             raise UserError(f"cloud/cloud.profiles.d: profile {profile}: no {missing[0]}", 2)
         for key in ("ssh_key_file", "ssh_public_key_file"):
-            path = ROOT / Path(settings.get(key) or account.KEY).expanduser()
+            path = ROOT / Path(settings.get(key) or account.OWN_KEY).expanduser()
             # This checkout's own is made at need.
-            if path.with_suffix("") != account.KEY and not path.is_file():
+            if path.with_suffix("") != account.OWN_KEY and not path.is_file():
                 raise UserError(
                     f"cloud/cloud.profiles.d: profile {profile}: {key}: {path}: no such file", 2
                 )

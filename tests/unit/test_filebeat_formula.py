@@ -125,7 +125,7 @@ def test_settings_that_do_not_go_together_are_refused(lowstates: list[Any], numb
 
 
 def test_the_repository_is_pinned_and_the_version_held(lowstates: list[Any]) -> None:
-    (key,) = [one for one in lowstates[-1] if one["state"] == "keyring"]
+    (key,) = [one for one in lowstates[-1] if one["state"] == "apt_key"]
     assert len(key["fingerprint"]) == 40
     (package,) = [one for one in lowstates[-1] if one["state"] == "pkg"]
     assert package["hold"] is True
@@ -177,30 +177,30 @@ def keys(tmp_path_factory: Any) -> dict[str, tuple[str, bytes]]:
 
 
 @pytest.fixture
-def keyring(load_source: Callable[..., ModuleType]) -> ModuleType:
+def apt_key(load_source: Callable[..., ModuleType]) -> ModuleType:
     return load_source("salt/_modules/apt_key.py")
 
 
 def test_the_fingerprint_is_what_gpg_says(
-    keyring: ModuleType, keys: dict[str, tuple[str, bytes]]
+    apt_key: ModuleType, keys: dict[str, tuple[str, bytes]]
 ) -> None:
     for name in ("one", "two", "binary"):
         fingerprint, data = keys[name]
-        assert keyring.fingerprints(data) == [fingerprint]
-        assert keyring.problem(data, fingerprint) is None
+        assert apt_key.fingerprints(data) == [fingerprint]
+        assert apt_key.problem(data, fingerprint) is None
 
 
 def test_any_other_key_or_one_more_is_refused(
-    keyring: ModuleType, keys: dict[str, tuple[str, bytes]]
+    apt_key: ModuleType, keys: dict[str, tuple[str, bytes]]
 ) -> None:
     wanted = keys["one"][0]
-    assert keys["two"][0] in keyring.problem(keys["two"][1], wanted)
-    assert "alone" in keyring.problem(keys["both"][1], wanted)
-    assert "alone" in keyring.problem(keys["one"][1] + keys["two"][1], wanted)
+    assert keys["two"][0] in apt_key.problem(keys["two"][1], wanted)
+    assert "alone" in apt_key.problem(keys["both"][1], wanted)
+    assert "alone" in apt_key.problem(keys["one"][1] + keys["two"][1], wanted)
     for data in (b"<html>not here</html>", keys["binary"][1][:40], b"\xff" * 50):
         with pytest.raises(CommandExecutionError, match="no signing key"):
-            keyring.problem(data, wanted)
-    assert keyring.problem(b"", wanted) == "there is no key in it"
+            apt_key.problem(data, wanted)
+    assert apt_key.problem(b"", wanted) == "there is no key in it"
 
 
 def test_a_key_that_is_refused_is_not_kept(

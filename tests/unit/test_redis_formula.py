@@ -103,5 +103,5 @@ def test_redis_does_not_start_where_its_file_cannot_grow(folder: Path) -> None:
 def test_the_application_may_try_its_writes_on_a_key_beside_the_count() -> None:
     defaults = yaml.safe_load((ROOT / "salt/redis/defaults.yaml").read_text(encoding="utf-8"))
     store = (ROOT / "webapp/src/counter/store.py").read_text(encoding="utf-8")
-    assert '"INCR", f"{self._key}:probe"' in store
+    assert 'pack("INCR", f"{settings.key}:probe")' in store
     assert f"{defaults['count_key']}:probe" in defaults["users"]["counter"]["keys"]
