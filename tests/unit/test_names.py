@@ -7,7 +7,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from control.environment import GIT
+
+from control.git import GIT
 
 ROOT = Path(__file__).resolve().parents[2]
 # Old -> new. The changelog names each old alert once, for whoever looks for it.
