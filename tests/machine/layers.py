@@ -68,7 +68,7 @@ def box() -> str:
     Name of Vagrant's box with the packages, made unless it is there; empty where machines are no
     containers or this is not root: then they come from the base box.
     """
-    if os.geteuid() != 0 or os.environ.get("PROVIDER", "lxc") != "lxc" or not _is_lxc():
+    if os.geteuid() != 0 or (os.environ.get("PROVIDER") or "lxc") != "lxc" or not _is_lxc():
         return ""
     local_state.CACHE.mkdir(parents=True, exist_ok=True)
     # The workers' machines are all made at once: one of them makes the box.
