@@ -82,7 +82,7 @@ def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     with made(Lab(topology), bare=request.param not in SHARES) as it:
         yield it
     if written:
-        written.unlink()
+        networks.remove(written)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -56,11 +56,8 @@ def lease() -> None:
         _held.append(handle)
         for path in FOLDER.glob("*.yaml"):
             # Of a run that was killed, whose machines are gone since.
-            if (
-                path.read_text(encoding="utf-8").startswith(MADE)
-                and not (ROOT / ".lab" / path.stem).exists()
-            ):
-                path.unlink()
+            if path.read_text(encoding="utf-8").startswith(MADE):
+                remove(path)
         os.environ[_VARIABLE] = str(number)
         return
     raise RuntimeError(f"all eight test networks are in use: see {folder}")
@@ -90,3 +87,10 @@ def write(topology: str, machines: dict[str, dict[str, Any]], **more: Any) -> Pa
         MADE + yaml.safe_dump({**data, **more}, default_flow_style=None), encoding="utf-8"
     )
     return path
+
+
+def remove(path: Path) -> None:
+    """Remove a topology's file unless its machines are still there, because a run was interrupted twice:
+    `make down` and the next run find them by it."""
+    if not (ROOT / ".lab" / path.stem).exists():
+        path.unlink()

@@ -113,7 +113,7 @@ def prod() -> Iterator[Many]:
             finally:
                 machines.choose(*FIVE)
     finally:
-        machines.file.unlink()
+        networks.remove(machines.file)
 
 
 @pytest.fixture(autouse=True)
