@@ -14,6 +14,19 @@ from ..lab import box, containers, host, network, vagrant
 from ..options import Options
 from ..topology import Topology
 
+# Seconds that what was started a moment ago has until it must say that it is healthy.
+HEALTHY_WITHIN = 30
+
+
+def wait_until_healthy(topology: Topology) -> tuple[str, bool]:
+    """The table of all services, and whether all are healthy: as soon as they are, or after HEALTHY_WITHIN."""
+    began = time.monotonic()
+    while True:
+        table, healthy, _ = status.table(topology)
+        if healthy or time.monotonic() - began > HEALTHY_WITHIN:
+            return table, healthy
+        time.sleep(1)
+
 
 class Steps:
     """Numbered steps with their durations, for a person to watch."""
@@ -92,10 +105,10 @@ def run(topology: Topology, options: Options) -> int:
     local_state.record_topology(topology)
     releases.warn_of_other_releases(topology, release)
     curl = endpoint.curl_line(topology)
-    table, well, _ = status.table(topology)
+    table, healthy = wait_until_healthy(topology)
     url = endpoint.url(topology)
     print(f"\n{table}\n\n{steps.summary()}\n\n  {curl}\n\n{url}")
-    return 0 if well else 1
+    return 0 if healthy else 1
 
 
 COMMAND = make_command("up", run, "suite", "provider")
