@@ -32,6 +32,20 @@ RELEASE = "0.1.0-g0123456789ab"
 # As a machine would have made it; no rendered file but a secret one may hold even its hash.
 SECRETS = {"redis-admin": "sentinel-of-the-administrator", "redis-counter": "sentinel-of-the-app"}
 
+# What a person may have in ~/.gitconfig.
+GITCONFIG = """
+[status]
+    showUntrackedFiles = no
+[log]
+    showSignature = true
+[core]
+    quotePath = true
+    autocrlf = true
+    excludesFile = {folder}/ignored
+[color]
+    ui = always
+"""
+
 
 class Utils(dict[str, Any]):
     """As Salt gives ``__utils__``: ``MODULE.FUNCTION`` of `salt/_utils`."""
@@ -136,6 +150,44 @@ def me() -> dict[str, str]:
     return {
         "user": pwd.getpwuid(os.geteuid()).pw_name,
         "group": grp.getgrgid(os.getegid()).gr_name,
+    }
+
+
+@pytest.fixture
+def hostile(tmp_path: Path) -> dict[str, str]:
+    """An environment with everything odd that a login may have."""
+    folder = tmp_path / "hostile"
+    folder.mkdir()
+    for name in ("yaml", "json", "pathlib"):
+        (folder / f"{name}.py").write_text("raise SystemExit('not the real one')")
+    (folder / "gitconfig").write_text(GITCONFIG.format(folder=folder))
+    (folder / "ignored").write_text("*.sls\n*.py\n*.lock\n")
+    (folder / "bash_env").write_text("exit 3\n")
+    proxies = {f"{kind}_proxy": "http://127.0.0.1:1" for kind in ("http", "https", "all")}
+    return {
+        "PATH": os.environ["PATH"],
+        "HOME": str(folder),
+        "LANG": "tr_TR.UTF-8",
+        "LC_ALL": "tr_TR.ISO-8859-9",
+        "LANGUAGE": "tr",
+        "BASH_ENV": str(folder / "bash_env"),
+        "CDPATH": "/usr:/etc",
+        "POSIXLY_CORRECT": "1",
+        "TAR_OPTIONS": "--banana",
+        "GREP_OPTIONS": "-v",
+        "ENV": str(folder / "bash_env"),
+        "PYTHONHOME": "/nonexistent",
+        "PYTHONPATH": str(folder),
+        "PYTHONSAFEPATH": "1",
+        "PYTHONWARNINGS": "error",
+        "PYTHONOPTIMIZE": "2",
+        "PYTHONIOENCODING": "latin-1",
+        "GIT_DIR": "/nonexistent",
+        "GIT_INDEX_FILE": "/nonexistent",
+        "GIT_WORK_TREE": "/etc",
+        "GIT_CONFIG_GLOBAL": str(folder / "gitconfig"),
+        **proxies,
+        **{name.upper(): value for name, value in proxies.items()},
     }
 
 

@@ -14,7 +14,6 @@ import yaml
 from control import (
     bundle,
     paths,
-    ssh,
     topology,
 )
 from control.errors import ControlError
@@ -101,16 +100,6 @@ def test_the_real_tree_carries_nothing_private(root: Path) -> None:
         assert name.split("/")[0] in bundle.UPLOADED, name
         assert "__pycache__" not in name
         assert not name.endswith(("machine.yaml", ".pem", ".key", "private_key")), name
-
-
-@pytest.fixture
-def reached(home: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """`{host: what it answers}`, in a checkout that has nothing but the ssh configuration."""
-    (home / ".lab" / "test").mkdir(parents=True)
-    (home / ".lab" / "test" / "ssh_config").write_text("Host *\n")
-    answers: dict[str, str] = {}
-    monkeypatch.setattr(ssh, "run", lambda where, host, *words, **more: answers.get(host, ""))
-    return answers
 
 
 def test_a_machine_in_a_cloud_is_not_told_the_labs_addresses(reached: dict[str, str]) -> None:

@@ -18,20 +18,9 @@ from control import (
 )
 from control.errors import ControlError
 from control.topology import Topology
-from tests.unit.control.topologies import ONE, PROD
+from tests.unit.control.topologies import GOOD, ONE, PROD
 
 pytestmark = pytest.mark.usefixtures("home")
-
-
-GOOD: dict[str, Any] = {
-    "name": "test",
-    "domain": "counter.test",
-    "network": "10.1.0.0/24",
-    "machines": {
-        "one": {"address": "10.1.0.2", "roles": ["edge", "app"]},
-        "two": {"address": "10.1.0.3", "roles": ["store"]},
-    },
-}
 
 
 def changed(**machine: Any) -> dict[str, Any]:

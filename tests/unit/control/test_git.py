@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from pathlib import Path
 
@@ -10,57 +9,6 @@ import pytest
 
 from control import bundle, git
 from control.errors import ControlError
-
-GITCONFIG = """
-[status]
-    showUntrackedFiles = no
-[log]
-    showSignature = true
-[core]
-    quotePath = true
-    autocrlf = true
-    excludesFile = {folder}/ignored
-[color]
-    ui = always
-"""
-
-
-@pytest.fixture
-def hostile(tmp_path: Path) -> dict[str, str]:
-    """An environment with everything odd that a login may have."""
-    folder = tmp_path / "hostile"
-    folder.mkdir()
-    for name in ("yaml", "json", "pathlib"):
-        (folder / f"{name}.py").write_text("raise SystemExit('not the real one')")
-    (folder / "gitconfig").write_text(GITCONFIG.format(folder=folder))
-    (folder / "ignored").write_text("*.sls\n*.py\n*.lock\n")
-    (folder / "bash_env").write_text("exit 3\n")
-    proxies = {f"{kind}_proxy": "http://127.0.0.1:1" for kind in ("http", "https", "all")}
-    return {
-        "PATH": os.environ["PATH"],
-        "HOME": str(folder),
-        "LANG": "tr_TR.UTF-8",
-        "LC_ALL": "tr_TR.ISO-8859-9",
-        "LANGUAGE": "tr",
-        "BASH_ENV": str(folder / "bash_env"),
-        "CDPATH": "/usr:/etc",
-        "POSIXLY_CORRECT": "1",
-        "TAR_OPTIONS": "--banana",
-        "GREP_OPTIONS": "-v",
-        "ENV": str(folder / "bash_env"),
-        "PYTHONHOME": "/nonexistent",
-        "PYTHONPATH": str(folder),
-        "PYTHONSAFEPATH": "1",
-        "PYTHONWARNINGS": "error",
-        "PYTHONOPTIMIZE": "2",
-        "PYTHONIOENCODING": "latin-1",
-        "GIT_DIR": "/nonexistent",
-        "GIT_INDEX_FILE": "/nonexistent",
-        "GIT_WORK_TREE": "/etc",
-        "GIT_CONFIG_GLOBAL": str(folder / "gitconfig"),
-        **proxies,
-        **{name.upper(): value for name, value in proxies.items()},
-    }
 
 
 @pytest.fixture

@@ -3,37 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from control import topology
 from control.errors import ControlError
 from control.topology import FOLDER, Topology
-
-GOOD: dict[str, Any] = {
-    "name": "test",
-    "domain": "counter.test",
-    "network": "10.1.0.0/24",
-    "machines": {
-        "one": {"address": "10.1.0.2", "roles": ["edge", "app"]},
-        "two": {"address": "10.1.0.3", "roles": ["store"]},
-    },
-}
-
-
-@pytest.fixture
-def load(tmp_path: Path) -> Callable[..., Topology]:
-    """`load(data)`: the topology `test`, with `data` as its file."""
-
-    def read(data: Any, name: str = "test") -> Topology:
-        text = data if isinstance(data, str) else yaml.safe_dump(data)
-        (tmp_path / "test.yaml").write_text(text, encoding="utf-8")
-        return topology.load(name, tmp_path)
-
-    return read
+from tests.unit.control.topologies import GOOD
 
 
 def changed(**machine: Any) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import IPv4Network
+from typing import Any
 
 from control.topology import Machine, Topology
 
@@ -19,3 +20,13 @@ PROD = make_topology(
     edge1=["edge"], app1=["app"], app2=["app"], store1=["store"], monitor1=["monitor"]
 )
 ONE = make_topology(one=["edge", "app", "store", "monitor"])
+# As in a file.
+GOOD: dict[str, Any] = {
+    "name": "test",
+    "domain": "counter.test",
+    "network": "10.1.0.0/24",
+    "machines": {
+        "one": {"address": "10.1.0.2", "roles": ["edge", "app"]},
+        "two": {"address": "10.1.0.3", "roles": ["store"]},
+    },
+}

@@ -14,7 +14,6 @@ import yaml
 from control import (
     machine_pillar,
     paths,
-    ssh,
 )
 from control.credentials import certificates, shared_secrets
 from control.errors import ControlError
@@ -159,16 +158,6 @@ def test_an_interrupted_rotation_goes_on_with_the_value_it_had(home: Path) -> No
     shared_secrets.delete_previous(PROD, "redis-counter")
     shared_secrets.rotate(PROD, "redis-counter")
     assert shared_secrets.make_for(PROD, app)["redis-counter"] not in (old, new)
-
-
-@pytest.fixture
-def reached(home: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """`{host: what it answers}`, in a checkout that has nothing but the ssh configuration."""
-    (home / ".lab" / "test").mkdir(parents=True)
-    (home / ".lab" / "test" / "ssh_config").write_text("Host *\n")
-    answers: dict[str, str] = {}
-    monkeypatch.setattr(ssh, "run", lambda where, host, *words, **more: answers.get(host, ""))
-    return answers
 
 
 @pytest.mark.parametrize("act", ["of", "rotate"])

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -32,18 +28,3 @@ def test_an_unknown_provider_or_suite_is_refused_with_the_known_ones(
     with pytest.raises(ControlError, match=f"{variable}=banana: .*use ") as caught:
         call()
     assert caught.value.code == 2
-
-
-def call(root: Path, command: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    given = ("TOPOLOGY", "HOST", "SUITE", "PROVIDER", "TEST", "PILLAR", "SLS", "CMD", "SECRET")
-    clean = {key: value for key, value in os.environ.items() if key not in given}
-    return subprocess.run(
-        [sys.executable, "-m", "control", command],
-        cwd=root,
-        env={**clean, **variables},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-        stdin=subprocess.DEVNULL,
-    )
