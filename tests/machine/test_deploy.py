@@ -121,7 +121,7 @@ def test_a_deploy_is_kept_and_a_rollback_goes_back_then_says_there_is_nothing_fu
     assert re.search(r"\d+ s in all", said), "says where its time went"
     for number in (1, 2):
         assert re.search(rf"counter@{number}.service: .* drains, then {deploys.b} starts", said)
-        assert f"counter@{number}.service: ready and in use after" in said
+        assert f"counter@{number}.service: ready and in rotation after" in said
     stored = (deploys.store / f"counter-{deploys.b}.tar.gz").read_bytes()
     told = deploys.served()
     assert told["version"] == deploys.b
