@@ -227,7 +227,7 @@ REASONS = {
     "exits-at-import": r"counter@1.service(.|\n)*made to exit at import",
     "newer-python": r"needs Python 3\.99; /usr/bin/python3 of this machine is 3\.\d+; refused",
     "truncated": r"could not be unpacked, nothing was changed",
-    "wrong-sha256": r"sha256 of counter-\S+ is [0-9a-f]{64}, but the store states 0{64}",
+    "wrong-sha256": r"sha256 of counter-\S+ is [0-9a-f]{64}, but the repository states 0{64}",
 }
 
 
