@@ -60,9 +60,11 @@ class Bare:
 
     config = str(ROOT / ".lab" / TOPOLOGY / "ssh_config")
 
-    def run(self, command: str, data: bytes = b"", check: bool = True) -> str:
+    def run(self, command: str, data: bytes = b"", check: bool = True, anew: bool = False) -> str:
+        """Output of a command as root; ``anew``: over a connection of its own, not the one that is kept open."""
+        own = ["-o", "ControlPath=none"] if anew else []
         done = subprocess.run(
-            ["ssh", "-F", self.config, TOPOLOGY, f"sudo sh -c '{command}'"],
+            ["ssh", "-F", self.config, *own, TOPOLOGY, f"sudo sh -c '{command}'"],
             input=data, capture_output=True, timeout=600, check=False,
         )  # fmt: skip
         said = (done.stdout + done.stderr).decode()
@@ -141,7 +143,7 @@ def fail2ban_answers(bare: Bare) -> None:
 
 def firewalld_answers(bare: Bare) -> None:
     # Over a new connection, or it takes itself back.
-    bare.run("firewall-confirm")
+    bare.run("firewall-confirm", anew=True)
     assert bare.run("firewall-cmd --zone=stack --list-ports").split() == ["22/tcp"]
     # The edge of before is closed to others.
     outside = subprocess.run(
