@@ -9,7 +9,6 @@ artifacts, of a pipeline and of the tools that are run.
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -17,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .by_path import load_module
 from .errors import UserError
-from .paths import ROOT
 
 Parse = Callable[[str, str], Any]
 # Set by a shell that asks for completions.
@@ -207,9 +206,4 @@ def settle(addresses: Iterable[str] = ()) -> None:
     What the caller's computer happens to have set changes nothing from here on: the same as a run of Salt
     begins with on a machine; ``addresses`` as there.
     """
-    path = ROOT / "salt" / "_executors" / "environment.py"
-    spec = importlib.util.spec_from_file_location("environment", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    module.settle(os.environ, addresses)
+    load_module("salt/_executors/environment.py").settle(os.environ, addresses)

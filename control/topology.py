@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
-import importlib.util
 import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from . import by_path
 from .errors import UserError
 from .paths import ROOT
 
@@ -22,13 +21,8 @@ FOLDER = ROOT / "pillar" / "topologies"
 @functools.cache
 def _check() -> tuple[ModuleType, Any]:
     """The checks and the schema that the machines use too."""
-    path = ROOT / "pillar" / "topology_check.py"
-    spec = importlib.util.spec_from_file_location("topology_check", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    schema = yaml.safe_load(path.with_name("topology.schema.yaml").read_text(encoding="utf-8"))
-    return module, schema
+    schema = (FOLDER.parent / "topology.schema.yaml").read_text(encoding="utf-8")
+    return by_path.load_module("pillar/topology_check.py"), yaml.safe_load(schema)
 
 
 def _roles() -> tuple[str, ...]:
@@ -76,8 +70,7 @@ class Topology:
     def machine(self, name: str) -> Machine:
         """The machine of that name; UserError with the known names otherwise."""
         if name not in self.machines:
-            near = difflib.get_close_matches(name, self.machines, 1)
-            hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(self.machines)}"
+            hint = by_path.hint(name, list(self.machines))
             raise UserError(f"HOST={name}: no such machine in topology {self.name}; {hint}", 2)
         return self.machines[name]
 
@@ -93,14 +86,11 @@ def load(name: str, folder: Path = FOLDER) -> Topology:
     path = folder / f"{name}.yaml"
     known = sorted(file.stem for file in folder.glob("*.yaml"))
     if name not in known:
-        near = difflib.get_close_matches(name, known, 1)
-        hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}"
-        raise UserError(f"TOPOLOGY={name}: no such topology; {hint}", 2)
+        raise UserError(f"TOPOLOGY={name}: no such topology; {by_path.hint(name, known)}", 2)
     for settings in sorted((folder.parent / "settings").glob("*.sls")):
         # Nothing would ever read it, and what it sets would be missing in silence.
         if settings.stem not in known:
-            near = difflib.get_close_matches(settings.stem, known, 1)
-            hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}"
+            hint = by_path.hint(settings.stem, known)
             raise UserError(f"pillar/settings/{settings.name}: no such topology; {hint}", 2)
     return read(path)
 

@@ -5,29 +5,17 @@ by the same modules (salt/_utils), which are loaded by path.
 
 from __future__ import annotations
 
-import functools
-import importlib.util
 from collections.abc import Sequence
-from pathlib import Path
-from types import ModuleType
 
-_UTILS = Path(__file__).resolve().parents[2] / "salt" / "_utils"
+from ..by_path import load_module
+
 # A command that writes a PEM file without a key that somebody has put among its certificates.
 WITHOUT_KEYS = "sed '/-BEGIN [A-Z ]*PRIVATE KEY-/,/-END [A-Z ]*PRIVATE KEY-/d'"
 
 
-@functools.cache
-def _shared(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, _UTILS / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def make_ca(subject: str, days: int) -> tuple[str, str]:
     """A CA that signs machines and no other CA: ``(certificate, key)`` in PEM."""
-    certificate, key = _shared("certificates").make_ca(subject, days)
+    certificate, key = load_module("salt/_utils/certificates.py").make_ca(subject, days)
     return certificate, key
 
 
@@ -45,7 +33,7 @@ def issue(
     a client alone, with no name but its own.
     """
     usages = ["client"] if client else ["server", "client"]
-    certificate, key = _shared("certificates").issue(
+    certificate, key = load_module("salt/_utils/certificates.py").issue(
         ca, ca_key, name, addresses, days, usages=usages
     )
     return certificate, key
@@ -53,7 +41,7 @@ def issue(
 
 def belongs(certificate: str, key: str) -> bool:
     """Whether the key is the certificate's own, and the certificate is valid."""
-    return not _shared("certificate_checks").pair_problems(certificate, key)
+    return not load_module("salt/_utils/certificate_checks.py").pair_problems(certificate, key)
 
 
 def fits(
@@ -68,6 +56,6 @@ def fits(
     """Whether it is machine ``name``'s at these addresses, by this CA, for ``days`` more at least; with
     ``client`` an application's, which is a client alone."""
     parts = {"ca": ca, "certificate": certificate, "key": key}
-    return not _shared("certificate_checks").problems(
+    return not load_module("salt/_utils/certificate_checks.py").problems(
         parts, name, addresses, days, application=client
     )

@@ -10,7 +10,6 @@ needs one follows from the formulas whose settings name it. Needs no Salt.
 from __future__ import annotations
 
 import copy
-import difflib
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from .. import local_state, topology
+from .. import by_path, local_state, topology
 from ..errors import ControlError, UserError
 from ..paths import ROOT
 from ..topology import Machine, Topology
@@ -133,8 +132,7 @@ def find_recipients(topology: Topology, name: str, host: str | None) -> list[str
             return [f"host.{host}"]
         raise UserError(f"{error}; HOST=… says for which machine {name} is", 2) from error
     if name not in known:
-        near = difflib.get_close_matches(name, known, 1)
-        hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(sorted(known))}"
+        hint = by_path.hint(name, sorted(known))
         raise UserError(
             f"SECRET={name}: no setting of topology {topology.name} names such a secret; {hint} Name it"
             f" in pillar/settings/{topology.name}.sls first (docs/secrets.md)",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
-from importlib.machinery import SourceFileLoader
-from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
+
+from control.by_path import load_module
 
 from . import facts
 from .svg import Canvas, width_of
@@ -18,12 +18,7 @@ LEFT, LINE = 52, 22
 
 def _imports() -> dict[Path, set[Path]]:
     """``{file of control/: files of it that it imports}``, as lint/circles.py finds them."""
-    loader = SourceFileLoader("circles", str(facts.ROOT / "lint" / "circles.py"))
-    spec = spec_from_loader("circles", loader)
-    assert spec is not None
-    module = module_from_spec(spec)
-    loader.exec_module(module)
-    graph = module.read(facts.ROOT)
+    graph = load_module("lint/circles.py").read(facts.ROOT)
     return {path: set(graph[path]) for path in graph if PACKAGE in path.parents}
 
 

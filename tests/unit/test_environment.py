@@ -147,16 +147,3 @@ def test_a_bare_salt_call_has_the_umask_and_the_proxies_of_every_run(
     _, umask, direct, proxy, home = done.stdout.split()
     assert (umask, proxy, home) == ("0022", "http://127.0.0.1:1", "none")
     assert {"localhost", "127.0.0.1", "192.168.56.10"} <= set(direct.split(","))
-
-
-# --- git ------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def repository(tmp_path: Path) -> Path:
-    folder = tmp_path / "repository"
-    folder.mkdir()
-    for words in (["init", "-q"], ["add", "-A"]):
-        (folder / "known.sls").touch()
-        subprocess.run(["git", *words], cwd=folder, check=True)
-    return folder

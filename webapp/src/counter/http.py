@@ -6,8 +6,9 @@ environ is made once; an answer is one send.
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from io import BytesIO
 from typing import Any, ClassVar
 
@@ -94,17 +95,11 @@ class Task(WSGITask):
         request, channel = self.request, self.channel
         alike = request.alike
         if alike is None:
-            environ: dict[str, object] = super().get_environment()
-            for name in PROXY_HEADERS:
-                environ.pop(f"HTTP_{name}", None)
+            environ = self._make_environment()
         else:
             made = alike.get("environ")
             if made is None:
-                made = super().get_environment()
-                # Nothing here believes them, so let nothing see them either.
-                for name in PROXY_HEADERS:
-                    made.pop(f"HTTP_{name}", None)
-                alike["environ"] = made
+                made = alike["environ"] = self._make_environment()
             environ = made.copy()
             if (request_id := request.headers.get("X_REQUEST_ID")) is not None:
                 environ["HTTP_X_REQUEST_ID"] = request_id
@@ -114,6 +109,13 @@ class Task(WSGITask):
             environ["REMOTE_PORT"] = str(channel.addr[1])
         environ[ARRIVAL] = request.arrival
         environ[INCREMENTS] = channel.increments
+        return environ
+
+    def _make_environment(self) -> dict[str, object]:
+        environ: dict[str, object] = super().get_environment()
+        # Nothing here believes them, so let nothing see them either.
+        for name in PROXY_HEADERS:
+            environ.pop(f"HTTP_{name}", None)
         return environ
 
     @property
@@ -168,21 +170,9 @@ class Task(WSGITask):
         return "".join(lines).encode("latin-1")
 
 
-def _dates() -> Callable[[int], str]:
-    last = (0, "")
-
-    def date(second: int) -> str:
-        nonlocal last
-        when, text = last
-        if when != second:
-            text = build_http_date(second)
-            last = (second, text)
-        return text
-
-    return date
-
-
-_date = _dates()
+@functools.lru_cache(maxsize=2)
+def _date(second: int) -> str:
+    return str(build_http_date(second))
 
 
 class MalformedTask(ErrorTask):
