@@ -3,8 +3,8 @@ A second box for most machines of the tests: the base box with the formulas' pac
 that ten machines do not unpack and configure the same side by side.
 
 Only what apt does is spared: no formula's file, account or secret is in it, and what the formulas
-mask until it is configured is off. Installation from nothing is shown by ``dev`` and ``dev12`` and by
-the droplet, which are made from the base box.
+mask until it is configured is off. Installation from nothing is shown by ``dev`` and ``dev12``, which
+are made from the base box.
 """
 
 from __future__ import annotations

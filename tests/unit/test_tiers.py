@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import order
+
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("tests/machine", "webapp/tests", "cloud/saltext-digitalocean/tests", "tests/unit")
 
@@ -111,3 +113,8 @@ def test_what_is_left_to_the_night_says_why(tmp_path: Path) -> None:
     done = collect(ROOT, "-c", "/dev/null", "-p", "tests.tiers", "--tier=test", str(tmp_path))
     assert done.returncode == 4
     assert "test_it: nightly wants its reason" in done.stderr
+
+
+def test_files_that_begin_first_are_there() -> None:
+    """One that has moved would begin last, and nobody would know why a run takes longer."""
+    assert [one for one in order.FIRST if "/" in one and not (ROOT / one).is_file()] == []
