@@ -12,7 +12,7 @@ import pytest
 FIRST = (
     "tests/machine/test_prod.py", "dev", "devb", "devc", "tests/machine/test_cloud.py", "dev12",
     "tests/unit/test_docs.py", "tests/unit/test_render.py",
-    "cloud/saltext-digitalocean/tests/test_digitalocean_driver.py", "tests/unit/control/cloud/test_cloud.py",
+    "cloud/saltext-digitalocean/tests/functional/clouds/test_digitalocean_driver.py", "tests/unit/control/cloud/test_cloud.py",
     "webapp/tests/test_build.py", "tests/unit/test_release.py", "tests/unit/control/credentials/test_given_secrets.py",
     "tests/unit/test_pipeline.py", "tests/unit/test_shipper.py", "tests/unit/test_central_logs.py",
     "tests/unit/control/test_converge.py", "tests/unit/test_filebeat_formula.py", "tests/unit/test_property.py",

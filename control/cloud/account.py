@@ -32,7 +32,7 @@ LOOK = 2.0
 def connect() -> Any:
     """The API of the configured account; UserError when the token or a package is missing."""
     try:
-        from saltext.digitalocean.api import Api, NoToken, find_token
+        from saltext.digitalocean.utils.digitalocean.api import Api, NoToken, find_token
     except ImportError as error:
         raise UserError(f"{error}: run it through make, such as 'make cloud-plan'", 2) from error
     settings = check_settings(provider_settings(), f"cloud/cloud.providers.d: {PROVIDER}")
@@ -54,8 +54,8 @@ def report_api_errors() -> Iterator[None]:
     """What the API refuses in here is an OperationError, in one line."""
     refusals: tuple[type[Exception], ...] = ()
     with contextlib.suppress(ImportError):
-        from saltext.digitalocean.api import ApiError, StillThere
-        from saltext.digitalocean.options import OptionError
+        from saltext.digitalocean.utils.digitalocean.api import ApiError, StillThere
+        from saltext.digitalocean.utils.digitalocean.options import OptionError
 
         refusals = (ApiError, StillThere, OptionError)
     try:
@@ -66,7 +66,7 @@ def report_api_errors() -> Iterator[None]:
 
 def check_settings(settings: dict[str, Any], path: str) -> dict[str, Any]:
     """Settings as the driver reads them; UserError, with the path, where there is no such setting."""
-    from saltext.digitalocean.options import OptionError, backup_policy, checked
+    from saltext.digitalocean.utils.digitalocean.options import OptionError, backup_policy, checked
 
     try:
         known: dict[str, Any] = checked(settings)
@@ -140,7 +140,7 @@ def wait_until_list_stable(api: Any, topology: Topology) -> list[dict[str, Any]]
 
 def delete_ignoring_404(api: Any, group: str, identity: str) -> None:
     """Delete what may have gone already."""
-    from saltext.digitalocean.api import ApiError
+    from saltext.digitalocean.utils.digitalocean.api import ApiError
 
     try:
         api.call(group, "delete", identity)

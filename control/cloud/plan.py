@@ -116,7 +116,7 @@ class Plan:
 
 def monthly_price(size: dict[str, Any], policy: dict[str, Any] | None) -> float:
     """US dollars a month of a droplet of this size, with its backups."""
-    from saltext.digitalocean.options import OptionError, price_factor
+    from saltext.digitalocean.utils.digitalocean.options import OptionError, price_factor
 
     try:
         return float(size["price_monthly"]) * float(price_factor(policy))
@@ -126,8 +126,8 @@ def monthly_price(size: dict[str, Any], policy: dict[str, Any] | None) -> float:
 
 def read_backup_policies(api: Any, droplets: Sequence[dict[str, Any]]) -> dict[int, dict[str, Any]]:
     """The backup policies of those droplets that have backups, by ID."""
-    from saltext.digitalocean.api import ApiError
-    from saltext.digitalocean.options import DEFAULT_PLAN
+    from saltext.digitalocean.utils.digitalocean.api import ApiError
+    from saltext.digitalocean.utils.digitalocean.options import DEFAULT_PLAN
 
     policies = {}
     for droplet in droplets:
@@ -146,7 +146,7 @@ def read_backup_policies(api: Any, droplets: Sequence[dict[str, Any]]) -> dict[i
 
 def find_offer(api: Any, wanted: Wanted) -> tuple[str, str, str | int]:
     """Region, size and image as DigitalOcean has them now; OptionError when it has not."""
-    from saltext.digitalocean.options import offer
+    from saltext.digitalocean.utils.digitalocean.options import offer
 
     wish = {"location": wanted.region, "size": wanted.size, "image": wanted.image}
     kept = [api.kept(group) for group in ("regions", "sizes", "images")]
@@ -158,7 +158,7 @@ def _find_differences(
     api: Any, wanted: Wanted, droplet: dict[str, Any], policy: dict[str, Any] | None
 ) -> list[str]:
     """How a droplet is not what its profile says."""
-    from saltext.digitalocean.options import OptionError
+    from saltext.digitalocean.utils.digitalocean.options import OptionError
 
     region, image = wanted.region, cast("str | int", wanted.image)
     # What is there may be what is no longer sold.
@@ -191,7 +191,7 @@ def _find_differences(
 
 def make_plan(api: Any, topology: Topology) -> Plan:
     """What is wanted beside what the account has."""
-    from saltext.digitalocean.options import OptionError
+    from saltext.digitalocean.utils.digitalocean.options import OptionError
 
     sizes = {one["slug"]: one for one in api.kept("sizes")}
     droplets = account.list_droplets(api, topology)

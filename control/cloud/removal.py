@@ -91,7 +91,7 @@ def _down(topology: Topology, options: Options) -> int:
 def _remove_network(api: Any, network: dict[str, Any]) -> str:
     """Empty once it has gone, else why it stays. It counts a machine for a while after that has gone,
     and is refused until then: 409, or 403."""
-    from saltext.digitalocean.api import ApiError
+    from saltext.digitalocean.utils.digitalocean.api import ApiError
 
     deadline = time.monotonic() + MEMBERS
     while True:

@@ -54,7 +54,7 @@ def make_droplets(topology: Topology, todo: Plan) -> None:
     errors = {wanted.name: read_error(answers.get(wanted.name)) for wanted in todo.create}
     errors = {name: error for name, error in errors.items() if error}
     if code or errors:
-        from saltext.digitalocean.api import ApiError
+        from saltext.digitalocean.utils.digitalocean.api import ApiError
 
         reasons = "; ".join(f"{name}: {why}" for name, why in errors.items())
         if not answers:

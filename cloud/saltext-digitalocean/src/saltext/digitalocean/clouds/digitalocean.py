@@ -41,10 +41,18 @@ import time
 import salt.config
 import salt.utils.cloud
 import salt.utils.files
+import salt.utils.yaml
 from salt.exceptions import SaltCloudConfigError, SaltCloudSystemExit
-from saltext.digitalocean import exit_code, options
-from saltext.digitalocean.api import Api, ApiError, NoToken, StillThere, find_token, fingerprint
-from saltext.digitalocean.options import OptionError, nearest
+from saltext.digitalocean.utils.digitalocean import exit_code, load_balancers, options
+from saltext.digitalocean.utils.digitalocean.api import (
+    Api,
+    ApiError,
+    NoToken,
+    StillThere,
+    find_token,
+    fingerprint,
+)
+from saltext.digitalocean.utils.digitalocean.options import OptionError, nearest
 
 try:
     import pydo  # noqa: F401
@@ -213,6 +221,8 @@ def _one_line(function):
             return function(*args, **kwargs)
         except (ApiError, StillThere) as error:
             raise SaltCloudSystemExit(str(error)) from error
+        except OptionError as error:
+            raise SaltCloudSystemExit(f"DigitalOcean: {error}") from error
 
     wrapped.__name__, wrapped.__doc__ = function.__name__, function.__doc__
     wrapped.__module__ = function.__module__
@@ -1346,6 +1356,100 @@ def unassign_reserved_ip(kwargs=None, call=None):
     )["action"]
     _wait_action(api, action, f"reserved address {address}", 120)
     return {"unassigned": address}
+
+
+def _given(kwargs, lists=()):
+    """Arguments of a function by name, those in ``lists`` read from a text as YAML: they are lists or
+    mappings, and a command line has only texts."""
+    given = {key: value for key, value in (kwargs or {}).items() if not key.startswith("__")}
+    for key in lists:
+        if isinstance(given.get(key), str):
+            try:
+                given[key] = salt.utils.yaml.safe_load(given[key])
+            except salt.utils.yaml.YAMLError as error:
+                line = " ".join(str(error).split())
+                raise SaltCloudSystemExit(f"DigitalOcean: {key}: no YAML: {line}") from error
+    return given
+
+
+@_one_line
+def list_load_balancers(call=None):
+    """Load balancers by name.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-cloud -f list_load_balancers my-digitalocean
+    """
+    _must_be(call, "function", "list_load_balancers")
+    return _by_name(load_balancers.list_all(_api()))
+
+
+@_one_line
+def show_load_balancer(kwargs=None, call=None):
+    """One load balancer, by name or ID.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-cloud -f show_load_balancer my-digitalocean name=edge
+    """
+    _must_be(call, "function", "show_load_balancer")
+    return load_balancers.get(_api(), _argument(kwargs, "name"))
+
+
+@_one_line
+def create_load_balancer(kwargs=None, call=None):
+    """
+    A regional load balancer, returned once it is active; one of that name is changed to what is asked for.
+
+    Its options are those of DigitalOcean's API; ``droplets`` names what ``droplet_ids`` numbers, ``vpc`` may
+    be a name.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-cloud -f create_load_balancer my-digitalocean name=edge region=fra1 tag=edge \\
+            forwarding_rules='[{entry_protocol: tcp, entry_port: 443, target_protocol: tcp, target_port: 443}]' \\
+            health_check='{protocol: tcp, port: 443}' enable_proxy_protocol=true
+    """
+    _must_be(call, "function", "create_load_balancer")
+    given = _given(kwargs, ("forwarding_rules", "health_check", "firewall", "droplet_ids"))
+    names, vpc = _listed(given.pop("droplets", None)), given.pop("vpc", None)
+    wanted = {**given, **({"droplet_ids": [1]} if names else {})}
+    # Before anything is asked.
+    load_balancers.check(wanted)
+    api = _api(name=_argument(kwargs, "name"))
+    if names:
+        given["droplet_ids"] = [_find(api, name)["id"] for name in names]
+    if vpc:
+        given["vpc_uuid"] = _choose(api, "vpc", "vpcs", [vpc], "VPC")[0]["id"]
+    return load_balancers.ensure(
+        api,
+        given,
+        float(_provider_setting("wait_for_ip_timeout", 600)),
+        float(_provider_setting("poll_interval", 1.0)),
+    )
+
+
+@_one_line
+def delete_load_balancer(kwargs=None, call=None):
+    """Remove a load balancer by name or ID; returns once it is gone.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-cloud -f delete_load_balancer my-digitalocean name=edge
+    """
+    _must_be(call, "function", "delete_load_balancer")
+    api = _api()
+    found = load_balancers.get(api, _argument(kwargs, "name"))
+    load_balancers.remove(api, found["id"], poll=float(_provider_setting("poll_interval", 1.0)))
+    return {"removed": found["name"]}
 
 
 @_one_line

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from salt.exceptions import SaltCloudSystemExit
 from salt_cloud import PUBLIC_KEY, Cloud, Loopback
-from saltext.digitalocean.api import Api, ApiError, NoToken, find_token
+from saltext.digitalocean.utils.digitalocean.api import Api, ApiError, NoToken, find_token
 from standin_digitalocean import IMAGES, READ_ONLY, TOKEN, Standin
 
 DROPLET = r"/v2/droplets/\d+"

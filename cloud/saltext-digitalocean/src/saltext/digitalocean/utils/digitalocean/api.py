@@ -34,7 +34,8 @@ UNKNOWN = 5
 TRY_AGAIN = (429, 500, 502, 503, 504)
 # "Droplet already has a pending event.": what was asked for was not done, and can be when that has ended.
 _PENDING = re.compile(
-    r"pending (event|action)|(event|action)\b.* pending|in progress", re.IGNORECASE
+    r"pending (event|action)|(event|action)\b.* pending|in progress|processes previous actions",
+    re.IGNORECASE,
 )
 # Seconds for which lists that hardly change are kept: the workers of a map share what their parent
 # asked, for keys may be listed 10 times a minute.

@@ -121,6 +121,25 @@ def _number(key, value):
     return value
 
 
+def integer(key, value, least, most=None):
+    """A whole number between ``least`` and ``most``; texts that are one, as on a command line, too."""
+    try:
+        number = None if isinstance(value, (bool, float)) else int(value)
+    except (TypeError, ValueError):
+        number = None
+    if number is None or number < least or (most is not None and number > most):
+        limits = f"from {least} to {most}" if most is not None else f"of {least} or more"
+        raise OptionError(f"{key}: {value}: use a whole number {limits}")
+    return number
+
+
+def check_names(what, given, known):
+    """OptionError when one of the given is not known."""
+    for name in given:
+        if name not in known:
+            raise OptionError(f"{what}: {name}: no such option; {nearest(name, known)}")
+
+
 def _policy(key, value):
     if not isinstance(value, dict) or not value.get("plan"):
         raise OptionError(f"{key}: {value}: use such as {{plan: weekly, weekday: SUN, hour: 4}}")

@@ -50,16 +50,13 @@ from typing import Any, ClassVar, Protocol
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import specification
+import standin_services
+from standin_base import ERROR_IDS, REGIONS, Refusal, now
+from standin_services import Services
 
 TOKEN = "dop_v1_" + "5ec2e7" * 10 + "cafe"
 READ_ONLY = "dop_v1_" + "0" * 64
 
-REGIONS = {
-    "fra1": "Frankfurt 1",
-    "ams3": "Amsterdam 3",
-    "nyc3": "New York 3",
-    "sgp1": "Singapore 1",
-}
 # slug: memory, vcpus, disk, transfer, monthly price as published; regions.
 SIZES: dict[str, tuple[int, int, int, float, float, list[str]]] = {
     "s-1vcpu-512mb-10gb": (512, 1, 10, 0.5, 4.0, ["fra1", "ams3", "nyc3"]),
@@ -75,18 +72,6 @@ IMAGES = {
     "debian-13-x64": (138_000_013, "Debian", "13 x64", 7),
     "ubuntu-24-04-x64": (138_000_024, "Ubuntu", "24.04 (LTS) x64", 7),
 }
-ERROR_IDS = {
-    400: "bad_request", 401: "Unauthorized", 403: "forbidden", 404: "not_found", 409: "conflict",
-    422: "unprocessable_entity", 429: "too_many_requests", 500: "server_error", 503: "service_unavailable",
-}  # fmt: skip
-MESSAGES = {
-    401: "Unable to authenticate you",
-    403: "You are not authorized to perform this operation",
-    404: "The resource you requested could not be found.",
-    429: "API Rate limit exceeded.",
-    500: "Unexpected server-side error",
-    503: "Service Unavailable",
-}
 _DROPLET_NAME = re.compile(r"[a-zA-Z0-9]?[a-z0-9A-Z.\-]*[a-z0-9A-Z]")
 _TAG = re.compile(r"[a-zA-Z0-9_\-:]{1,255}")
 # What an operation knows in its body, by the pattern of its path.
@@ -100,9 +85,10 @@ _BODIES = {
     ("POST", "/v2/vpcs"): {"name", "region", "ip_range", "description"},
     ("POST", "/v2/reserved_ips"): {"droplet_id", "region", "project_id"},
     ("POST", "/v2/firewalls"): {"name", "tags", "droplet_ids", "inbound_rules", "outbound_rules"},
+    **standin_services.BODIES,
 }  # fmt: skip
 _QUERY = {"page", "per_page"}
-_QUERIES = {"/v2/droplets": {*_QUERY, "tag_name", "name", "type"}}
+_QUERIES = {"/v2/droplets": {*_QUERY, "tag_name", "name", "type"}, **standin_services.QUERIES}
 _FIREWALL_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9.-]*")
 
 
@@ -117,15 +103,6 @@ class Machines(Protocol):
     def give_back(self, name: str) -> None:
         """The droplet is gone."""
         ...
-
-
-class Refusal(Exception):
-    def __init__(
-        self, status: int, message: str = "", headers: dict[str, str] | None = None
-    ) -> None:
-        super().__init__(message)
-        self.status, self.headers = status, headers or {}
-        self.message = message or MESSAGES.get(status, "")
 
 
 @dataclass
@@ -143,11 +120,7 @@ class Fault:
     garbled: bool = False
 
 
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-class Standin:
+class Standin(Services):
     """
     The API and the account behind it. A context manager: the server runs inside of it.
 
@@ -192,6 +165,7 @@ class Standin:
         self.vpcs: dict[str, dict[str, Any]] = {}
         self.projects: dict[str, dict[str, Any]] = {}
         self._next = 1_000_000
+        Services.__init__(self)
         for region in REGIONS if default_vpcs else ():
             self._default_vpc(region)
         self._new_project("first-project", default=True)
@@ -264,7 +238,7 @@ class Standin:
         default = not any(one["default"] for one in self.vpcs.values() if one["region"] == region)
         one = {
             "id": str(uuid.uuid4()), "urn": "", "name": name, "description": description, "region": region,
-            "ip_range": ip_range, "default": default, "created_at": _now(),
+            "ip_range": ip_range, "default": default, "created_at": now(),
         }  # fmt: skip
         one["urn"] = f"do:vpc:{one['id']}"
         self.vpcs[one["id"]] = one
@@ -281,7 +255,7 @@ class Standin:
         one = {
             "id": str(uuid.uuid4()), "owner_uuid": str(uuid.uuid4()), "owner_id": 1, "name": name,
             "description": "", "purpose": "Web Application", "environment": "Production",
-            "created_at": _now(), "updated_at": _now(), "is_default": default, "_resources": [],
+            "created_at": now(), "updated_at": now(), "is_default": default, "_resources": [],
         }  # fmt: skip
         self.projects[one["id"]] = one
         return one
@@ -290,7 +264,7 @@ class Standin:
         self, kind: str, resource: int, kind_of: str = "droplet", region: str = "fra1"
     ) -> dict[str, Any]:
         one = {
-            "id": self._id(), "status": "in-progress", "type": kind, "started_at": _now(), "completed_at": None,
+            "id": self._id(), "status": "in-progress", "type": kind, "started_at": now(), "completed_at": None,
             "resource_id": resource, "resource_type": kind_of, "region": self._region(region), "region_slug": region,
             "_ends": time.monotonic() + self.pace,
         }  # fmt: skip
@@ -305,7 +279,7 @@ class Standin:
             droplet = self.droplets.get(action["resource_id"])
             if action["type"] == "create" and droplet and droplet["name"] in self.stuck:
                 continue
-            action["status"], action["completed_at"] = "completed", _now()
+            action["status"], action["completed_at"] = "completed", now()
             if action["type"] == "destroy":
                 if droplet:
                     self._gone(droplet)
@@ -575,7 +549,7 @@ class Standin:
         number, distribution, title, minimum = known[image]
         droplet = {
             "id": self._id(), "name": name, "memory": memory, "vcpus": cpus, "disk": disk, "locked": True,
-            "status": "new", "kernel": None, "created_at": _now(), "features": [*features, "private_networking"],
+            "status": "new", "kernel": None, "created_at": now(), "features": [*features, "private_networking"],
             "backup_ids": [], "next_backup_window": None, "snapshot_ids": [], "volume_ids": [],
             "image": {
                 "id": number, "name": title, "distribution": distribution, "slug": slugs[image], "public": True,
@@ -776,7 +750,7 @@ class Standin:
             project["_resources"].append(urn)
             itself = f"https://api.digitalocean.com/v2/droplets/{urn.rpartition(':')[2]}"
             said.append(
-                {"urn": urn, "assigned_at": _now(), "status": "assigned", "links": {"self": itself}}
+                {"urn": urn, "assigned_at": now(), "status": "assigned", "links": {"self": itself}}
             )
         return 200, {"resources": said}
 
@@ -883,7 +857,7 @@ class Standin:
         }  # fmt: skip
 
     def _create_firewall(self, _: Any, __: Any, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        one = {"id": str(uuid.uuid4()), "created_at": _now(), **self._check_firewall(body)}
+        one = {"id": str(uuid.uuid4()), "created_at": now(), **self._check_firewall(body)}
         self.firewalls[one["id"]] = one
         return 202, {"firewall": one}
 
@@ -1008,6 +982,7 @@ class Standin:
         ("POST", "/v2/reserved_ips", _create_reserved),
         ("DELETE", r"/v2/reserved_ips/([\d.]+)", _delete_reserved),
         ("POST", r"/v2/reserved_ips/([\d.]+)/actions", _reserved_action),
+        *standin_services.ROUTES,
     ]  # fmt: skip
 
 
