@@ -151,7 +151,9 @@ def _wait_for_edge(where: Topology, edge: str, app: str) -> None:
 
 def _not_used(where: Topology, edge: str, *apps: str) -> list[str]:
     asked = shlex.join(apps)
-    command = f"cd {paths.PLACE} 2>/dev/null && salt-call --out=json edge.waiting {asked} || true"
+    command = (
+        f"cd {paths.PLACE} 2>/dev/null && {paths.SALT_CALL} --out=json edge.waiting {asked} || true"
+    )
     try:
         said = ssh.run(where, edge, command)
     except ControlError as error:

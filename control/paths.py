@@ -11,5 +11,7 @@ IDENTITY = "pillar/machine.yaml"
 SECRETS = "pillar/machine-secrets.yaml"
 # Where the tree lives on a machine: a link to a folder named by its content.
 PLACE = "/srv/stack"
+# salt-call on a machine, from PLACE: the faster one where the tree there has it (bootstrap/fast-call).
+SALT_CALL = "$(ls bootstrap/fast-call 2>/dev/null || echo salt-call)"
 # There, where the machine has any.
 SECRETS_ON_MACHINE = f"{PLACE}/{SECRETS}"

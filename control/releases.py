@@ -56,7 +56,7 @@ def describe_host(topology: Topology, host: str) -> tuple[list[str], list[str]]:
     """The releases that run on a machine, and lines for a person that also say what it can go back to; one line
     that says why when it cannot be asked."""
     try:
-        command = f"cd {paths.PLACE} && salt-call --out=json release.overview"
+        command = f"cd {paths.PLACE} && {paths.SALT_CALL} --out=json release.overview"
         overview = json.loads(ssh.run(topology, host, command))["local"]
         running = overview["running"]
         versions = sorted({files.check_version(version) for version in running.values()})

@@ -22,7 +22,7 @@ import salt.config
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bootstrap"))
 
-import file_clients
+import fast_salt
 
 Own = Callable[..., Any]
 
@@ -49,7 +49,7 @@ def main(**own: Own) -> int:
     # Whatever Salt prints must not get between the answers.
     with contextlib.redirect_stdout(sys.stderr):
         try:
-            file_clients.share()
+            fast_salt.speed_up()
             questions = json.load(sys.stdin)
             answers = [answer(config, questions, functions) for config in sys.argv[1:]]
         except Exception as error:

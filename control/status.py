@@ -81,7 +81,7 @@ class Known:
 
 def services(where: Topology, host: str) -> list[dict[str, Any]]:
     """What a machine says of its own services; Refused when it does not."""
-    command = f"cd {paths.PLACE} && salt-call --out=json report.services"
+    command = f"cd {paths.PLACE} && {paths.SALT_CALL} --out=json report.services"
     said = ssh.run(where, host, command)
     try:
         found = json.loads(said)["local"]

@@ -224,7 +224,9 @@ def record_refusal(
         yield
     except ControlError as error:
         encoded = shlex.quote(json.dumps({**request, "reason": str(error)}))
-        command = f"cd {paths.PLACE} && STACK_DEPLOY={encoded} salt-call record.refused {NAME}"
+        command = (
+            f"cd {paths.PLACE} && STACK_DEPLOY={encoded} {paths.SALT_CALL} record.refused {NAME}"
+        )
 
         def tell(host: str) -> int:
             # The reason that is told is the first one, whatever else is wrong with a machine.

@@ -195,12 +195,14 @@ def _secret_problems(given, forms, others):
 
 
 def _declared():
-    """``{name: {roles, kind, form}}`` of the secrets in every formula's ``secrets.yaml``."""
-    return {
-        secret: declared or {}
-        for name in names()
-        for secret, declared in (said(name, "secrets.yaml") or {}).items()
-    }
+    """``{name: {roles, kind, form}}`` of the secrets in every formula's ``secrets.yaml``; read once per run."""
+    if "formula.declared" not in __context__:
+        __context__["formula.declared"] = {
+            secret: declared or {}
+            for name in names()
+            for secret, declared in (said(name, "secrets.yaml") or {}).items()
+        }
+    return __context__["formula.declared"]
 
 
 def _secrets(pillar):
