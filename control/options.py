@@ -110,6 +110,9 @@ class Options:
     force: bool = switch("FORCE", "Do it although something speaks against it.", _switch())
     yes: bool = switch("YES", "Do not ask: it is meant.", _switch())
     name: str = setting("NAME", "What the new service is called, such as memcached.", "SERVICE")
+    renew: bool = switch(
+        "RENEW", "Take the packages of today, and lock them.", _switch("lock the packages of today")
+    )
     file: str = setting("FILE", "What export-state gave; - is standard input.", "FILE")
 
     # The store of artifacts (control/artifacts/repository.py).
@@ -125,6 +128,8 @@ class Options:
     aws_region: str = surrounding("AWS_REGION", "AWS_DEFAULT_REGION")
     aws_endpoint_url: str = surrounding("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
     release_key: str = surrounding("RELEASE_KEY")
+    # The images (control/images): a mirror with debian/ and debian-security/ below it.
+    debian_mirror: str = surrounding("DEBIAN_MIRROR")
     # GitLab's pipeline, and who works there or here.
     ci: str = surrounding("CI")
     ci_api_v4_url: str = surrounding("CI_API_V4_URL")

@@ -1,0 +1,92 @@
+"""Debian's packages as files, each compared with the hash of the lock; kept in .cache/debs."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Iterable
+from pathlib import Path
+
+from ..errors import OperationError
+from ..options import Options
+from ..paths import ROOT
+from ..shell import say
+from . import lock
+from .lock import Lock, Package
+
+CACHE = ROOT / ".cache" / "debs"
+# Every package that Debian ever had: what the mirror has no longer.
+SNAPSHOT = "https://snapshot.debian.org/archive"
+# Seconds that a server may be silent.
+PATIENCE = 60
+
+
+def _urls(package: Package, locked: Lock, options: Options) -> list[str]:
+    archive, _, rest = package.path.partition("/")
+    return [
+        f"{lock.mirror(options)}/{package.path}",
+        f"{SNAPSHOT}/{archive}/{locked.snapshot}/{rest}",
+    ]
+
+
+def _fetch(url: str, package: Package) -> bytes:
+    with urllib.request.urlopen(url, timeout=PATIENCE) as answer:
+        content: bytes = answer.read(package.size + 1)
+    real = hashlib.sha256(content).hexdigest()
+    if real != package.sha256:
+        raise OperationError(
+            f"{url}: sha256 is {real}, but the lock says {package.sha256}: damaged, cut off or tampered with;"
+            " refused"
+        )
+    return content
+
+
+def _is_whole(path: Path, package: Package) -> bool:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest() == package.sha256
+    except FileNotFoundError:
+        return False
+
+
+def _get(package: Package, locked: Lock, options: Options) -> None:
+    reasons = []
+    for url in _urls(package, locked, options):
+        try:
+            content = _fetch(url, package)
+        except (urllib.error.URLError, OSError) as error:
+            reasons.append(f"{url}: {getattr(error, 'reason', error)}")
+            continue
+        with tempfile.NamedTemporaryFile(dir=CACHE, prefix=".new-", delete=False) as file:
+            try:
+                file.write(content)
+                file.flush()
+                os.replace(file.name, CACHE / package.sha256)
+            except BaseException:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(file.name)
+                raise
+        return
+    raise OperationError(
+        f"{package.name} {package.version} of the lock cannot be had ({'; '.join(reasons)}). No network? A mirror"
+        f" keeps no old versions: {lock.HOW_TO_RENEW} takes today's"
+    )
+
+
+def fetch(packages: Iterable[Package], locked: Lock, options: Options) -> dict[str, Path]:
+    """The .deb of each, by name; OperationError for one that is nowhere or not what the lock says."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    paths, missing = {}, []
+    for package in packages:
+        paths[package.name] = CACHE / package.sha256
+        if not _is_whole(paths[package.name], package):
+            missing.append(package)
+    if missing:
+        size = sum(one.size for one in missing) / 1e6
+        say(f"fetching {len(missing)} packages, {size:.0f} MB, from {lock.mirror(options)}")
+    for package in missing:
+        _get(package, locked, options)
+    return paths
