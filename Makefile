@@ -12,7 +12,7 @@ unexport $(filter PYTHON% GIT_%,$(.VARIABLES)) BASH_ENV BASHOPTS SHELLOPTS CDPAT
 export LC_ALL := C.UTF-8
 
 PYTHON ?= python3
-SETTINGS := TOPOLOGY HOST SUITE PROVIDER TEST PILLAR SLS CMD SERVICE REQUEST SINCE FOLLOW ALL VERBOSE VERSION YES SECRET WHY FORCE IDENTITY FORGET NAME RENEW
+SETTINGS := TOPOLOGY HOST SUITE PROVIDER TEST PILLAR SLS CMD SERVICE REQUEST SINCE FOLLOW ALL VERBOSE VERSION YES SECRET WHY FORCE IDENTITY FORGET NAME RENEW APP
 # Taken as they were typed: a `$` in CMD or PILLAR is the machine's, not make's.
 $(foreach name,$(SETTINGS),$(eval override $(name) := $$(value $(name))))
 export $(SETTINGS)
@@ -79,8 +79,8 @@ down: $(VENV)/.control ## Remove the machines of a topology
 	@$(CONTROL) down
 
 .PHONY: artifact
-artifact: $(VENV)/.control ## dist/counter-VERSION.tar.gz and its sha256, reproducible
-	@$(VENV)/bin/python webapp/build.py --out dist
+artifact: $(VENV)/.control ## dist/NAME-VERSION.tar.gz and its sha256, reproducible [APP=folder, the counter's by default]
+	@$(VENV)/bin/python webapp/build.py $(if $(APP),--app "$$APP") --out dist
 
 .PHONY: images
 images: $(VENV)/.control ## The container images in dist/images, reproducible [RENEW=1: of today's packages]

@@ -30,7 +30,7 @@ PEER = Path(__file__).parent / "peer"
 PORT = 18443
 # The three processes of the naive stack, each a unit of its own.
 UNITS = {
-    "app": "env PYTHONPATH=$(echo /opt/counter/releases/*/lib | cut -d' ' -f1) "
+    "app": "env PYTHONPATH=$(ls -d /opt/counter/releases/*/lib* | tr '\\n' :) "
     "python3 /run/peer/app.py 18001 18379",
     "haproxy": "haproxy -db -f /run/peer/haproxy.cfg",
     "redis": "redis-server /run/peer/redis.conf",

@@ -11,22 +11,27 @@ from pathlib import Path
 # What a broken release has at the end of one of its files, or instead of release.json's keys.
 BROKEN = {
     "never-ready": {
-        "lib/counter/app.py": "def readyz(request):\n    return _text(503, 'made never ready\\n')\n"
+        "app/counter/app.py": "def readyz(request):\n    return _text(503, 'made never ready\\n')\n"
     },
     # All that is asked of it but whether it is ready.
     "ready-but-500": {
-        "lib/counter/app.py": "def count(request):\n"
-        "    return _text(500, 'made to fail\\n')\n"
-        "version = healthz = not_found = count\n"
+        "lib/serving/front.py": "class Front(Front):\n"
+        "    def __call__(self, environ, start_response):\n"
+        "        if environ['PATH_INFO'] == '/readyz':\n"
+        "            return super().__call__(environ, start_response)\n"
+        "        status, headers, body = text(500, b'made to fail\\n')\n"
+        "        environ[PATH] = environ['PATH_INFO']\n"
+        "        start_response(status, headers)\n"
+        "        return [body]\n"
     },
     "dies-after-5-s": {
-        "lib/counter/server.py": "import os, sys, threading\n"
+        "lib/serving/server.py": "import os, sys, threading\n"
         "def _die():\n"
         "    print('made to die', file=sys.stderr, flush=True)\n"
         "    os._exit(3)\n"
         "threading.Timer(5, _die).start()\n"
     },
-    "exits-at-import": {"lib/counter/server.py": "raise SystemExit('made to exit at import')\n"},
+    "exits-at-import": {"lib/serving/server.py": "raise SystemExit('made to exit at import')\n"},
     "newer-python": {"release.json": '{"python": ["3.99"]}'},
 }
 

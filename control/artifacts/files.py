@@ -13,7 +13,7 @@ from typing import Protocol
 from ..application import NAME
 from ..errors import ControlError, UserError
 
-# What a version may be. The same wherever one is made or taken: webapp/build.py,
+# What a version may be. The same wherever one is made or taken: webapp/builder/sources.py,
 # salt/_modules/artifact.py, salt/counter/schema.yaml (a test compares them).
 VERSION = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 VERSION_PATTERN = re.compile(VERSION)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from . import diagrams, facts, modules, reference, rooms, small_files, tickets
+from . import app_toml, diagrams, facts, modules, reference, rooms, small_files, tickets
 
 
 def everything() -> dict[Path, str]:
@@ -28,6 +28,7 @@ def everything() -> dict[Path, str]:
         "reference/logs.md": reference.logs_page(dev),
         "reference/metrics.md": reference.metrics_page(dev),
         "reference/settings/index.md": reference.settings_index(),
+        "reference/app-toml.md": app_toml.app_toml_page(),
         "reference/small-files.md": small_files.small_files_page(),
         "decisions/README.md": reference.decisions_page(),
         "runbooks/README.md": reference.runbooks_page(),

@@ -467,6 +467,7 @@ def index_page() -> str:
         "| [Commands](commands.md) | what `make` does |",
         "| [Settings](settings/index.md) | every key of the pillar |",
         "| [Small files](small-files.md) | what formulas hand to each other |",
+        "| [app.toml](app-toml.md) | what an application says of itself |",
         "| [Ports](ports.md) | who may connect to whom |",
         "| [Alerts](alerts.md) | when somebody is told, and what to do |",
         "| [Metrics](metrics.md) | what is measured |",
@@ -485,5 +486,16 @@ def index_page() -> str:
             lines.append(f"- [{name}](../../{name}/README.md)")
     lines += ["", "```{toctree}", ":hidden:", "", "commands", "settings/index"]
     return "\n".join(
-        [*lines, "small-files", "ports", "alerts", "metrics", "logs", "code/index", "```", ""]
+        [
+            *lines,
+            "app-toml",
+            "small-files",
+            "ports",
+            "alerts",
+            "metrics",
+            "logs",
+            "code/index",
+            "```",
+            "",
+        ]
     )

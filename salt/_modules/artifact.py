@@ -184,9 +184,11 @@ def _check_target(top, path, own):
                 f" is {python or 'missing'}; refused, nothing was changed"
             )
     platform = f"{os.uname().sysname.lower()}-{os.uname().machine}"
-    if manifest.get("platform") not in (None, "any", platform):
+    built_for = manifest.get("platform") or "any"
+    built_for = built_for if isinstance(built_for, list) else [built_for]
+    if not {"any", platform} & set(built_for):
         raise CommandExecutionError(
-            f"{path}: is for {manifest['platform']}, this machine is {platform}; refused, nothing was changed"
+            f"{path}: is for {' and '.join(built_for)}, this machine is {platform}; refused, nothing was changed"
         )
 
 

@@ -3,6 +3,7 @@ For formula counter: releases of an application on this machine: artifacts that 
 ``ROOT/releases/VERSION``, and never change; which one to run, and which to keep.
 """
 
+import glob
 import os
 import shutil
 import subprocess
@@ -267,9 +268,8 @@ def _finish(top, sha256, signer):
         file.write(f"{sha256}\n")
     # Patiently: the instances that serve meanwhile come first.
     command = ["nice", "-n", "19", "/usr/bin/python3", "-I", "-m", "compileall", "-q"]
-    subprocess.run(
-        [*command, os.path.join(top, "lib")], check=False, capture_output=True, timeout=300
-    )
+    folders = [os.path.join(top, "app"), *sorted(glob.glob(os.path.join(glob.escape(top), "lib*")))]
+    subprocess.run([*command, *folders], check=False, capture_output=True, timeout=300)
     __salt__["manifest.fix_modes"](top)
     __salt__["manifest.write"](top)
     __salt__["manifest.set_signer"](top, signer)

@@ -30,6 +30,7 @@ LOCKS = {
     "requirements/s3.lock": "requirements/s3.in",
     "requirements/dev.lock": "requirements/dev.in",
     "webapp/requirements.lock": "webapp/requirements.in",
+    "webapp/serving.lock": "webapp/serving.in",
 }
 
 

@@ -38,7 +38,7 @@ def _starter(folder: Path, started: list[App]) -> StartApp:
         settings = {"COUNTER_LISTEN": "127.0.0.1:0", "COUNTER_DRAIN_SECONDS": "0"} | settings
         with output.open("wb") as log:
             process = subprocess.Popen(
-                command or [sys.executable, "-m", "counter"],
+                command or [sys.executable, "-m", "serving"],
                 env=environment(REDIS_URL=redis_url, **settings),
                 stdout=log,
                 stderr=subprocess.PIPE,

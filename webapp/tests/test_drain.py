@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import pace
 import pytest
 
-from counter.server import Server
+from serving.server import Server
 from support import App, RedisServer, StartApp, number, wait_for
 
 
@@ -91,11 +91,11 @@ def test_an_idle_connection_is_not_closed_and_one_in_the_middle_of_a_request_is(
     impatient.write_text(
         "import sys\n"
         "from waitress.adjustments import Adjustments\n"
-        "import counter.server\n"
+        "import serving.server\n"
         "def impatient(**given):\n"
         "    return Adjustments(**given | {'channel_timeout': 0.3, 'cleanup_interval': 0.1})\n"
-        "counter.server.Adjustments = impatient\n"
-        "from counter.cli import main\n"
+        "serving.server.Adjustments = impatient\n"
+        "from serving.cli import main\n"
         "sys.exit(main())\n"
     )
     app = start_app(redis_server.url, command=[sys.executable, str(impatient)])

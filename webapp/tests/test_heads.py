@@ -6,7 +6,7 @@ import pytest
 from waitress.adjustments import Adjustments
 from waitress.parser import HTTPRequestParser
 
-from counter import http
+from serving import http
 from support import App, RedisServer, number, wait_for
 
 ADJUSTMENTS = Adjustments(max_request_body_size=1024, max_request_header_size=16384)

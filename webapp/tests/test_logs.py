@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from counter.log import REQUEST_ID_LENGTH, clean_request_id
+from serving.log import REQUEST_ID_LENGTH, clean_request_id
 from support import WEBAPP, App, RedisServer, StartApp, wait_for
 
 REQUEST_FIELDS = {
@@ -156,7 +156,7 @@ def test_an_unexpected_failure_is_one_line_and_shows_the_client_nothing(
         "def fail(self, since):\n"
         "    raise RuntimeError('a secret detail')\n"
         "counter.store.Store.increment_each = fail\n"
-        "from counter.cli import main\n"
+        "from serving.cli import main\n"
         "sys.exit(main())\n"
     )
     app = start_app(redis_server.url, command=[sys.executable, str(broken)])

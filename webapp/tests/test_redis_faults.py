@@ -12,9 +12,9 @@ from pathlib import Path
 import pace
 import pytest
 
-from counter.log import Log
 from counter.settings import read_settings
 from counter.store import Store, StoreAwayError
+from serving.log import Log
 from support import KEY, RedisServer, StartApp, number, wait_for
 
 

@@ -10,13 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from counter.settings import VARIABLES, SettingsError, markdown_table, read_settings
+from counter import settings as counter
+from serving import settings as serving
+from serving.settings import SettingsError, markdown_table
 from support import WEBAPP, environment
 
 
 def run(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "counter", *arguments],
+        [sys.executable, "-m", "serving", *arguments],
         env=environment(**settings),
         capture_output=True,
         text=True,
@@ -25,12 +27,32 @@ def run(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+RUNTIME = serving.variables("COUNTER", instance="counter")
+
+
+def read_settings(environ: dict[str, str]) -> counter.Settings:
+    """As the process does: first the runtime's, then the counter's."""
+    serving.read_settings(environ, RUNTIME)
+    return counter.read_settings(environ)
+
+
 def test_the_defaults_are_right() -> None:
+    runtime = serving.read_settings({}, RUNTIME)
+    assert runtime.listen == ("127.0.0.1", 8001)
+    assert (runtime.threads, runtime.instance) == (4, "counter")
+    assert (runtime.drain_seconds, runtime.finish_seconds) == (4.0, 10.0)
     settings = read_settings({})
-    assert settings.listen == ("127.0.0.1", 8001)
-    assert (settings.threads, settings.key) == (4, "counter:seen")
+    assert settings.key == "counter:seen"
     assert (settings.redis_connect_timeout, settings.redis_timeout) == (0.1, 0.8)
-    assert (settings.drain_seconds, settings.finish_seconds) == (4.0, 10.0)
+
+
+def test_a_misspelt_name_of_the_runtimes_own_prefix_is_refused() -> None:
+    known = serving.variables()
+    with pytest.raises(SettingsError, match=r"SERVING_LISTN.*did you mean SERVING_LISTEN"):
+        serving.read_settings({"SERVING_LISTN": "1"}, known)
+    with pytest.raises(SettingsError, match="SERVING_PORT is not a setting"):
+        serving.read_settings({"SERVING_PORT": "1"}, known)
+    assert serving.read_settings({"SERVING_THREADS": "8"}, known).threads == 8
 
 
 @pytest.mark.parametrize(
@@ -181,10 +203,10 @@ def test_check_says_that_all_is_right() -> None:
     assert "127.0.0.1:8001" in done.stdout
 
 
-def test_help_names_every_setting() -> None:
+def test_help_names_every_setting_of_the_runtime() -> None:
     done = run("--help")
     assert done.returncode == 0
-    assert all(f"  {variable.name}=" in done.stdout for variable in VARIABLES)
+    assert all(f"  {variable.name}=" in done.stdout for variable in RUNTIME)
     assert run("--version").stdout.strip()
     assert run("--nonsense").returncode == 2
 
@@ -200,5 +222,7 @@ def test_an_address_in_use_is_one_line_and_1() -> None:
     assert "in use" in done.stderr
 
 
-def test_the_table_in_the_readme_is_the_one_in_the_code() -> None:
-    assert markdown_table() in (WEBAPP / "README.md").read_text(encoding="utf-8")
+def test_the_tables_in_the_readme_are_those_in_the_code() -> None:
+    readme = (WEBAPP / "README.md").read_text(encoding="utf-8")
+    for known in (RUNTIME, counter.VARIABLES):
+        assert markdown_table(known) in readme

@@ -1,12 +1,8 @@
-"""The Pyramid application: four paths, plain functions, no sessions and no templates."""
+"""The Pyramid application: one path that counts, and one that says whether it could."""
 
 from __future__ import annotations
 
-import json
-import threading
-import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
 
 from pyramid.config import Configurator
 from pyramid.exceptions import URLDecodeError
@@ -16,45 +12,39 @@ from pyramid.response import Response
 from pyramid.router import Router
 from pyramid.tweens import INGRESS
 
-from counter.log import Log
-from counter.release import Release
 from counter.store import Increments, Store, StoreError
+from serving.front import ARRIVAL, BATCH, ERROR, PATH
 
 View = Callable[[Request], Response]
-# The key of a request's environ under which the server says when it came, in `time.monotonic()`: it
-# may have waited for a thread since.
-ARRIVAL = "counter.arrival"
-# And the key for the increments that it shares with other requests (`Store.increments`), or None.
-INCREMENTS = "counter.increments"
 
 
-@dataclass
-class Context:
-    """What the views share. `draining` is set once, by the server, and never cleared."""
+class CountTogether:
+    """Lets requests that came together count in one round trip (serving.application.Batch)."""
 
-    store: Store
-    log: Log
-    release: Release
-    # Requests that took so many seconds get a line, and those that failed; 0: all get one.
-    log_from_seconds: float = 0.0
-    draining: threading.Event = field(default_factory=threading.Event)
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def joins(self, method: str, target: str) -> bool:
+        """Whether it is a `GET /`, whose view will take a number."""
+        return method == "GET" and (target == "/" or target.startswith("/?"))
+
+    def begin(self, arrivals: list[float]) -> Increments:
+        """One increment for each."""
+        return self._store.increments(arrivals)
 
 
-def make_app(context: Context) -> Router:
+def make_app(store: Store) -> Router:
     """Return the WSGI application."""
     config = Configurator()
-    config.registry.counter = context
-    for name, path, view in (
-        ("count", "/", count),
-        ("healthz", "/healthz", healthz),
-        ("readyz", "/readyz", readyz),
-        ("version", "/version", version),
-    ):
+    config.registry.counter = store
+    for name, path, view in (("count", "/", count), ("readyz", "/readyz", readyz)):
         config.add_route(name, path)
         config.add_view(_reads_only(view), route_name=name)
     config.add_notfound_view(not_found)
-    config.add_tween("counter.app.access_log", under=INGRESS)
-    return config.make_wsgi_app()
+    config.add_tween("counter.app.answer_errors", under=INGRESS)
+    application = config.make_wsgi_app()
+    application.batch = CountTogether(store)
+    return application
 
 
 def count(request: Request) -> Response:
@@ -63,33 +53,18 @@ def count(request: Request) -> Response:
         response = _text(200, "")
         del response.content_length
         return response
-    together: Increments | None = request.environ[INCREMENTS]
+    together: Increments | None = request.environ[BATCH]
     if together is not None:
         seen = together.take()
     else:
-        seen = _context(request).store.increment(request.environ[ARRIVAL])
+        seen = _store(request).increment(request.environ[ARRIVAL])
     return _text(200, f"Hello World! I have been seen {seen} times.\n")
 
 
-def healthz(request: Request) -> Response:
-    """`/healthz`: the process serves requests. Touches nothing else."""
-    return _text(200, "ok\n")
-
-
 def readyz(request: Request) -> Response:
-    """`/readyz`: may requests be sent here? 404 while draining, which HAProxy takes as "no more"
-    without calling the server dead; 503 while Redis is unreachable or takes no writes."""
-    context = _context(request)
-    if context.draining.is_set():
-        return _text(404, "draining\n")
-    context.store.ready(request.environ[ARRIVAL])
+    """What the runtime asks for `/readyz`: 503 while Redis is unreachable or takes no writes."""
+    _store(request).ready(request.environ[ARRIVAL])
     return _text(200, "ready\n")
-
-
-def version(request: Request) -> Response:
-    """`/version`: which release runs, as JSON."""
-    body = json.dumps(asdict(_context(request).release)) + "\n"
-    return _answer(200, body, "application/json")
 
 
 def not_found(request: Request) -> Response:
@@ -108,74 +83,33 @@ def _reads_only(view: View) -> View:
     return checked
 
 
-def _context(request: Request) -> Context:
+def _store(request: Request) -> Store:
     return request.registry.counter
 
 
 def _text(status: int, body: str) -> Response:
-    return _answer(status, body, "text/plain")
-
-
-def _answer(status: int, body: str, content_type: str) -> Response:
     response = Response(
-        body=body.encode(), status=status, content_type=content_type, charset="utf-8"
+        body=body.encode(), status=status, content_type="text/plain", charset="utf-8"
     )
     response.headers["Cache-Control"] = "no-store"
     return response
 
 
-def raw_path(environ: dict[str, object]) -> str:
-    """The path of the request as the client wrote it: not decoded, without the query."""
-    target = str(environ.get("REQUEST_URI") or environ.get("PATH_INFO") or "/")
-    return target.partition("?")[0].partition("#")[0]
-
-
-def access_log(handler: View, registry: Registry) -> View:
-    """Pyramid tween: answer every exception with a short text, and log what is worth a line."""
-    context: Context = registry.counter
-    last_ready = 200
+def answer_errors(handler: View, registry: Registry) -> View:
+    """Pyramid tween: answer what Redis refused, and a path that is no text, with a short text."""
 
     def tween(request: Request) -> Response:
-        nonlocal last_ready
         environ = request.environ
-        path = raw_path(environ)
-        error: str | None = None
-        unexpected: Exception | None = None
+        path = environ[PATH]
         try:
             if environ["PATH_INFO"] == "/" and path.startswith("/") and path != "/":
                 # waitress takes leading slashes together; "//" and "/%2f" are not "/".
-                response = not_found(request)
-            else:
-                response = handler(request)
+                return not_found(request)
+            return handler(request)
         except StoreError as problem:
-            error = f"{type(problem).__name__}: {problem}"
-            response = _text(problem.status, problem.text)
+            environ[ERROR] = f"{type(problem).__name__}: {problem}"
+            return _text(problem.status, problem.text)
         except URLDecodeError:
-            response = _text(400, "The path is not UTF-8.\n")
-        except Exception as problem:
-            unexpected = problem
-            response = _text(500, "Something went wrong.\n")
-        status = response.status_int
-        seconds = time.monotonic() - environ[ARRIVAL]
-        if path == "/healthz":
-            worth_a_line = status != 200
-        elif path == "/readyz":
-            # Pollers ask all the time: one line when the answer changes, none for each.
-            worth_a_line = status not in (200, last_ready)
-            last_ready = status
-        else:
-            worth_a_line = status >= 400 or seconds >= context.log_from_seconds
-        if worth_a_line:
-            context.log.request(
-                request_id=environ.get("HTTP_X_REQUEST_ID"),
-                method=request.method,
-                path=path,
-                status=status,
-                duration_ms=seconds * 1000,
-                remote=environ.get("REMOTE_ADDR"),
-                error=error,
-                unexpected=unexpected,
-            )
-        return response
+            return _text(400, "The path is not UTF-8.\n")
 
     return tween

@@ -1,23 +1,29 @@
-"""Every setting of the application: name, default, limits and reason, in one place.
+"""Every setting of the counter: name, default, limits and reason, in one place.
 
-Settings come from the environment only. The table in README.md is `markdown_table()`; a test
-holds the two together.
+Those of the runtime that serves it are in serving/settings.py. Settings come from the environment
+only. The table in README.md is made of VARIABLES; a test holds the two together.
 """
 
 from __future__ import annotations
 
-import difflib
-import re
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from serving.settings import (
+    SettingsError,
+    Variable,
+    pattern,
+    read_variables,
+    refuse_unknown,
+    seconds,
+    variables,
+    whole,
+)
 
-class SettingsError(Exception):
-    """A setting is wrong. The message is one line: what, which variable, what is allowed."""
+PREFIX = "COUNTER"
 
 
 @dataclass(frozen=True)
@@ -36,12 +42,7 @@ class RedisAddress:
 class Settings:
     """The settings, checked. Times are in seconds."""
 
-    listen: tuple[str, int]
-    threads: int
-    instance: str
     key: str
-    drain_seconds: float
-    finish_seconds: float
     redis: RedisAddress
     redis_password: str | None
     redis_ca_file: str | None
@@ -49,70 +50,10 @@ class Settings:
     redis_key_file: str | None
     redis_connect_timeout: float
     redis_timeout: float
-    log_all: bool
-    log_slow_seconds: float
 
     def __repr__(self) -> str:
         """Leave the password out, wherever this is printed."""
-        return f"Settings(listen={self.listen}, instance={self.instance!r}, key={self.key!r}, …)"
-
-
-@dataclass(frozen=True)
-class Variable:
-    """One environment variable: how it is read, and what people are told of it."""
-
-    name: str
-    field: str
-    default: str | None
-    read: Callable[[str], Any]
-    allowed: str
-    purpose: str
-
-
-def _listen(text: str) -> tuple[str, int]:
-    match = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([A-Za-z0-9.-]+)):(\d{1,5})", text)
-    if not match or int(match[3]) > 65535:
-        raise ValueError
-    return match[1] or match[2], int(match[3])
-
-
-def _whole(low: int, high: int) -> Callable[[str], int]:
-    def read(text: str) -> int:
-        if not re.fullmatch(r"[0-9]{1,9}", text) or not low <= int(text) <= high:
-            raise ValueError
-        return int(text)
-
-    return read
-
-
-def _seconds(low: float, high: float) -> Callable[[str], float]:
-    def read(text: str) -> float:
-        # float() alone also takes nan, inf, 1e9 and 1_0.
-        if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text) or not low <= float(text) <= high:
-            raise ValueError
-        return float(text)
-
-    return read
-
-
-def _choice(*words: str) -> Callable[[str], bool]:
-    """True for the first of the words, False for the other."""
-
-    def read(text: str) -> bool:
-        if text not in words:
-            raise ValueError
-        return text == words[0]
-
-    return read
-
-
-def _pattern(pattern: str) -> Callable[[str], str]:
-    def read(text: str) -> str:
-        if not re.fullmatch(pattern, text):
-            raise ValueError
-        return text
-
-    return read
+        return f"Settings(key={self.key!r}, …)"
 
 
 def _redis_url(text: str) -> RedisAddress:
@@ -139,7 +80,7 @@ def _redis_url(text: str) -> RedisAddress:
     return RedisAddress(url.hostname, port, None, db, user, url.scheme == "rediss")
 
 
-_db = _whole(0, 9999)
+_db = whole(0, 9999)
 
 
 def _password_file(text: str) -> str:
@@ -170,53 +111,12 @@ def _ca_file(text: str) -> str:
 
 VARIABLES = (
     Variable(
-        "COUNTER_LISTEN",
-        "listen",
-        "127.0.0.1:8001",
-        _listen,
-        "host:port or [IPv6]:port; port 0 picks a free one",
-        "Where to listen. The application speaks plain HTTP and belongs behind a proxy.",
-    ),
-    Variable(
-        "COUNTER_THREADS",
-        "threads",
-        "4",
-        _whole(1, 64),
-        "a whole number from 1 to 64",
-        "Requests served at the same time, each with at most one connection to Redis.",
-    ),
-    Variable(
-        "COUNTER_INSTANCE",
-        "instance",
-        "counter",
-        _pattern(r"[A-Za-z0-9._@:-]{1,64}"),
-        "1 to 64 letters, digits and ._@:-",
-        "Name of this process in its log lines.",
-    ),
-    Variable(
         "COUNTER_KEY",
         "key",
         "counter:seen",
-        _pattern(r"[!-~]{1,256}"),
+        pattern(r"[!-~]{1,256}"),
         "1 to 256 visible ASCII characters",
         "Redis key of the count.",
-    ),
-    Variable(
-        "COUNTER_DRAIN_SECONDS",
-        "drain_seconds",
-        "4",
-        _seconds(0, 300),
-        "seconds from 0 to 300",
-        "How long it goes on accepting after SIGTERM, with /readyz at 404. Must be longer than "
-        "the load balancer needs to notice: checks to fail × interval, plus 1 s.",
-    ),
-    Variable(
-        "COUNTER_FINISH_SECONDS",
-        "finish_seconds",
-        "10",
-        _seconds(0, 300),
-        "seconds from 0 to 300",
-        "The most it waits after that for requests in flight.",
     ),
     Variable(
         "REDIS_URL",
@@ -263,7 +163,7 @@ VARIABLES = (
         "REDIS_CONNECT_TIMEOUT",
         "redis_connect_timeout",
         "0.1",
-        _seconds(0.01, 10),
+        seconds(0.01, 10),
         "seconds from 0.01 to 10",
         "The most a connection to Redis may take to open. More helps only above a second, when a "
         "lost packet is sent again.",
@@ -272,27 +172,10 @@ VARIABLES = (
         "REDIS_TIMEOUT",
         "redis_timeout",
         "0.8",
-        _seconds(0.01, 10),
+        seconds(0.01, 10),
         "seconds from 0.01 to 10",
         "The most Redis may take to answer: a slow disk makes it wait. With the above, under a "
         "second until the client has its 503.",
-    ),
-    Variable(
-        "COUNTER_LOG_REQUESTS",
-        "log_all",
-        "notable",
-        _choice("all", "notable"),
-        "all or notable",
-        "Requests that get a line: all, or those answered by 400 and above and those that were "
-        "slow. The proxy's line tells of every request, by the same id.",
-    ),
-    Variable(
-        "COUNTER_LOG_SLOW_SECONDS",
-        "log_slow_seconds",
-        "0.5",
-        _seconds(0, 60),
-        "seconds from 0 to 60",
-        "From when on a request counts as slow.",
     ),
 )
 
@@ -304,11 +187,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     CA files; touches neither the network nor anything else.
     """
     _refuse_unknown(environ)
-    values: dict[str, Any] = {}
-    for variable in VARIABLES:
-        text = environ.get(variable.name, variable.default)
-        values[variable.field] = None if text is None else _read(variable, text)
-    settings = Settings(**values)
+    settings = Settings(**read_variables(environ, VARIABLES))
     if settings.redis_ca_file is not None and not settings.redis.tls:
         raise SettingsError(
             "REDIS_CA_FILE has no effect without TLS; allowed is a REDIS_URL that starts with "
@@ -341,44 +220,11 @@ def _check_client_certificate(settings: Settings) -> None:
         ) from error
 
 
-def _read(variable: Variable, text: str) -> object:
-    try:
-        return variable.read(text)
-    except ValueError:
-        # A URL may hold a password in some wrong place: never print one that is refused. What a
-        # password file holds is not printed either; `text` is its path.
-        shown = "" if variable.name == "REDIS_URL" else f"={_printable(text)}"
-        raise SettingsError(
-            f"{variable.name}{shown} is wrong; allowed: {variable.allowed}"
-        ) from None
-
-
-def _printable(text: str) -> str:
-    return repr(text if len(text) <= 80 else text[:80] + "…")
-
-
 def _refuse_unknown(environ: Mapping[str, str]) -> None:
-    known = [variable.name for variable in VARIABLES]
     if "REDIS_PASSWORD" in environ:
         raise SettingsError(
             "REDIS_PASSWORD is set, and everyone who may list processes could read it; allowed: "
             "a file that holds it, its path in REDIS_PASSWORD_FILE"
         )
-    for name in sorted(set(environ) - set(known)):
-        near = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.85)
-        if near:
-            raise SettingsError(f"{name} is not a setting; did you mean {near[0]}?")
-        if name.startswith("COUNTER_"):
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-            raise SettingsError(
-                f"{name} is not a setting; did you mean {near[0]}? Allowed: {', '.join(known)}"
-            )
-
-
-def markdown_table() -> str:
-    """The settings as the table in README.md."""
-    lines = ["| variable | default | allowed | meaning |", "| --- | --- | --- | --- |"]
-    for variable in VARIABLES:
-        default = "–" if variable.default is None else f"`{variable.default}`"
-        lines.append(f"| `{variable.name}` | {default} | {variable.allowed} | {variable.purpose} |")
-    return "\n".join(lines) + "\n"
+    known = [variable.name for variable in (*variables(PREFIX), *VARIABLES)]
+    refuse_unknown(environ, known, PREFIX)

@@ -13,8 +13,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from counter.log import Log, describe
 from counter.settings import Settings
+from serving.log import Log, describe
 
 
 class StoreError(Exception):

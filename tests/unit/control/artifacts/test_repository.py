@@ -400,7 +400,7 @@ def test_a_version_that_no_deploy_takes_is_neither_published_nor_offered(
 
 def test_every_place_takes_the_same_versions(root: Path) -> None:
     """Built, published, listed, deployed, pinned, installed: by one rule."""
-    build = (root / "webapp/build.py").read_text(encoding="utf-8")
+    build = (root / "webapp/builder/sources.py").read_text(encoding="utf-8")
     schema = yaml.safe_load((root / "salt/counter/schema.yaml").read_text(encoding="utf-8"))
     artifact = (root / "salt/_modules/artifact.py").read_text(encoding="utf-8")
     assert f'\nVERSION = r"{files.VERSION}"\n' in build

@@ -8,22 +8,36 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from io import BytesIO
+from types import TracebackType
 from typing import Any, ClassVar
 
 from waitress.adjustments import Adjustments
+from waitress.buffers import ReadOnlyFileBasedBuffer
+from waitress.channel import ClientDisconnected
 from waitress.parser import HTTPRequestParser
 from waitress.proxy_headers import PROXY_HEADERS
 from waitress.task import ErrorTask, WSGITask
 from waitress.utilities import build_http_date
 
-from counter.app import ARRIVAL, INCREMENTS
+from serving.front import ARRIVAL, BATCH, DRAINING, text
+
+ExcInfo = tuple[type[BaseException], BaseException, TracebackType]
 
 # How many heads are remembered, and how long each may be: 4 MB at most, whatever clients send. The
 # oldest half is forgotten when there are more.
 HEADS = 512
 HEAD_LENGTH = 1024
+# An answer up to this many bytes is sent at once, head and body, if it says its length.
+AT_ONCE = 65536
+# Headers that are the server's to say (RFC 9110, 7.6.1), or that nobody needs to know.
+_NOT_ITS_OWN = {
+    "connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
+    "date", "server",
+}  # fmt: skip
+# The address that the edge gave for the client.
+_CLIENT = "serving.client"
 _ID = b"\r\nx-request-id: "
 _ID_CHARACTERS = bytes(range(48, 58)) + bytes(range(65, 91)) + bytes(range(97, 123)) + b"-"
 
@@ -90,7 +104,7 @@ def _without_id(head: bytes) -> tuple[tuple[bytes, bytes], str | None]:
 class Task(WSGITask):
     """Answers a request; while draining, asks the client to close the connection."""
 
-    def get_environment(self) -> dict[str, object]:
+    def get_environment(self) -> dict[str, Any]:
         """The environ; all but what differs between like requests is made once."""
         request, channel = self.request, self.channel
         alike = request.alike
@@ -107,15 +121,24 @@ class Task(WSGITask):
             environ["waitress.client_disconnected"] = channel.check_client_disconnected
             environ["REMOTE_ADDR"] = environ["REMOTE_HOST"] = channel.addr[0]
             environ["REMOTE_PORT"] = str(channel.addr[1])
+        if (client := environ.get(_CLIENT)) is not None:
+            environ["REMOTE_ADDR"] = environ["REMOTE_HOST"] = client
         environ[ARRIVAL] = request.arrival
-        environ[INCREMENTS] = channel.increments
+        environ[BATCH] = channel.batch
         return environ
 
-    def _make_environment(self) -> dict[str, object]:
-        environ: dict[str, object] = super().get_environment()
-        # Nothing here believes them, so let nothing see them either.
-        for name in PROXY_HEADERS:
-            environ.pop(f"HTTP_{name}", None)
+    def _make_environment(self) -> dict[str, Any]:
+        environ: dict[str, Any] = super().get_environment()
+        server = self.channel.server
+        environ[DRAINING] = server.front.is_draining
+        # What nothing believes nothing needs to see.
+        forwarded = {name: environ.pop(f"HTTP_{name}", None) for name in PROXY_HEADERS}
+        if server.trusts_proxy:
+            if clients := forwarded["X_FORWARDED_FOR"]:
+                # The last is the one that the edge itself saw.
+                environ[_CLIENT] = clients.rpartition(",")[2].strip()
+            if forwarded["X_FORWARDED_PROTO"] == "https":
+                environ["wsgi.url_scheme"] = "https"
         return environ
 
     @property
@@ -126,41 +149,116 @@ class Task(WSGITask):
         )
 
     def execute(self) -> None:
-        """Send head and body of an ordinary answer at once; leave any other to waitress."""
-        answer: list[tuple[str, list[tuple[str, str]]]] = []
+        """Have the request answered, and log it."""
+        environ = self.get_environment()
+        front = self.channel.server.front
+        try:
+            chunks = front(environ, self._start_response)
+            kept = False
+            try:
+                kept = self._send(chunks, environ)
+            finally:
+                if not kept and hasattr(chunks, "close"):
+                    chunks.close()
+        except ClientDisconnected:
+            raise
+        except Exception as problem:
+            if self.wrote_header:
+                # What was announced can't be sent any more: the client must notice.
+                self.close_on_finish = True
+                self.chunked_response = False
+                front.log(environ, int(self.status[:3]), problem)
+                return
+            status, headers, body = text(500, b"Something went wrong.\n")
+            self.complete = False
+            self._start_response(status, headers)
+            front.log(environ, 500, problem)
+            self._send_whole(body)
 
-        def start_response(
-            status: str, headers: list[tuple[str, str]], exc_info: object = None
-        ) -> None:
-            answer[:] = [(status, headers)]
-
-        chunks: Iterable[bytes] = self.channel.server.application(
-            self.get_environment(), start_response
-        )
-        body = b"".join(chunks)
-        status, headers = answer[0]
+    def _start_response(
+        self, status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None
+    ) -> Callable[[bytes], None]:
+        if exc_info and self.wrote_header:
+            raise exc_info[1].with_traceback(exc_info[2])
+        if self.complete and not exc_info:
+            raise AssertionError("start_response was called twice")
         self.complete = True
         self.status = status
-        self.response_headers = list(headers)
-        for name, value in headers:
+        self.content_length = None
+        self.response_headers = kept = []
+        for header in headers:
+            name, value = header
             if "\n" in value or "\r" in value:
                 raise ValueError(f"line break in the header {name}")
-            if name == "Content-Length":
+            lower = name.lower()
+            if lower == "content-length":
                 self.content_length = int(value)
+            elif lower in _NOT_ITS_OWN:
+                continue
+            kept.append(header)
+        return self.write
+
+    def _send(self, chunks: Iterable[bytes], environ: dict[str, Any]) -> bool:
+        """Send an answer, and log it; True if the connection closes `chunks` when it is sent."""
+        front = self.channel.server.front
+        length = self.content_length
+        if type(chunks) in (list, tuple) or (
+            self.complete and length is not None and length <= AT_ONCE
+            and type(chunks) is not ReadOnlyFileBasedBuffer
+        ):  # fmt: skip
+            body = b"".join(chunks)
+            if not self.complete:
+                raise AssertionError("start_response was not called")
+            if not self.wrote_header:
+                self._check_length(body)
+                front.log(environ, int(self.status[:3]))
+                self._send_whole(body)
+                return False
+            self.write(body)
+        elif type(chunks) is ReadOnlyFileBasedBuffer:
+            size = chunks.prepare(length)
+            if length is None:
+                self.content_length = size
+            front.log(environ, int(self.status[:3]))
+            self.write(b"")
+            self.channel.write_soon(chunks)
+            return True
+        else:
+            # HEAD: what has no body is not read to its end.
+            for chunk in chunks:
+                if self.request.command == "HEAD":
+                    break
+                if chunk:
+                    self.write(chunk)
+            length = self.content_length
+            if length is not None and self.content_bytes_written < length:
+                self.close_on_finish = self.close_on_finish or self.request.command != "HEAD"
+        front.log(environ, int(self.status[:3]))
+        return False
+
+    def _check_length(self, body: bytes) -> None:
+        length = self.content_length
+        sends_body = self.has_body and self.request.command != "HEAD"
+        if length is not None and length != len(body) and sends_body:
+            raise ValueError(f"Content-Length is {length}, and the body has {len(body)} bytes")
+
+    def _send_whole(self, body: bytes) -> None:
+        """Send head and body in one."""
         if self.content_length is None and self.has_body:
             self.content_length = len(body)
             self.response_headers.append(("Content-Length", str(len(body))))
         head = self.build_response_header()
         self.wrote_header = True
-        self.channel.write_soon(head + body if self.has_body else head)
+        sends_body = self.has_body and self.request.command != "HEAD"
+        self.channel.write_soon(head + body if sends_body else head)
 
     def build_response_header(self) -> bytes:
         """Add `Connection: close` while draining, unless the client has sent more already."""
-        if self.channel.server.draining and not self.channel.has_more():
+        if self.channel.server.front.draining and not self.channel.has_more():
             self.set_close_on_finish()
         if (
             self.version != "1.1"
-            or self.content_length is None
+            or (self.content_length is None and self.has_body)
             or "CONNECTION" in self.request.headers
         ):
             return super().build_response_header()

@@ -17,7 +17,8 @@ from waitress.channel import ClientDisconnected, HTTPChannel
 from waitress.task import Task as AnyTask
 from waitress.utilities import InternalServerError
 
-from counter.http import MalformedTask, Parser, Task
+from serving.application import Batch
+from serving.http import MalformedTask, Parser, Task
 
 # A connection that was used or opened a moment ago may have its next request on the way: closing
 # it would lose that one. After this long without any, it counts as idle.
@@ -34,8 +35,8 @@ class Channel(HTTPChannel):
     parser_class = Parser
     task_class = Task
     error_task_class = MalformedTask
-    # The increments that its request shares with others, while it is served (Dispatcher).
-    increments: object = None
+    # What its request shares with others, while it is served (Dispatcher).
+    batch: object = None
     watched = 0
 
     def has_more(self) -> bool:
@@ -105,12 +106,12 @@ class Channel(HTTPChannel):
 
     # --- in a thread ----------------------------------------------------------------------------
 
-    def will_count(self) -> bool:
-        """Is its first request a `GET /`, so that its view will take a number?"""
+    def joins(self, batch: Batch) -> bool:
+        """Does its first request join the batch?"""
         request = self.requests[0]
-        if request.error is not None or request.command != "GET" or not self.connected:
+        if request.error is not None or not self.connected:
             return False
-        return request.request_uri == "/" or request.request_uri.startswith("/?")
+        return batch.joins(request.command, request.request_uri)
 
     def write_soon(self, data: object) -> int:
         """Send at once what the socket takes; leave the rest to waitress."""
@@ -145,7 +146,7 @@ class Channel(HTTPChannel):
             self.logger.exception("exception while serving %s", request.path)
             self._answer_failure(task)
         self.last_activity = time.time()
-        self.increments = None
+        self.batch = None
         more = False
         with self.requests_lock:
             if task.close_on_finish:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import platform
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
-# In an artifact this file is ROOT/lib/counter/release.py.
+# In an artifact this file is ROOT/lib/serving/release.py.
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -23,28 +22,21 @@ class Release:
 
 
 def read_release(root: Path = ROOT) -> Release:
-    """Read ROOT/release.json (made by build.py) and ROOT/artifact.sha256 (made by the installer).
+    """Read ROOT/release.json (the builder's) and ROOT/artifact.sha256 (the installer's).
 
     `artifact.sha256` holds the hash of the archive in hexadecimal; anything after it, such as
-    the file name that sha256sum prints, is ignored. From a source tree, the version is that of
-    the installed package and the rest is None. Never raises: a damaged file must not stop the
+    the file name that sha256sum prints, is ignored. From a source tree, the version is
+    `unknown` and the rest is None. Never raises: a damaged file must not stop the
     application, so it counts as absent.
     """
     try:
         recorded = json.loads((root / "release.json").read_text(encoding="utf-8"))
         version, commit = str(recorded["version"]), recorded["commit"]
     except (OSError, ValueError, KeyError, TypeError):
-        version, commit = _package_version(), None
+        version, commit = "unknown", None
     try:
         words = (root / "artifact.sha256").read_text(encoding="ascii").split()
         sha256 = words[0] if words else None
     except (OSError, ValueError):
         sha256 = None
     return Release(version, commit, sha256, platform.python_version())
-
-
-def _package_version() -> str:
-    try:
-        return metadata.version("counter")
-    except metadata.PackageNotFoundError:
-        return "unknown"

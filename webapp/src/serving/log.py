@@ -122,6 +122,28 @@ def clean_request_id(value: str | None) -> str | None:
     return _UNSAFE_IN_ID.sub("_", value[:REQUEST_ID_LENGTH])
 
 
+_name = "serving"
+_current: Log | None = None
+
+
+def use(log: Log) -> Log:
+    """Make it the log of this process."""
+    global _current
+    _current = log
+    return log
+
+
+def current() -> Log:
+    """The log of this process, for an application that has events of its own."""
+    return _current or Log(_name)
+
+
+def call_it(name: str) -> None:
+    """Set the name that `complain` begins with."""
+    global _name
+    _name = name
+
+
 def complain(message: str) -> None:
     """Write one line for a person to stderr."""
-    print(f"counter: {message}", file=sys.stderr)
+    print(f"{_name}: {message}", file=sys.stderr)

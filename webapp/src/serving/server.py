@@ -24,19 +24,19 @@ import time
 from collections import deque
 from types import FrameType
 
-from pyramid.router import Router
 from waitress import wasyncore
 from waitress.adjustments import Adjustments
 from waitress.server import TcpWSGIServer
 
-from counter.app import Context, make_app
-from counter.channel import Channel
-from counter.dispatcher import Dispatcher
-from counter.log import Log, capture_libraries, complain
-from counter.notify import Notifier
-from counter.release import Release
-from counter.settings import Settings
-from counter.store import Store
+from serving.application import Application
+from serving.channel import Channel
+from serving.dispatcher import Dispatcher
+from serving.front import Front
+from serving.log import Log, capture_libraries, complain, use
+from serving.notify import Notifier
+from serving.release import Release
+from serving.settings import Settings
+from serving.static import Static
 
 BACKLOG = 1024
 CONNECTIONS = 1000
@@ -57,16 +57,17 @@ class Server(TcpWSGIServer):
     """waitress' server, on a socket that is ready made."""
 
     channel_class = Channel
-    draining = False
     log: Log
 
-    def __init__(self, application: Router, **options: object) -> None:
+    def __init__(self, front: Front, trusts_proxy: bool, **options: object) -> None:
+        self.front = front
+        self.trusts_proxy = trusts_proxy
         self.epoll = select.epoll()
         # Channels with a request for a thread, and those that a thread leaves to the main loop.
         self._gathered: list[Channel] = []
         self._attended: deque[Channel] = deque()
         self._listens = False
-        super().__init__(application, **options)
+        super().__init__(front, **options)
         self.epoll.register(self.trigger._fileno, select.EPOLLIN)
 
     def set_socket_options(self, conn: socket.socket) -> None:
@@ -157,37 +158,41 @@ class Server(TcpWSGIServer):
                 channel.handle_close()
 
 
-def make_server(context: Context, settings: Settings, sock: socket.socket) -> Server:
+def make_server(
+    front: Front,
+    application: Application,
+    settings: Settings,
+    sock: socket.socket,
+    dispatcher: Dispatcher,
+) -> Server:
     """Build the server on a bound socket; it listens when this returns."""
     adjustments = Adjustments(
         sockets=[sock],
         threads=settings.threads,
         # Clients that HAProxy sends while every thread is busy wait here, not in a refusal.
         backlog=BACKLOG,
-        # Beyond what HAProxy opens, below the open files, with room for Redis: at the limit,
-        # connections wait in the backlog, without it accept() would fail in a loop.
+        # Beyond what HAProxy opens, below the open files, with room for what the application opens:
+        # at the limit, connections wait in the backlog, without it accept() would fail in a loop.
         connection_limit=min(CONNECTIONS, max(64, _raise_open_files() - settings.threads - 64)),
         # Of a request that has begun and does not go on. An idle connection is never closed:
         # HAProxy closes first, or the kernel when the other end is gone.
         channel_timeout=120,
         cleanup_interval=10,
-        # The application reads no bodies: a small one is read and dropped, so that the
-        # connection stays usable, a larger one is refused with 413 and the connection closed.
-        max_request_body_size=1024,
+        # A larger one is refused with 413 and the connection closed.
+        max_request_body_size=application.serve["max_body"],
         # Larger than what HAProxy passes on by default (tune.bufsize 16384 less the reserve).
         max_request_header_size=16384,
         # No Server header: what runs here is nobody's business.
         ident=None,
-        # Nothing here believes X-Forwarded-*: Task leaves them out.
+        # Task does that, and takes what it trusts.
         clear_untrusted_proxy_headers=False,
         # Clients go away all the time; that is no event.
         log_socket_errors=False,
         expose_tracebacks=False,
     )
-    dispatcher = Dispatcher(settings.threads, context.store)
-    Server.log = context.log
     return Server(
-        make_app(context),
+        front,
+        application.serve["trusted_proxy"],
         map={},
         _sock=sock,
         dispatcher=dispatcher,
@@ -197,32 +202,44 @@ def make_server(context: Context, settings: Settings, sock: socket.socket) -> Se
     )
 
 
-def serve(settings: Settings, release: Release) -> int:
+def serve(application: Application, settings: Settings, release: Release) -> int:
     """Serve until SIGTERM or SIGINT, then drain.
 
-    Returns the exit code: 0, or 1 if it can't listen.
+    Returns the exit code: 0, or 1 if it can't listen. Raises what importing the application does.
     """
-    log = Log(settings.instance)
+    log = use(Log(settings.instance))
     capture_libraries(log)
-    loop = Loop(settings, log)
+    loop = Loop(settings, log, release)
+    wsgi = application.load()
+    static = application.settings["static"]
+    front = Front(
+        wsgi,
+        log,
+        release,
+        ready=application.settings["ready"],
+        static=Static(static, application.files) if static else None,
+        log_from_seconds=0.0 if settings.log_all else settings.log_slow_seconds,
+    )
     try:
         sock = _bind(settings.listen)
     except OSError as error:
         host, port = settings.listen
-        complain(f"can't listen on COUNTER_LISTEN={host}:{port}: {error.strerror or error}")
+        name = f"{application.serve['prefix']}_LISTEN"
+        complain(f"can't listen on {name}={host}:{port}: {error.strerror or error}")
         return 1
-    slow = 0.0 if settings.log_all else settings.log_slow_seconds
-    context = Context(Store(settings, log), log, release, slow)
-    loop.run(make_server(context, settings, sock), context)
+    Server.log = log
+    dispatcher = Dispatcher(settings.threads, getattr(wsgi, "batch", None))
+    loop.run(make_server(front, application, settings, sock, dispatcher))
     return 0
 
 
 class Loop:
     """The main loop and its phases. Signals only set a flag and wake it."""
 
-    def __init__(self, settings: Settings, log: Log) -> None:
+    def __init__(self, settings: Settings, log: Log, release: Release) -> None:
         self._settings = settings
         self._log = log
+        self._release = release
         self._notifier = Notifier(os.environ)
         self._stop = False
         self._server: Server | None = None
@@ -234,18 +251,17 @@ class Loop:
         if self._server is not None:
             self._server.pull_trigger()
 
-    def run(self, server: Server, context: Context) -> None:
+    def run(self, server: Server) -> None:
         """Serve; return when everything that was accepted has been answered."""
         self._server = server
         host, port = server.effective_host, int(server.effective_port)
         self._say("start", f"serving on {host}:{port}", "READY=1")
         self._log.write(
-            "info", "start", host=host, port=port, pid=os.getpid(), version=context.release.version
+            "info", "start", host=host, port=port, pid=os.getpid(), version=self._release.version
         )
         while not self._stop:
             self._turn(server)
-        context.draining.set()
-        server.draining = True
+        server.front.draining = True
         seconds = self._settings.drain_seconds
         self._say("draining", f"draining for {seconds:g} s", "STOPPING=1")
         self._log.write("info", "draining", seconds=seconds)
@@ -263,7 +279,6 @@ class Loop:
             server.close_idle()
         cut_off = len(server.active_channels)
         server.task_dispatcher.stop()
-        context.store.close()
         self._log.write("warning" if cut_off else "info", "stopped", cut_off=cut_off)
 
     def _turn_until(self, server: Server, deadline: float) -> None:

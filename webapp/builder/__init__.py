@@ -1,0 +1,1 @@
+"""Builds artifacts: one reproducible archive with an application and all it needs."""

@@ -1,7 +1,0 @@
-"""`python -m counter`."""
-
-import sys
-
-from counter.cli import main
-
-sys.exit(main())

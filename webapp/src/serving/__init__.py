@@ -1,0 +1,1 @@
+"""The runtime that serves a WSGI application: waitress with drain, readiness and access log."""
