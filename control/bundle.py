@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 
 from . import git, local_state, machine_pillar, paths, ssh
-from .application import NAME
+from .application import COUNTER, Application
 from .errors import UserError
 from .paths import ROOT
 from .topology import Topology
@@ -39,13 +39,17 @@ def _list_files() -> Iterable[Path]:
 
 
 def pack(
-    topology: Topology, host: str, release: str, folder: Path | None = None
+    topology: Topology,
+    host: str,
+    release: str,
+    folder: Path | None = None,
+    app: Application = COUNTER,
 ) -> tuple[str, bytes]:
     """
     The tree for one machine as ``(name, tar)``: states, pillar, bootstrap, the artifact, who the
     machine is and the secrets that are its own. The name is a hash of the content, so an
     unchanged tree is not uploaded again. ``folder``: where the artifact is; by default where it is
-    built.
+    built. ``app``: whose it is.
     """
     # In a cloud, the addresses are the cloud's (control/cloud/addresses.py).
     cloud = local_state.folder(topology) / "cloud.yaml"
@@ -59,9 +63,9 @@ def pack(
         for path in _list_files()
         if machine_pillar.is_included(topology, str(path.relative_to(ROOT)))
     ]
-    members += machine_pillar.make_files(topology, host, release)
+    members += machine_pillar.make_files(topology, host, release, app)
     for suffix in (".tar.gz", ".tar.gz.sha256", ".tar.gz.sig"):
-        path = (folder or ROOT / "dist") / f"{NAME}-{release}{suffix}"
+        path = (folder or ROOT / "dist") / f"{app.name}-{release}{suffix}"
         if suffix != ".tar.gz.sig" or path.exists():
             members.append((f"dist/{path.name}", path.read_bytes(), 0o644))
     digest = hashlib.sha256()
@@ -86,7 +90,13 @@ def write_identity(topology: Topology, name: str, release: str) -> None:
     target.with_suffix(".new").replace(target)
 
 
-def upload(topology: Topology, host: str, release: str, folder: Path | None = None) -> bool:
+def upload(
+    topology: Topology,
+    host: str,
+    release: str,
+    folder: Path | None = None,
+    app: Application = COUNTER,
+) -> bool:
     """Put the tree on a machine, whole, by swapping a link, unless it is there; ``folder`` as
     in :func:`pack`. Whether the machine is a new one: it had no tree before."""
     addresses = f"{paths.PLACE}/pillar/topologies/{topology.name}.yaml"
@@ -103,7 +113,7 @@ def upload(topology: Topology, host: str, release: str, folder: Path | None = No
             f" machines were made: {local_state.import_hint(topology)}; for a pipeline DEPLOY_STATE, nothing was"
             " changed"
         )
-    name, archive = pack(topology, host, release, folder)
+    name, archive = pack(topology, host, release, folder, app)
     target = f"{paths.PLACE}.d/{name}"
     if before == target:
         return False

@@ -134,7 +134,10 @@ def unused_first(where: Topology, hosts: Sequence[str]) -> list[str]:
     for edge in where.with_role("edge"):
         with contextlib.suppress(NotReached):
             # Each as ``app1-2 (DOWN)``.
-            unused |= {one.split()[0].rpartition("-")[0] for one in _not_used(where, edge, *hosts)}
+            unused |= {
+                one.split()[0].rpartition("/")[2].rpartition("-")[0]
+                for one in _not_used(where, edge, *hosts)
+            }
     return sorted(hosts, key=lambda host: host not in unused)
 
 

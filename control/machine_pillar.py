@@ -15,6 +15,7 @@ from pathlib import PurePath
 import yaml
 
 from . import paths
+from .application import COUNTER, Application
 from .credentials import given_secrets, shared_secrets
 from .paths import ROOT
 from .topology import Topology
@@ -29,12 +30,13 @@ def identity(topology: Topology, host: str, release: str | None, **more: str) ->
 
 
 def make_files(
-    topology: Topology, host: str, release: str | None, **more: str
+    topology: Topology, host: str, release: str | None, app: Application = COUNTER, **more: str
 ) -> list[tuple[str, bytes, int]]:
     """``(path in the tree, content, mode)`` of all that is this machine's own."""
-    files = [
-        (paths.IDENTITY, yaml.safe_dump(identity(topology, host, release, **more)).encode(), 0o644)
-    ]
+    who = identity(topology, host, release if app.is_counter else None, **more)
+    if not app.is_counter:
+        who["releases"] = {app.name: release}
+    files = [(paths.IDENTITY, yaml.safe_dump(who).encode(), 0o644)]
     machine = topology.machine(host)
     secrets = {
         **shared_secrets.make_for(topology, machine),

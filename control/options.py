@@ -102,6 +102,9 @@ class Options:
         "FOLLOW", "Go on showing what comes.", _switch("go on showing what comes")
     )
     all: bool = switch("ALL", "Also what the controller's own commands left there.", _not_zero)
+    app: str = setting(
+        "APP", "The application: its folder, or its name; by default the counter.", "FOLDER"
+    )
     version: str = setting("VERSION", "The release.", "VERSION")
     why: str = setting("WHY", "A reason, for the lock and the record.", "TEXT")
     secret: str = setting("SECRET", "Name of the secret.", "NAME")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from . import fleet, local_state, paths, ssh
-from .application import NAME
+from .application import COUNTER, NAME, Application
 from .artifacts import files, repository
 from .errors import ControlError, OperationError, UserError
 from .options import Options
@@ -22,8 +22,6 @@ from .topology import Topology
 
 # Fetched artifacts; a second deploy of the same one asks the repository for its hash alone.
 FETCHED = ROOT / ".cache" / "releases"
-# What a machine was brought to (salt/_modules/record.py).
-HISTORY = f"/var/lib/stack/releases/{NAME}.json"
 
 
 def application_hosts(topology: Topology) -> list[str]:
@@ -33,30 +31,32 @@ def application_hosts(topology: Topology) -> list[str]:
     return topology.with_role("app")
 
 
-def read_history(topology: Topology, host: str) -> list[dict[str, Any]]:
+def read_history(topology: Topology, host: str, app: Application = COUNTER) -> list[dict[str, Any]]:
     """Releases that were good on a machine, the one in use last."""
-    text = ssh.run(topology, host, f"cat {HISTORY} 2>/dev/null || true").strip()
+    text = ssh.run(topology, host, f"cat {app.history} 2>/dev/null || true").strip()
     try:
         known = json.loads(text)["history"] if text else []
         # They become names of files here, and words on the terminal.
         for entry in known:
             files.check_version(entry["version"])
     except (KeyError, TypeError, ValueError, ControlError) as error:
-        raise OperationError(f"{host}: {HISTORY} is damaged: {error}") from error
+        raise OperationError(f"{host}: {app.history} is damaged: {error}") from error
     return list(known)
 
 
-def read_current(topology: Topology, host: str) -> str | None:
+def read_current(topology: Topology, host: str, app: Application = COUNTER) -> str | None:
     """The release that a machine was brought to; None for one that never was."""
-    known = read_history(topology, host)
+    known = read_history(topology, host, app)
     return str(known[-1]["version"]) if known else None
 
 
-def describe_host(topology: Topology, host: str) -> tuple[list[str], list[str]]:
+def describe_host(
+    topology: Topology, host: str, app: Application = COUNTER
+) -> tuple[list[str], list[str]]:
     """The releases that run on a machine, and lines for a person that also say what it can go back to; one line
     that says why when it cannot be asked."""
     try:
-        command = f"cd {paths.PLACE} && {paths.SALT_CALL} --out=json release.overview"
+        command = f"cd {paths.PLACE} && {paths.SALT_CALL} --out=json release.overview {app.name}"
         overview = json.loads(ssh.run(topology, host, command))["local"]
         running = overview["running"]
         versions = sorted({files.check_version(version) for version in running.values()})

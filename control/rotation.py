@@ -19,7 +19,7 @@ def rotate_secret(topology: Topology, name: str, options: Options) -> int:
     ]
     if not holders:
         raise UserError(f"no machine of topology {topology.name} has a secret {name}")
-    is_shared = len(topology.machines) > 1 and name in shared_secrets.read_declared()
+    is_shared = len(topology.machines) > 1 and name in shared_secrets.read_declared(topology)
 
     def call_on_each(function: str) -> None:
         for host in holders:

@@ -84,6 +84,9 @@ def run():
         "topology": topology,
         "machine": {"name": name, "release": given.get("release"), **machine},
     }
+    if given.get("releases"):
+        # Of other applications than the counter.
+        found["machine"]["releases"] = given["releases"]
     if secrets:
         found["secrets"] = secrets
         # The controller has checked these names; what none of the settings uses any more harms nobody.

@@ -15,6 +15,7 @@ base:
   'machine:roles:app':
     - match: pillar
     - counter
+    - apps
   'machine:roles:edge':
     - match: pillar
     - haproxy

@@ -1,19 +1,26 @@
-"""Building the artifact of this checkout."""
+"""Building the artifact of an application of this checkout, or of another folder."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 
-from ..errors import OperationError
+from ..application import COUNTER, Application
+from ..errors import OperationError, UserError
 from ..options import Options
 from ..paths import ROOT
 from . import files, signing
 
 
-def build_artifact(options: Options) -> str:
-    """Build the artifact unless it is there; its version."""
+def build_artifact(options: Options, application: Application = COUNTER) -> str:
+    """Build the artifact unless it is there; its version. UserError for an application of which only the name is known."""
     command = [sys.executable, str(ROOT / "webapp" / "build.py"), "--out", str(ROOT / "dist")]
+    if application.folder:
+        command += ["--app", str(application.folder)]
+    elif not application.is_counter:
+        raise UserError(
+            f"APP={application.name}: its folder is needed, the one with its app.toml", 2
+        )
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise OperationError(
@@ -22,5 +29,6 @@ def build_artifact(options: Options) -> str:
     version = subprocess.run(
         [*command, "--print-version"], capture_output=True, text=True, check=True
     ).stdout.strip()
-    signing.sign_built(ROOT / "dist" / files.archive_name(version), options)
+    path = ROOT / "dist" / files.archive_name(version, application.name)
+    signing.sign_built(path, options, application.name)
     return version

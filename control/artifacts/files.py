@@ -17,7 +17,6 @@ from ..errors import ControlError, UserError
 # salt/_modules/artifact.py, salt/counter/schema.yaml (a test compares them).
 VERSION = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 VERSION_PATTERN = re.compile(VERSION)
-LISTED = re.compile(rf"\b{NAME}-({VERSION}?)\.tar\.gz\.sha256\b")
 
 
 class FileExists(Exception):
@@ -37,9 +36,11 @@ class StoredRelease:
 
 
 class Repository(Protocol):
-    """Files by their name; ``shared`` when others deploy from it too, ``is_default`` when nobody chose it."""
+    """Files by their name; ``shared`` when others deploy from it too, ``is_default`` when nobody chose it. ``application``:
+    whose releases are meant."""
 
     where: str
+    application: str
     shared: bool
     is_default: bool
 
@@ -60,6 +61,13 @@ def check_version(version: str) -> str:
     return version
 
 
-def archive_name(version: str) -> str:
-    """Name of a release's archive."""
-    return f"{NAME}-{version}.tar.gz"
+def archive_name(version: str, name: str = NAME) -> str:
+    """Name of the archive of a release of application ``name``."""
+    return f"{name}-{version}.tar.gz"
+
+
+def listed(name: str) -> re.Pattern[str]:
+    """The hashes of an application's releases, as a repository lists them; the group is the version. Another's name
+    may begin with this one's: the versions of any but the counter begin with a digit."""
+    first = "" if name == NAME else "(?=[0-9])"
+    return re.compile(rf"(?<![\w.-]){re.escape(name)}-({first}{VERSION}?)\.tar\.gz\.sha256\b")

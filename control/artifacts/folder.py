@@ -16,18 +16,19 @@ class Folder:
     """A directory on this computer, or one that is mounted here."""
 
     shared = False
+    application = NAME
 
     def __init__(self, path: Path, is_default: bool = False) -> None:
         self.path, self.where, self.is_default = path, str(path), is_default
 
     def releases(self) -> list[StoredRelease]:
         stored = []
-        for path in self.path.glob(f"{NAME}-*.tar.gz.sha256"):
+        for path in self.path.glob(f"{self.application}-*.tar.gz.sha256"):
+            if not (match := files.listed(self.application).fullmatch(path.name)):
+                # Whatever else lies there: what no deploy takes is not offered.
+                continue
             when = datetime.datetime.fromtimestamp(path.stat().st_mtime, datetime.UTC)
-            version = path.name.removeprefix(f"{NAME}-").removesuffix(".tar.gz.sha256")
-            # Whatever else lies there: what no deploy takes is not offered.
-            if files.VERSION_PATTERN.fullmatch(version):
-                stored.append(StoredRelease(version, when.strftime("%Y-%m-%dT%H:%M:%SZ")))
+            stored.append(StoredRelease(match[1], when.strftime("%Y-%m-%dT%H:%M:%SZ")))
         return sorted(stored, key=lambda release: release.at)
 
     def read(self, version: str, name: str) -> bytes | None:

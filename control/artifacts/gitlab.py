@@ -7,7 +7,6 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
-from ..application import NAME
 from ..errors import OperationError
 from . import files
 from .files import StoredRelease
@@ -27,12 +26,14 @@ class GitLab(Http):
         return {}
 
     def url(self, version: str, name: str) -> str:
-        return f"{self.base}/packages/generic/{NAME}/{version}/{urllib.parse.quote(name)}"
+        return (
+            f"{self.base}/packages/generic/{self.application}/{version}/{urllib.parse.quote(name)}"
+        )
 
     def releases(self) -> list[StoredRelease]:
         stored, page = [], "1"
         while page:
-            query = f"package_type=generic&package_name={NAME}&order_by=created_at&per_page=100"
+            query = f"package_type=generic&package_name={self.application}&order_by=created_at&per_page=100"
             url = f"{self.base}/packages?{query}&sort=asc&page={page}"
             status, body, headers = self.ask("GET", url)
             if status != 200:
@@ -43,7 +44,7 @@ class GitLab(Http):
                     StoredRelease(package["version"], str(package.get("created_at", ""))[:19] + "Z")
                     for package in listed
                     # The registry's own search is a fuzzy one.
-                    if package["name"] == NAME
+                    if package["name"] == self.application
                     and files.VERSION_PATTERN.fullmatch(package["version"])
                 ]
             except (KeyError, TypeError, ValueError) as error:

@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 
+from ..application import NAME
 from ..errors import OperationError, UserError
 from ..options import Options
 from . import files
@@ -59,6 +60,7 @@ class Http:
     """A web server that answers GET and takes PUT: nginx with dav_methods, a WebDAV share, …"""
 
     shared, is_default = True, False
+    application = NAME
     # Where who may read and write is said.
     login = "ARTIFACT_STORE_TOKEN, or ARTIFACT_STORE_USER and ARTIFACT_STORE_PASSWORD, or ~/.netrc"
 
@@ -127,7 +129,8 @@ class Http:
         if status != 200:
             raise self.refuse("GET", url, status, body)
         return [
-            StoredRelease(version) for version in dict.fromkeys(files.LISTED.findall(body.decode()))
+            StoredRelease(version)
+            for version in dict.fromkeys(files.listed(self.application).findall(body.decode()))
         ]
 
     def read(self, version: str, name: str) -> bytes | None:

@@ -35,7 +35,14 @@ gitlab+https://host/api/v4/projects/ID              GitLab's generic packages, w
                                                     project's number; GITLAB_TOKEN (read_api), in a job CI_JOB_TOKEN"""
 
 
-def open_repository(options: Options) -> Repository:
+def open_repository(options: Options, application: str = NAME) -> Repository:
+    """The repository that is meant (:func:`_open`), for the releases of one application."""
+    found = _open(options)
+    found.application = application
+    return found
+
+
+def _open(options: Options) -> Repository:
     """The repository that is meant: ARTIFACT_STORE, else GitLab's own in its CI, else a folder."""
     url = options.artifact_store.strip()
     if not url and options.ci_api_v4_url and options.ci_job_token:
@@ -70,7 +77,7 @@ def _describe_newest(repository: Repository) -> str:
 
 def read_hash(repository: Repository, version: str) -> str | None:
     """SHA-256 of a stored release as the repository states it; None when it is not stored."""
-    name = f"{archive_name(version)}.sha256"
+    name = f"{archive_name(version, repository.application)}.sha256"
     text = repository.read(version, name)
     if text is None:
         return None
@@ -93,7 +100,7 @@ def fetch(repository: Repository, version: str, folder: Path) -> tuple[Path, str
             f"VERSION={version} is not stored in {repository.where}; {_describe_newest(repository)} ('make releases')"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / archive_name(version)
+    path = folder / archive_name(version, repository.application)
     if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != stated:
         content = repository.read(version, path.name)
         if content is None:
@@ -125,7 +132,7 @@ def publish(repository: Repository, path: Path, key: Path | None = None) -> tupl
     Raises ControlError when the version is stored with other contents, which stay; for a build that no
     commit can be named for, where the repository is shared; for a signature that cannot be made.
     """
-    version = path.name.removeprefix(f"{NAME}-").removesuffix(".tar.gz")
+    version = path.name.removeprefix(f"{repository.application}-").removesuffix(".tar.gz")
     # What no deploy would take.
     check_version(version)
     content = path.read_bytes()
@@ -139,16 +146,20 @@ def publish(repository: Repository, path: Path, key: Path | None = None) -> tupl
         if key and repository.read(version, f"{path.name}.sig") is None:
             # From before there was a key.
             with contextlib.suppress(FileExists):
-                repository.add(version, f"{path.name}.sig", signing.sign_file(path, key))
+                repository.add(
+                    version,
+                    f"{path.name}.sig",
+                    signing.sign_file(path, key, repository.application),
+                )
         return False, digest
     if stored is not None:
         raise UserError(
             f"{version} is stored in {repository.where} already, with sha256 {stored}; this build has"
-            f" {digest}. A stored version is never replaced: commit a change to webapp/ for a new one"
+            f" {digest}. A stored version is never replaced: commit a change to its sources for a new one"
         )
     files = [(path.name, content)]
     if key:
-        files.append((f"{path.name}.sig", signing.sign_file(path, key)))
+        files.append((f"{path.name}.sig", signing.sign_file(path, key, repository.application)))
     files.append((f"{path.name}.sha256", f"{digest}  {path.name}\n".encode()))
     for name, data in files:
         try:

@@ -11,7 +11,6 @@ import urllib.request
 import xml.etree.ElementTree
 from collections.abc import Mapping
 
-from ..application import NAME
 from ..errors import OperationError, UserError
 from ..options import Options
 from . import files
@@ -47,7 +46,7 @@ class S3(Http):
     def releases(self) -> list[StoredRelease]:
         stored: list[StoredRelease] = []
         start = f"{self.prefix}/" if self.prefix else ""
-        query = {"list-type": "2", "prefix": f"{start}{NAME}-"}
+        query = {"list-type": "2", "prefix": f"{start}{self.application}-"}
         while True:
             url = f"{self.bucket}?{urllib.parse.urlencode(query, quote_via=urllib.parse.quote)}"
             status, body, _ = self.ask("GET", url)
@@ -60,7 +59,7 @@ class S3(Http):
             namespace = {"": tree.tag.partition("}")[0].lstrip("{")} if "}" in tree.tag else {}
             for entry in tree.findall("Contents", namespace):
                 key = (entry.findtext("Key", "", namespace)).removeprefix(start)
-                if match := files.LISTED.fullmatch(key):
+                if match := files.listed(self.application).fullmatch(key):
                     when = entry.findtext("LastModified", "", namespace)[:19]
                     stored.append(StoredRelease(match[1], f"{when}Z" if when else ""))
             token = tree.findtext("NextContinuationToken", None, namespace)

@@ -73,22 +73,24 @@ def read_public_key(key: Path) -> str:
     return " ".join(_run_keygen(key, "-y", "-f", "KEY").split()[:2]) + f" {NAME}-release"
 
 
-def sign_file(path: Path, key: Path) -> bytes:
+def sign_file(path: Path, key: Path, name: str = NAME) -> bytes:
     """A signature by ``ssh-keygen -Y``, as machines verify it (salt/_modules/signature.py)."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(f"{path}.sig")
-    _run_keygen(key, "-Y", "sign", "-f", "KEY", "-n", f"{NAME}-release", str(path))
+    _run_keygen(key, "-Y", "sign", "-f", "KEY", "-n", f"{name}-release", str(path))
     # Stays beside the artifact: a machine that asks for signatures gets it with the tree.
     return Path(f"{path}.sig").read_bytes()
 
 
-def is_signed(path: Path, signature: bytes | None, key: Path | None = None) -> bool:
+def is_signed(
+    path: Path, signature: bytes | None, key: Path | None = None, name: str = NAME
+) -> bool:
     """Whether ``signature`` is one of this artifact, and by ``key`` where one is given."""
     if signature is None:
         return False
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "sig").write_bytes(signature)
-        words = ["-n", f"{NAME}-release", "-s", f"{folder}/sig"]
+        words = ["-n", f"{name}-release", "-s", f"{folder}/sig"]
         if key:
             (Path(folder) / "signers").write_text(f"release {read_public_key(key)}\n", "utf-8")
             words = ["verify", "-f", f"{folder}/signers", "-I", "release", *words]
@@ -99,12 +101,12 @@ def is_signed(path: Path, signature: bytes | None, key: Path | None = None) -> b
     return done.returncode == 0
 
 
-def sign_built(path: Path, options: Options) -> None:
+def sign_built(path: Path, options: Options, name: str = NAME) -> None:
     """
     Sign what was built here, where there is a key: a machine that asks for signatures asks also for that of
     what `make up` and `make apply` bring. One by a key that was given once stays, unless another is given.
     """
     key, beside = find_key(options), Path(f"{path}.sig")
     existing = beside.read_bytes() if beside.exists() else None
-    if key and not is_signed(path, existing, None if key == OWN_KEY else key):
-        sign_file(path, key)
+    if key and not is_signed(path, existing, None if key == OWN_KEY else key, name):
+        sign_file(path, key, name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 
-from .. import releases
+from .. import application, releases
 from ..artifacts import files, repository
 from ..artifacts.files import NoListing, Repository
 from ..command import make_command
@@ -30,15 +30,16 @@ def run(topology: Topology, options: Options) -> int:
     One machine after the other, each out of rotation meanwhile, without a lost request. Where it fails on one,
     the machines before it go back to what they ran.
     """
-    version, stored = options.version, repository.open_repository(options)
+    app = application.find(options, topology)
+    version, stored = options.version, repository.open_repository(options, app.name)
     if not version:
         raise _refuse_without_version(stored)
     files.check_version(version)
     began = time.monotonic()
     hosts = releases.application_hosts(topology)
-    request = roll.make_request("deploy", version, options)
+    request = roll.make_request("deploy", version, options, app)
     with contextlib.ExitStack() as locks:
-        with roll.record_refusal(topology, hosts, request):
+        with roll.record_refusal(topology, hosts, request, app):
             path, digest = repository.fetch(stored, version, releases.FETCHED)
             fetched = time.monotonic() - began
             size = path.stat().st_size / 1e6
@@ -46,11 +47,11 @@ def run(topology: Topology, options: Options) -> int:
             held = lock.hold_all(locks, topology, hosts, request)
             for host in hosts:
                 roll.wait_for_roll(topology, host)
-        spent = roll.roll(topology, request, options.pillar_arguments, releases.FETCHED, held)
+        spent = roll.roll(topology, request, options.pillar_arguments, releases.FETCHED, held, app)
     total = time.monotonic() - began
     parts = {"fetch": fetched, **spent}
     print(f"{total:.0f} s in all: " + ", ".join(f"{name} {s:.1f} s" for name, s in parts.items()))
     return 0
 
 
-COMMAND = make_command("deploy", run, "version", "why", "pillar")
+COMMAND = make_command("deploy", run, "app", "version", "why", "pillar")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from .. import application
 from ..application import FORMULA
 from ..artifacts import build, files, repository, signing
 from ..artifacts.files import Repository
@@ -15,20 +16,22 @@ from ..topology import Topology
 
 
 def run(_: Topology, options: Options) -> int:
-    """Build the artifact of this checkout and store it; never replaces one.
+    """Build the artifact of an application and store it; never replaces one.
 
     In the repository that ARTIFACT_STORE names, signed with RELEASE_KEY or a key of this checkout's own.
     """
-    stored = repository.open_repository(options)
-    version = build.build_artifact(options)
-    path = ROOT / "dist" / files.archive_name(version)
+    # It needs no place to run yet.
+    app = application.find(options)
+    stored = repository.open_repository(options, app.name)
+    version = build.build_artifact(options, app)
+    path = ROOT / "dist" / files.archive_name(version, app.name)
     had_own_key = signing.OWN_KEY.exists()
     key = signing.find_key(options, make=True)
     is_added, digest = repository.publish(stored, path, key)
     what = "stored" if is_added else "stored already, the same"
     print(f"{what}: {path.name}, sha256 {digest}, in {stored.where}")
     signature = stored.read(version, f"{path.name}.sig")
-    if key and not signing.is_signed(path, signature, key):
+    if key and not signing.is_signed(path, signature, key, app.name):
         print(f"its signature there is not by {key}, and stays: one by another key, or none of it")
     else:
         _report_signature(stored, key, is_new=key == signing.OWN_KEY and not had_own_key)
@@ -57,4 +60,4 @@ def _report_signature(stored: Repository, key: Path | None, is_new: bool) -> Non
     )
 
 
-COMMAND = make_command("publish", run)
+COMMAND = make_command("publish", run, "app")

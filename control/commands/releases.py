@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from .. import local_state, releases
+from .. import application, local_state, releases
 from ..artifacts import repository
 from ..artifacts.files import NoListing, StoredRelease
 from ..command import make_command
@@ -19,7 +19,8 @@ def run(topology: Topology, options: Options) -> int:
 
     The latter also when the repository cannot be asked.
     """
-    place, trouble, unlisted = repository.open_repository(options), "", ""
+    app = application.find(options, topology)
+    place, trouble, unlisted = repository.open_repository(options, app.name), "", ""
     stored: list[StoredRelease] = []
     hashes: dict[str, str | None] = {}
     try:
@@ -34,7 +35,7 @@ def run(topology: Topology, options: Options) -> int:
     running: dict[str, list[str]] = {}
     lines: list[str] = []
     for host in releases.application_hosts(topology) if local_state.is_up(topology) else []:
-        versions, described = releases.describe_host(topology, host)
+        versions, described = releases.describe_host(topology, host, app)
         lines += described
         for version in versions:
             running.setdefault(version, []).append(host)
@@ -52,7 +53,7 @@ def run(topology: Topology, options: Options) -> int:
         line = f"  {release.version:<40} {digest[:16]:<16}  {release.at}{runs}"
         print(printable(line.rstrip()))
     if not stored and not trouble and not unlisted:
-        print("  nothing yet: 'make publish' stores this checkout's release")
+        print(f"  nothing yet: 'make publish{app.option}' stores this checkout's release")
     print(f"machines of topology {topology.name}:")
     print("\n".join(map(printable, lines)) or "  none is up")
     if trouble:
@@ -64,4 +65,4 @@ def run(topology: Topology, options: Options) -> int:
     return 0
 
 
-COMMAND = make_command("releases", run)
+COMMAND = make_command("releases", run, "app")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 
-from .. import releases
+from .. import application, releases
 from ..artifacts import files
 from ..command import make_command
 from ..deploy import lock, roll
@@ -18,24 +18,29 @@ def run(topology: Topology, options: Options) -> int:
 
     Or to --version, one that was good on each of them.
     """
-    version = options.version
+    app, version = application.find(options, topology), options.version
     if version:
         files.check_version(version)
     began = time.monotonic()
     hosts = releases.application_hosts(topology)
-    request = roll.make_request("rollback", version or "the last good release", options)
+    request = roll.make_request("rollback", version or "the last good release", options, app)
     with contextlib.ExitStack() as locks:
         # First: what is good is not settled while another deploy runs.
-        with roll.record_refusal(topology, hosts, request):
+        with roll.record_refusal(topology, hosts, request, app):
             held = lock.hold_all(locks, topology, hosts, request)
             for host in hosts:
                 roll.wait_for_roll(topology, host)
-            request["version"] = roll.choose_rollback_target(topology, hosts, version)
-        roll.roll(topology, request, options.pillar_arguments, None, held)
+            request["version"] = roll.choose_rollback_target(topology, hosts, version, app)
+        roll.roll(topology, request, options.pillar_arguments, None, held, app)
     print(f"{time.monotonic() - began:.0f} s in all")
     return 0
 
 
 COMMAND = make_command(
-    "rollback", run, "why", "pillar", version="The release; by default the last good one before."
+    "rollback",
+    run,
+    "app",
+    "why",
+    "pillar",
+    version="The release; by default the last good one before.",
 )

@@ -9,15 +9,13 @@ needs one follows from the formulas whose settings name it. Needs no Salt.
 
 from __future__ import annotations
 
-import copy
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from .. import by_path, local_state, topology
+from .. import by_path, local_state, settings, topology
 from ..errors import ControlError, UserError
 from ..paths import ROOT
 from ..topology import Machine, Topology
@@ -53,37 +51,6 @@ def read_for(topology: Topology, machine: Machine) -> dict[str, str]:
     return values
 
 
-def _read_settings(topology: Topology) -> dict[str, Any]:
-    """What the pillar sets, the topology's own over the common ones."""
-    settings: dict[str, Any] = {}
-    for path in ("settings.sls", f"settings/{topology.name}.sls"):
-        try:
-            text = (ROOT / "pillar" / path).read_text(encoding="utf-8")
-        except FileNotFoundError:
-            continue
-        try:
-            if text.startswith("#!") or re.search(r"{[{%#]", text):
-                raise yaml.YAMLError("a template, which only Salt reads")
-            settings = _merge(settings, yaml.safe_load(text) or {})
-        except yaml.YAMLError as error:
-            reason = " ".join(str(error).split())
-            raise UserError(
-                f"pillar/{path}: not plain YAML, so nobody knows whose secrets it names: {reason}"
-            ) from error
-    return settings
-
-
-def _merge(under: dict[str, Any], over: Any) -> dict[str, Any]:
-    """As Salt merges pillars: maps by key, all else replaced."""
-    merged = copy.copy(under)
-    for key, value in (over if isinstance(over, dict) else {}).items():
-        inner = merged.get(key)
-        merged[key] = (
-            _merge(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
-        )
-    return merged
-
-
 def find_users(topology: Topology) -> dict[str, set[str]]:
     """``{secret: formulas that use it}``: declared in ``secrets.yaml``, or named by a setting whose
     schema says ``format: secret`` (salt/_modules/formula.py reads them the same way)."""
@@ -91,7 +58,7 @@ def find_users(topology: Topology) -> dict[str, set[str]]:
     import jsonschema
 
     known: dict[str, set[str]] = {}
-    settings = _read_settings(topology)
+    said = settings.read(topology)
     for schema in sorted((ROOT / "salt").glob("*/schema.yaml")):
         formula = schema.parent.name
 
@@ -99,6 +66,8 @@ def find_users(topology: Topology) -> dict[str, set[str]]:
             def check(self, instance: object, format: str, formula: str = formula) -> None:
                 if format in ("secret", "secret key", "made secret") and isinstance(instance, str):
                     known.setdefault(instance, set()).add(formula)
+                elif format == "application" and isinstance(instance, str):
+                    known.setdefault(f"redis-{instance}", set()).update({formula, "redis"})
 
         def read(name: str, folder: Path = schema.parent) -> dict[str, Any]:
             path = folder / name
@@ -106,7 +75,7 @@ def find_users(topology: Topology) -> dict[str, set[str]]:
 
         for name in read("secrets.yaml"):
             known.setdefault(name, set()).add(formula)
-        effective = _merge(read("defaults.yaml"), settings.get(formula))
+        effective = settings.merge(read("defaults.yaml"), said.get(formula))
         validator = jsonschema.Draft202012Validator(read("schema.yaml"), format_checker=Names())
         # What is wrong with a setting is for the machines to say.
         list(validator.iter_errors(effective))
@@ -169,7 +138,7 @@ def keep(topology: Topology, name: str, value: str, host: str | None = None) -> 
         raise UserError(
             f"SECRET={name}: its value is {'no text' if value else 'empty'}; nothing was changed", 2
         )
-    if len(topology.machines) > 1 and (shared := shared_secrets.read_declared().get(name)):
+    if len(topology.machines) > 1 and (shared := shared_secrets.read_declared(topology).get(name)):
         if host:
             raise UserError(
                 f"HOST={host}: {name} is shared by {', '.join(shared.roles)}: leave HOST out", 2

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import yaml
 
-from .. import local_state, paths, ssh
+from .. import local_state, paths, settings, ssh
 from ..errors import UserError
 from ..paths import ROOT
 from ..topology import ROLES, Machine, Topology
@@ -79,8 +79,8 @@ class Secret:
     kind: str = "random"
 
 
-def read_declared() -> dict[str, Secret]:
-    """The secrets that machines share, by name."""
+def read_declared(topology: Topology) -> dict[str, Secret]:
+    """The secrets that machines share, by name: those of formulas, and each application's password for the store."""
     declared: dict[str, Secret] = {}
     for path in sorted((ROOT / "salt").glob("*/secrets.yaml")):
         file = path.relative_to(ROOT)
@@ -99,6 +99,11 @@ def read_declared() -> dict[str, Secret]:
             if name in declared:
                 raise UserError(f"{file}: {name}: is another formula's already")
             declared[name] = Secret(roles, kind)
+    with contextlib.suppress(UserError):
+        # Of a template, which only Salt reads, nothing is known here.
+        for name, app in (settings.read(topology).get("apps") or {}).items():
+            if isinstance(app, dict) and app.get("redis"):
+                declared[f"redis-{name}"] = Secret(("app", "store"))
     return declared
 
 
@@ -114,7 +119,7 @@ def make_for(topology: Topology, machine: Machine) -> dict[str, object]:
         _refuse_second_set(topology, place)
         values: dict[str, object] = {
             name: _value(place, name, secret.kind)
-            for name, secret in read_declared().items()
+            for name, secret in read_declared(topology).items()
             if set(secret.roles) & set(machine.roles)
         }
         values["pki"] = _pki(place, topology, machine)
@@ -210,7 +215,7 @@ def rotate(topology: Topology, name: str) -> None:
     A new value for a shared secret; one whose rotation was interrupted keeps the one it got. UserError
     for one that is no random text: what it has closed, no other opens.
     """
-    if (secret := read_declared().get(name)) and secret.kind != "random":
+    if (secret := read_declared(topology).get(name)) and secret.kind != "random":
         raise UserError(f"{name}: is never rotated: see its formula's README.md in salt/", 2)
     with lock_folder(topology) as place:
         _refuse_second_set(topology, place)
@@ -225,7 +230,7 @@ def replace(topology: Topology, name: str, value: str) -> None:
     """Another value for a shared secret, which somebody gives (control/credentials/given_secrets.py)."""
     with lock_folder(topology) as place:
         _refuse_second_set(topology, place)
-        if read_declared()[name].kind == "age" and "AGE-SECRET-KEY-1" not in value:
+        if read_declared(topology)[name].kind == "age" and "AGE-SECRET-KEY-1" not in value:
             raise UserError(f"{name}: needs an age identity, AGE-SECRET-KEY-1…", 2)
         write(place / name, value)
 

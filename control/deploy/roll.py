@@ -20,16 +20,14 @@ import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from .. import application, bundle, fleet, paths, releases, ssh
-from ..application import NAME
+from .. import bundle, fleet, paths, releases, ssh
+from ..application import COUNTER, Application
 from ..errors import ControlError, OperationError, UserError
 from ..options import Options
 from ..terminal import printable
 from ..topology import Topology
 from .lock import Held
 
-# Every attempt on a machine, a line of JSON each (salt/_modules/record.py).
-ATTEMPTS = f"/var/log/stack/{NAME}-deploys.log"
 # Held by an apply as long as it runs (bootstrap/converge). A roll goes on without its deployer.
 APPLYING = "/run/stack/apply.lock"
 # A shell's: who holds it, by its note; not by that of a process that does not (proc_locks(5)).
@@ -49,10 +47,13 @@ def find_deployer(options: Options) -> str:
     return f"{options.sudo_user or getpass.getuser()}@{socket.gethostname()}"
 
 
-def make_request(action: str, version: str, options: Options) -> dict[str, str]:
-    """``{action, version, who, why, id}`` of one attempt, as machines record it."""
+def make_request(
+    action: str, version: str, options: Options, app: Application = COUNTER
+) -> dict[str, str]:
+    """``{action, name, version, who, why, id}`` of one attempt, as machines record it."""
     return {
         "action": action,
+        "name": app.name,
         "version": version,
         "who": find_deployer(options),
         "why": options.why,
@@ -61,10 +62,14 @@ def make_request(action: str, version: str, options: Options) -> dict[str, str]:
 
 
 def converge_release(
-    topology: Topology, host: str, request: dict[str, str], words: list[str]
+    topology: Topology,
+    host: str,
+    request: dict[str, str],
+    words: list[str],
+    app: Application = COUNTER,
 ) -> int:
     """The formula on one machine, with progress; the exit code."""
-    command = shlex.join([f"{paths.PLACE}/bootstrap/converge", application.FORMULA, *words])
+    command = shlex.join([f"{paths.PLACE}/bootstrap/converge", app.formula, *words])
     encoded = shlex.quote(json.dumps(request))
     return ssh.stream(topology, host, f"cd {paths.PLACE} && STACK_DEPLOY={encoded} exec {command}")
 
@@ -84,9 +89,11 @@ def wait_for_roll(topology: Topology, host: str) -> None:
         )
 
 
-def _read_outcome(topology: Topology, host: str, request: dict[str, str]) -> str:
+def _read_outcome(
+    topology: Topology, host: str, request: dict[str, str], app: Application = COUNTER
+) -> str:
     """What came of this very attempt on a machine, as its record says; empty without any end."""
-    text = ssh.run(topology, host, f"tail -n 50 {ATTEMPTS} 2>/dev/null || true")
+    text = ssh.run(topology, host, f"tail -n 50 {app.attempts} 2>/dev/null || true")
     for line in reversed(text.splitlines()):
         with contextlib.suppress(KeyError, TypeError, ValueError):
             attempt = json.loads(line)
@@ -96,13 +103,13 @@ def _read_outcome(topology: Topology, host: str, request: dict[str, str]) -> str
 
 
 def _converge_and_judge(
-    topology: Topology, host: str, request: dict[str, str], words: list[str]
+    topology: Topology, host: str, request: dict[str, str], words: list[str], app: Application
 ) -> int:
     """
     :func:`converge_release`, judged by the machine where the connection broke: its roll went on without us.
     ControlError when it does not answer again.
     """
-    code = converge_release(topology, host, request, words)
+    code = converge_release(topology, host, request, words, app)
     # 255 is ssh's own; from 128 on a signal ended it.
     if code < 128:
         return code
@@ -112,8 +119,8 @@ def _converge_and_judge(
         try:
             wait_for_roll(topology, host)
             outcome, now = (
-                _read_outcome(topology, host, request),
-                releases.read_current(topology, host),
+                _read_outcome(topology, host, request, app),
+                releases.read_current(topology, host, app),
             )
             break
         except ControlError as error:
@@ -133,6 +140,7 @@ def roll(
     words: list[str],
     bring: Path | None,
     held: Mapping[str, Held] | None = None,
+    app: Application = COUNTER,
 ) -> dict[str, float]:
     """
     Converge every application machine in order, those first that are not in use; at the first failure,
@@ -151,14 +159,14 @@ def roll(
         try:
             for each in held.values():
                 each()
-            old = releases.read_current(topology, host)
+            old = releases.read_current(topology, host, app)
             print(f"==> {host}: {old or 'nothing'} -> {request['version']}", flush=True)
             began = time.monotonic()
             if bring:
-                bundle.upload(topology, host, request["version"], bring)
+                bundle.upload(topology, host, request["version"], bring, app)
             spent["carry"] += time.monotonic() - began
             began = time.monotonic()
-            code = _converge_and_judge(topology, host, request, words)
+            code = _converge_and_judge(topology, host, request, words, app)
             spent["states"] += time.monotonic() - began
         except ControlError as error:
             reason = f": {error}"
@@ -169,12 +177,12 @@ def roll(
                 try:
                     fleet.wait_for_edges(topology, [host])
                 except ControlError as error:
-                    back = _roll_back(topology, request, host, done, held)
+                    back = _roll_back(topology, request, host, done, held, app)
                     raise OperationError(
                         f"{host} runs {request['version']}, but {error}{back}"
                     ) from error
             continue
-        back = _roll_back(topology, request, host, done, held)
+        back = _roll_back(topology, request, host, done, held, app)
         what = f"{request['action']} of {request['version']}"
         raise OperationError(f"{host}: the {what} failed{reason or ' (see above)'}{back}", code)
     return spent
@@ -186,6 +194,7 @@ def _roll_back(
     failed: str,
     done: list[tuple[str, str | None]],
     held: Mapping[str, Held],
+    app: Application,
 ) -> str:
     """The machines before the failed one run what they ran before; what came of it, in words."""
     words = []
@@ -204,7 +213,7 @@ def _roll_back(
             # Without its lock it is another's by now, and what runs there too.
             if host in held:
                 held[host]()
-            code = _converge_and_judge(topology, host, again, [])
+            code = _converge_and_judge(topology, host, again, [], app)
         except ControlError as error:
             print(f"{host}: {error}", file=sys.stderr)
             reason = f" ({error})"
@@ -216,7 +225,10 @@ def _roll_back(
 
 @contextlib.contextmanager
 def record_refusal(
-    topology: Topology, machines: list[str], request: dict[str, str]
+    topology: Topology,
+    machines: list[str],
+    request: dict[str, str],
+    app: Application = COUNTER,
 ) -> Iterator[None]:
     """What is refused in here, before a machine's own states see it, is a line in the record of each
     machine that can be reached."""
@@ -224,9 +236,7 @@ def record_refusal(
         yield
     except ControlError as error:
         encoded = shlex.quote(json.dumps({**request, "reason": str(error)}))
-        command = (
-            f"cd {paths.PLACE} && STACK_DEPLOY={encoded} {paths.SALT_CALL} record.refused {NAME}"
-        )
+        command = f"cd {paths.PLACE} && STACK_DEPLOY={encoded} {paths.SALT_CALL} record.refused {app.name}"
 
         def tell(host: str) -> int:
             # The reason that is told is the first one, whatever else is wrong with a machine.
@@ -238,23 +248,25 @@ def record_refusal(
         raise
 
 
-def choose_rollback_target(topology: Topology, machines: list[str], wanted: str) -> str:
+def choose_rollback_target(
+    topology: Topology, machines: list[str], wanted: str, app: Application = COUNTER
+) -> str:
     """The release that all machines can go back to: ``wanted``, or the last good one before this."""
     targets: dict[str, str] = {}
     for host in machines:
-        versions = [str(entry["version"]) for entry in releases.read_history(topology, host)]
+        versions = [str(entry["version"]) for entry in releases.read_history(topology, host, app)]
         before = [version for version in versions if version != versions[-1]]
         if wanted and wanted not in versions:
             known = ", ".join(dict.fromkeys(reversed(before))) or "none"
             raise UserError(
                 f"{host}: {wanted} was never good here; a rollback goes to one of: {known}."
-                f" Anything stored can be deployed: 'make deploy VERSION={wanted}'"
+                f" Anything stored can be deployed: 'make deploy{app.option} VERSION={wanted}'"
             )
         if not wanted and not before:
             now = versions[-1] if versions else "nothing"
             raise UserError(
                 f"{host}: nothing further to go back to: {now} is the first good release of its"
-                " history; 'make releases' shows what is stored, 'make deploy VERSION=…' goes to any"
+                " history; 'make releases{app.option}' shows what is stored, 'make deploy{app.option} VERSION=…' goes to any"
             )
         targets[host] = wanted or before[-1]
     if len(set(targets.values())) > 1:

@@ -1,5 +1,5 @@
 """
-For formula counter: artifacts: where the file ``NAME-VERSION.tar.gz`` of a release comes from, and whether it may be used.
+For formulas counter and apps: artifacts: where the file ``NAME-VERSION.tar.gz`` of a release comes from, and whether it may be used.
 
 An artifact is carried beside the state tree, or fetched from a URL. Its hash, its signature, its members and
 what it was built for are checked before anything of it is kept; see :py:mod:`release` for what becomes of it.

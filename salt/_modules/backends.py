@@ -1,5 +1,5 @@
 """
-For formula haproxy: what the edge serves, from each formula's own ``backend.yaml.j2``; the format is in
+What the edge serves, for formula haproxy and for what rolls behind it: from each formula's own ``backend.yaml.j2``; the format is in
 salt/README.md.
 """
 
@@ -14,11 +14,12 @@ def __virtual__():
 
 def served():
     """
-    The one backend that the edge has: ``{name, health, servers: [{name, machine, address, port, tls}]}``.
-    Without any formula that hands one over its name is None, its list of servers is empty, and the edge
-    answers 503.
+    What the edge has to serve: ``{default, applications: [{name, proxy, hosts, health, methods, max_body, timeout,
+    servers}]}``, the default one first. A server is ``{name, machine, address, port, tls}``. ``default``, a name, is what
+    the topology says (``default``), or the only one that there is; it gets what no other claims, and None
+    leaves that to a 421. Without any formula that hands one over the edge answers 503.
 
-    Raises CommandExecutionError where formulas hand over two.
+    Raises CommandExecutionError where the topology's default is not there, two claim a name, or one port.
 
     CLI Example:
 
@@ -31,14 +32,52 @@ def served():
         for said in __salt__["formula.offered"]("backend.yaml.j2").values()
         for name, given in (said or {}).items()
     }
-    if len(found) > 1:
+    default = __salt__["topology.default_application"]() or (
+        next(iter(found)) if len(found) == 1 else None
+    )
+    if default and found and default not in found:
         raise CommandExecutionError(
-            f"backend.yaml.j2: {', '.join(sorted(found))}: the edge serves one application, not"
-            f" {len(found)}; nothing was changed"
+            f"topology: default: {__salt__['schemas.unknown'](default, sorted(found))}; nothing was changed"
         )
-    for name, given in found.items():
-        return {"name": name, "health": given["health"], "servers": _servers(given)}
-    return {"name": None, "health": "/", "servers": []}
+    _refuse_twice(found)
+    names = sorted(found, key=lambda name: (name != default, name))
+    return {
+        "default": default,
+        "applications": [
+            {
+                "name": name,
+                "proxy": "app" if name == default else f"app-{name}",
+                "hosts": found[name].get("hosts") or [],
+                "health": found[name]["health"],
+                "methods": found[name].get("methods"),
+                "max_body": found[name].get("max_body"),
+                "timeout": found[name].get("timeout"),
+                "servers": _servers(found[name]),
+            }
+            for name in names
+        ],
+    }
+
+
+def _refuse_twice(found):
+    """Of the names of hosts, and of the ports of those that run on the same machines."""
+    hosts, ports = {}, {}
+    for name, given in sorted(found.items()):
+        for host in given.get("hosts") or []:
+            if host in hosts:
+                raise CommandExecutionError(
+                    f"backend.yaml.j2: {host} is claimed by {hosts[host]} and {name}; nothing was changed"
+                )
+            hosts[host] = name
+        if "port" not in given:
+            continue
+        count = given.get("instances") or __salt__["topology.instances"]()
+        for number in range(given["port"], given["port"] + count):
+            if number in ports:
+                raise CommandExecutionError(
+                    f"backend.yaml.j2: port {number} is {ports[number]}'s and {name}'s; nothing was changed"
+                )
+            ports[number] = name
 
 
 def _servers(given):

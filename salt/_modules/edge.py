@@ -25,14 +25,15 @@ def waiting(*machines):
     return sorted(
         f"{name} ({server['status']})"
         for name, server in servers.items()
-        if name.rpartition("-")[0] in machines and not server["in_rotation"]
+        if name.rpartition("/")[2].rpartition("-")[0] in machines and not server["in_rotation"]
     )
 
 
-def rotation_check(server, address):
+def rotation_check(server, address, application=None):
     """
     The shell command that tells by its exit code whether the edge of this machine sends requests to ``server``
-    at ``address`` (``HOST:PORT``), or need not be waited for (salt/_utils/haproxy_socket.py).
+    at ``address`` (``HOST:PORT``), or need not be waited for (salt/_utils/haproxy_socket.py). ``application``: whose server it is, by
+    the name in its ``backend.yaml.j2``.
 
     CLI Example:
 
@@ -42,4 +43,7 @@ def rotation_check(server, address):
     """
     program = __salt__["formula.file"]("salt://_utils/haproxy_socket.py")
     path = __salt__["formula.settings"]("haproxy")["admin"]["socket"]
+    proxies = {one["name"]: one["proxy"] for one in __salt__["backends.served"]()["applications"]}
+    if proxies.get(application, "app") != "app":
+        server = f"{proxies[application]}/{server}"
     return f"/usr/bin/python3 {shlex.quote(program)} {shlex.quote(path)} {server} {address}"

@@ -1,4 +1,4 @@
-"""For formula counter: commands of the pillar that run around a change of the release, each within limits of its own."""
+"""For formulas counter and apps: commands of the pillar that run around a change of the release, each within limits of its own."""
 
 import subprocess
 

@@ -1,5 +1,5 @@
 """
-For formula counter: instances of an application, ``NAME@N.service``: each a folder, ``ROOT/instances/N``, with a link to its release
+For formulas counter and apps: instances of an application, ``NAME@N.service``: each a folder, ``ROOT/instances/N``, with a link to its release
 and its own environment file, so that each can be moved, and moved back, alone.
 """
 

@@ -1,5 +1,5 @@
 """
-For formula counter: what a release was when it was installed: the list of its files that lies in its own folder, the comparison
+For formulas counter and apps: what a release was when it was installed: the list of its files that lies in its own folder, the comparison
 with it, and the mending.
 """
 

@@ -1,5 +1,5 @@
 """
-For formula counter: the record of deploys: who asked for a release and why, what was good before, and what came of it.
+For formulas counter and apps: the record of deploys: who asked for a release and why, what was good before, and what came of it.
 
 Three things are kept apart. The *request* comes from the controller with one run (``STACK_DEPLOY`` in
 its environment) and is gone with it. The *history* of the machine is the releases that its
@@ -37,8 +37,8 @@ def __virtual__():
 
 def request():
     """
-    What this run was asked to do: ``{action: deploy|rollback|apply, version, who, why, id, reason}``. A plain
-    apply is one without ``version``.
+    What this run was asked to do: ``{action: deploy|rollback|apply, name, version, who, why, id, reason}``,
+    ``name`` being the application's. A plain apply is one without ``version``.
 
     CLI Example:
 
@@ -48,7 +48,8 @@ def request():
     """
     text = os.environ.get(REQUEST)
     who = os.environ.get("SUDO_USER") or "root"
-    wanted = {"action": "apply", "version": None, "who": who, "why": "", "id": "", "reason": ""}
+    wanted = {"action": "apply", "name": "", "version": None, "who": who}
+    wanted |= {"why": "", "id": "", "reason": ""}
     if text:
         try:
             given = json.loads(text)

@@ -1,5 +1,5 @@
 """
-For formula counter: releases of an application on this machine: artifacts that are unpacked side by side in
+For formulas counter and apps: releases of an application on this machine: artifacts that are unpacked side by side in
 ``ROOT/releases/VERSION``, and never change; which one to run, and which to keep.
 """
 
@@ -43,12 +43,12 @@ def installed(root):
     return sorted(versions, key=lambda version: os.stat(_folder(root, version)).st_mtime)
 
 
-def choose(name, root, version=None):
+def choose(name, root, version=None, brought=None):
     """
     The version to run: the one that the pillar pins; else the one that this run was asked to
     deploy or to go back to; else the one that this machine was last brought to, so that a plain
     apply neither rolls a deploy back nor forward; else, at first, the one that was carried with
-    the tree (``machine:release``, or the only artifact in ``dist/``).
+    the tree (``brought``, or the only artifact in ``dist/``).
 
     CLI Example:
 
@@ -56,11 +56,11 @@ def choose(name, root, version=None):
 
         salt-call release.choose counter /opt/counter
     """
-    version = _choose(name, root, version)
+    version = _choose(name, root, version, brought)
     return __salt__["artifact.check_version"](version)
 
 
-def _choose(name, root, pinned):
+def _choose(name, root, pinned, brought):
     request = __salt__["record.request"]()
     requested = request["version"]
     if requested:
@@ -83,7 +83,6 @@ def _choose(name, root, pinned):
                 f"pillar {name}:version pins {pinned}: take it out before a rollback to {previous}"
             )
         return previous
-    brought = (__pillar__.get("machine") or {}).get("release")
     known = pinned or __salt__["record.current"](name) or brought
     if known:
         return known
@@ -99,9 +98,9 @@ def _choose(name, root, pinned):
     )
 
 
-def overview(formula="counter"):
+def overview(application="counter"):
     """
-    What a formula's application runs, could run and ran here: ``{name, running: {instance: version},
+    What an application runs, could run and ran here: ``{name, running: {instance: version},
     installed: […], history: […]}``.
 
     CLI Example:
@@ -110,7 +109,7 @@ def overview(formula="counter"):
 
         salt-call release.overview
     """
-    settings = __salt__["formula.settings"](formula)
+    settings = __salt__["applications.settings"](application)
     return {
         "name": settings["name"],
         "running": __salt__["instance.running"](settings["root"]),

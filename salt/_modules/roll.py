@@ -1,5 +1,5 @@
 """
-For formula counter: the roll: the instances of an application are moved to a release one at a time, and all of them back
+For formulas counter and apps: the roll: the instances of an application are moved to a release one at a time, and all of them back
 when one fails. The work behind the state ``release.rolled``, whose parameters are explained there.
 """
 

@@ -32,7 +32,8 @@ class _Formats:
     """
     What ``format:`` means in a schema. ``secret``: the name of a secret, kept in ``secrets`` with its
     form (see secret.problem), which somebody must give; ``secret key``: one that is a private key;
-    ``made secret``: one that this machine makes where nobody gives it, kept in ``made`` too; ``network``:
+    ``made secret``: one that this machine makes where nobody gives it, kept in ``made`` too; ``application``: its
+    name, whose password for the store is such a one, ``redis-NAME``; ``network``:
     an address or a network, as ``ipaddress`` reads it; ``certificates``: PEM that everybody may read;
     ``script``, ``lines``: text of several lines. Of any other, such as ``role``, ``known(format)`` gives the names.
     """
@@ -49,6 +50,9 @@ class _Formats:
             self.secrets[instance] = "key" if form == "secret key" else "text"
             if form == "made secret":
                 self.made.add(instance)
+        elif form == "application" and isinstance(instance, str):
+            self.secrets[f"redis-{instance}"] = "text"
+            self.made.add(f"redis-{instance}")
         elif form == "certificates" and isinstance(instance, str):
             if wrong := __utils__["certificate_checks.unfit"](instance):
                 raise FormatError("no certificates", cause=ValueError(wrong))

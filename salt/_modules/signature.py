@@ -1,5 +1,5 @@
 """
-For formula counter: signatures of artifacts: made by ``make publish`` with ``ssh-keygen -Y sign``, for the namespace ``NAME-release``.
+For formulas counter and apps: signatures of artifacts: made by ``make publish`` with ``ssh-keygen -Y sign``, for the namespace ``NAME-release``.
 """
 
 import os

@@ -220,3 +220,15 @@ def trusted():
     found += [one["address"] for one in machines()]
     found += [str(one) for one in _data()[0].get("trusted") or []]
     return list(dict.fromkeys(found))
+
+
+def default_application():
+    """The application that gets what none claims by its name, as the topology says; None where it says nothing.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call topology.default_application
+    """
+    return _data()[0].get("default")

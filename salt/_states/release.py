@@ -1,5 +1,5 @@
 """
-For formula counter: releases and the rolling of instances; see the execution modules ``release`` (what is on the
+For formulas counter and apps: releases and the rolling of instances; see the execution modules ``release`` (what is on the
 disk), ``roll`` (how instances are moved) and ``record`` (who asked for it, what was good before).
 """
 

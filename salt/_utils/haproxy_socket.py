@@ -15,8 +15,9 @@ import sys
 
 
 def servers(path):
-    """``{name: {address, status, in_rotation: bool}}`` of the application's servers, ``path`` being the
-    socket's; empty when HAProxy does not run."""
+    """``{name: {address, status, in_rotation: bool}}`` of the applications' servers, ``path`` being the
+    socket's; empty when HAProxy does not run. The names of backend app as they are, others' with their backend's:
+    ``app-shop/web1-1``."""
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as admin:
             admin.settimeout(5)
@@ -29,13 +30,14 @@ def servers(path):
         return {}
     rows = csv.DictReader(answer.decode().removeprefix("# ").splitlines())
     return {
-        row["svname"]: {
+        row["svname"] if row["pxname"] == "app" else f"{row['pxname']}/{row['svname']}": {
             "address": row["addr"],
             "status": row["status"],
             "in_rotation": row["status"].startswith("UP"),
         }
         for row in rows
-        if row["pxname"] == "app" and row["svname"] not in ("FRONTEND", "BACKEND")
+        if (row["pxname"] == "app" or row["pxname"].startswith("app-"))
+        and row["svname"] not in ("FRONTEND", "BACKEND")
     }
 
 

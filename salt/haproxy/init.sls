@@ -1,8 +1,9 @@
 # The edge: package, then the service on its checked configuration and certificate.
 {% from 'haproxy/map.jinja' import haproxy with context %}
-{% set backend = salt['backends.served']() %}
+{% set served = salt['backends.served']() %}
 {% set names = salt['topology.names']() %}
-{% set elsewhere = backend.servers | selectattr('tls') | list | length > 0 %}
+{% set hosts = served.applications | sum(attribute='hosts', start=[]) %}
+{% set elsewhere = served.applications | sum(attribute='servers', start=[]) | selectattr('tls') | list | length > 0 %}
 
 include:
   - haproxy.tls
@@ -32,9 +33,7 @@ haproxy running:
         {%- endif %}
     - context:
         haproxy: {{ haproxy | json }}
-        # The application's own word: 200 = take requests, 404 = draining, else down.
-        health: {{ backend.health | json }}
-        servers: {{ backend.servers | json }}
+        served: {{ served | json }}
         trusted: {{ salt['topology.trusted']() | json }}
         machine:
           name: {{ salt['topology.machine']().name | json }}
@@ -45,7 +44,7 @@ haproxy running:
         site.files:
           folder: {{ haproxy.tls.directory | json }}
           domain: {{ salt['topology.domain']() | json }}
-          names: {{ names.dns | json }}
+          names: {{ (names.dns + hosts) | unique | sort | json }}
           addresses: {{ names.ip | json }}
           certificate: {{ haproxy.tls.certificate | json }}
           key: {{ haproxy.tls.key | json }}

@@ -35,6 +35,9 @@ ONLY_BY_PROMTOOL = {
     "MemoryLow": "a container shows its host's memory",
     "HostMetricsMissing": "nothing but a fault of collectd itself makes one of its plugins silent",
     "HighCPU": "takes a quarter of an hour of the whole computer",
+    "AppInstanceDown": "is CounterInstanceDown by application (test_monitoring)",
+    "AppDown": "is CounterDown by application (test_monitoring)",
+    "AppNotReady": "is CounterNotReady by application (test_monitoring)",
     "RequestQueueHigh": "instances that do not answer are taken out before a queue is that long",
     "ReaderNotReporting": "every reader bounds its waiting; a reader that does not would be a bug",
     "TargetDown": "for what is scraped beside collectd and HAProxy: nothing yet",
@@ -50,7 +53,7 @@ def test_every_alert_is_made_on_a_machine_or_says_why_not(root: Path) -> None:
 
 
 # About no machine in particular.
-OF_NO_MACHINE = {"CounterDown", "CounterNotReady", "Watchdog"}
+OF_NO_MACHINE = {"AppDown", "AppNotReady", "CounterDown", "CounterNotReady", "Watchdog"}
 
 
 @pytest.mark.parametrize("service", WITH_ALERTS)

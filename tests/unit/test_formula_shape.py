@@ -182,7 +182,7 @@ def test_a_daemon_says_how_its_status_is_asked(formula: Path) -> None:
 
 
 # The machine's certificate: what other machines reach includes it (salt/README.md).
-EVERYBODYS = {"pki"}
+EVERYBODYS = {"pki", "apps"}
 # How a file gets at another formula's settings or files.
 READS = (
     r"from ['\"]([a-z0-9]+)/",
@@ -235,11 +235,15 @@ def test_a_module_of_one_formula_says_so_in_its_first_line(module: str) -> None:
 
 def test_the_readme_of_the_tree_names_every_small_file() -> None:
     """Which are all the YAML of a formula but what is its own."""
-    own = {"defaults.yaml", "schema.yaml", "rules.yaml", "os.yaml"}
+    own = {"defaults.yaml", "schema.yaml", "rules.yaml", "os.yaml", "application.yaml"}
     written = {path.name for path in TREE.glob("[a-z]*/*.yaml*")} - own
     rows = re.findall(r"(?m)^\| (`.+?) \|", (TREE / "README.md").read_text(encoding="utf-8"))
     assert written <= {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
-    readers = [*TREE.glob("_modules/*.py"), *TREE.glob("[a-z]*/*.j2")]
+    readers = [
+        path
+        for pattern in ("_modules/*.py", "[a-z]*/*.j2", "[a-z]*/map.jinja")
+        for path in TREE.glob(pattern)
+    ]
     asked = " ".join(re.sub("#.*", "", path.read_text(encoding="utf-8")) for path in readers)
     for name in written:
         assert name in asked or not name.endswith(".j2"), f"nothing reads {name}"

@@ -66,10 +66,21 @@ def endpoint(
     return find
 
 
-def backends(load_source: Callable[..., ModuleType], offered: dict[str, Any], servers: Any) -> Any:
+def backends(
+    load_source: Callable[..., ModuleType],
+    offered: dict[str, Any],
+    servers: Any,
+    default: str | None = None,
+) -> Any:
     module = load_source(
         "salt/_modules/backends.py",
-        salt={"formula.offered": lambda filename: offered, "topology.servers": servers},
+        salt={
+            "formula.offered": lambda filename: offered,
+            "topology.servers": servers,
+            "topology.instances": lambda: 2,
+            "topology.default_application": lambda: default,
+            "schemas.unknown": lambda key, known: f"unknown {key}; known: {', '.join(known)}",
+        },
     )
     return module.served()
 
@@ -83,14 +94,17 @@ def test_the_edge_serves_what_a_formula_hands_over(load_source: Callable[..., An
         return ["app1-1"]
 
     served = backends(load_source, {"counter": COUNTER, "redis": None}, servers)
-    assert served == {"name": "counter", "health": "/readyz", "servers": ["app1-1"]}
+    (counter,) = served["applications"]
+    assert served["default"] == counter["name"] == "counter", "the only one"
+    assert (counter["proxy"], counter["health"]) == ("app", "/readyz")
+    assert counter["servers"] == ["app1-1"]
     assert asked == [("app", 8001, 8443, None)]
 
 
 def test_the_edge_serves_what_is_no_formula_of_this_tree(load_source: Callable[..., Any]) -> None:
     shop = {"shop": {"servers": {"web1": "192.0.2.7:8080"}, "health": "/"}}
     assert is_valid("backend", shop)
-    (server,) = backends(load_source, {"mine": shop}, None)["servers"]
+    (server,) = backends(load_source, {"mine": shop}, None)["applications"][0]["servers"]
     assert server == {
         "name": "web1",
         "machine": "web1",
@@ -103,12 +117,48 @@ def test_the_edge_serves_what_is_no_formula_of_this_tree(load_source: Callable[.
 def test_an_edge_to_which_nothing_is_handed_over_has_no_server(
     load_source: Callable[..., Any],
 ) -> None:
-    assert backends(load_source, {}, None) == {"name": None, "health": "/", "servers": []}
+    assert backends(load_source, {}, None) == {"default": None, "applications": []}
+    assert backends(load_source, {}, None, "counter")["applications"] == []
 
 
-def test_two_backends_are_refused_by_name(load_source: Callable[..., Any]) -> None:
-    with pytest.raises(CommandExecutionError, match="counter, shop: the edge serves one"):
-        backends(load_source, {"a": COUNTER, "b": {"shop": COUNTER["counter"]}}, None)
+def shop(**more: Any) -> dict[str, Any]:
+    return {"shop": {**COUNTER["counter"], "port": 9001, "hosts": ["shop.test"], **more}}
+
+
+def test_of_several_the_topologys_default_gets_what_none_claims(
+    load_source: Callable[..., Any],
+) -> None:
+    both = {"a": shop(max_body=20000, methods=["GET"], timeout="1m"), "b": COUNTER}
+    assert is_valid("backend", {**both["a"], **COUNTER})
+    served = backends(load_source, both, lambda *_: [], "counter")
+    assert [(one["name"], one["proxy"]) for one in served["applications"]] == [
+        ("counter", "app"),
+        ("shop", "app-shop"),
+    ]
+    assert served["applications"][1]["hosts"] == ["shop.test"]
+    nobody = backends(load_source, both, lambda *_: [])
+    assert nobody["default"] is None
+    assert {one["proxy"] for one in nobody["applications"]} == {"app-counter", "app-shop"}
+
+
+@pytest.mark.parametrize(
+    ("other", "default", "said"),
+    [
+        ({}, "shpo", "topology: default: unknown shpo; known: counter, shop"),
+        ({"port": 8002}, None, "port 8002 is counter's and shop's"),
+    ],
+)
+def test_backends_that_do_not_go_together_are_refused(
+    load_source: Callable[..., Any], other: dict[str, Any], default: str | None, said: str
+) -> None:
+    with pytest.raises(CommandExecutionError, match=said):
+        backends(load_source, {"a": shop(**other), "b": COUNTER}, lambda *_: [], default)
+
+
+def test_one_name_for_two_applications_is_refused(load_source: Callable[..., Any]) -> None:
+    taken = {"web": {"servers": {"a": "b:1"}, "health": "/", "hosts": ["shop.test"]}}
+    with pytest.raises(CommandExecutionError, match=r"shop.test is claimed by shop and web"):
+        backends(load_source, {"a": shop(), "b": taken}, lambda *_: [])
 
 
 @pytest.mark.parametrize(
@@ -117,7 +167,7 @@ def test_two_backends_are_refused_by_name(load_source: Callable[..., Any]) -> No
         ("backend", {"shop": {"role": "app", "port": 8001, "health": "/"}}),
         ("backend", {"shop": {"servers": {"a": "nowhere"}, "health": "/"}}),
         ("backend", {"shop": {"servers": {"a": "b:1"}, "health": "readyz"}}),
-        ("backend", {**COUNTER, "shop": COUNTER["counter"]}),
+        ("backend", {"shop": {**COUNTER["counter"], "hosts": ["SHOP"]}}),
         ("endpoint", {"redis": {"role": "store", "port": 6379}}),
         ("endpoint", {"redis": {**REDIS["redis"], "prot": 1}}),
         ("administrators", {"ann": True}),

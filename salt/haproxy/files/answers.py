@@ -19,12 +19,19 @@ LIVE = "/etc/haproxy/haproxy.cfg"
 
 
 def checks(path):
-    """``{server: (what is sent, host, port, its TLS options)}`` of backend app."""
+    """``{server: (what is sent, host, port, its TLS options)}`` of the applications' backends; the names as
+    haproxy_socket.py has them."""
     with open(path, encoding="utf-8") as file:
-        backend = re.split(r"(?m)^backend app$", file.read())[-1]
-    sent = re.search(r"http-check send meth GET uri (\S+) ver \S+ hdr Host (\S+)", backend)
-    servers = re.findall(r"(?m)^ +server (\S+) (\S+):(\d+)(.*)$", backend)
-    return {name: (sent.groups(), host, int(port), more) for name, host, port, more in servers}
+        _, *parts = re.split(r"(?m)^backend (app(?:-\S+)?)$", file.read())
+    found = {}
+    for backend, text in zip(parts[::2], parts[1::2], strict=True):
+        # Up to the next section.
+        text = re.split(r"(?m)^\w", text)[0]
+        sent = re.search(r"http-check send meth GET uri (\S+) ver \S+ hdr Host (\S+)", text)
+        for name, host, port, more in re.findall(r"(?m)^ +server (\S+) (\S+):(\d+)(.*)$", text):
+            name = name if backend == "app" else f"{backend}/{name}"
+            found[name] = (sent.groups(), host, int(port), more)
+    return found
 
 
 def in_rotation(path, module):

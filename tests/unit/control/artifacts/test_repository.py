@@ -485,7 +485,7 @@ def checkout(
     own.path = build().rename(tmp_path / "dist" / files.archive_name(VERSION))
     monkeypatch.setattr(publish_command, "ROOT", tmp_path)
     monkeypatch.setattr(signing, "OWN_KEY", own.key)
-    monkeypatch.setattr(build_module, "build_artifact", lambda _: VERSION)
+    monkeypatch.setattr(build_module, "build_artifact", lambda *_: VERSION)
     monkeypatch.setenv("ARTIFACT_STORE", str(own.store.path))
     for name in ("RELEASE_KEY", "CI"):
         monkeypatch.delenv(name, raising=False)

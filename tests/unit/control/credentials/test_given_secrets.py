@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from control import controller_state, local_state, machine_pillar, paths, ssh, topology
+from control import controller_state, local_state, machine_pillar, paths, settings, ssh, topology
 from control.commands import secret as secret_command
 from control.credentials import given_secrets, shared_secrets
 from control.errors import ControlError
@@ -46,7 +46,7 @@ def tree(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "pillar" / "settings.sls").write_text("# Comments and nothing else.\n{}\n")
     own = {"haproxy": {"tls": {"certificate": "PEM", "key": "site-key"}}}
     (tmp_path / "pillar" / "settings" / "test.sls").write_text(yaml.safe_dump(own))
-    for module in (local_state, given_secrets, machine_pillar):
+    for module in (local_state, given_secrets, machine_pillar, settings):
         monkeypatch.setattr(module, "ROOT", tmp_path)
     for name in ("SECRET", "HOST", "FORGET"):
         monkeypatch.delenv(name, raising=False)

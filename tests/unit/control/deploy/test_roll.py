@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from control import bundle, converge, fleet, local_state, releases, ssh, topology
+from control.application import COUNTER
 from control.artifacts import repository
 from control.artifacts.folder import Folder
 from control.commands import deploy as deploy_command
@@ -67,9 +68,9 @@ def prod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleName
             if orphans.pop(host) == "succeeded":
                 known[host].append("v2")
             return ""
-        if roll.ATTEMPTS in command:
+        if COUNTER.attempts in command:
             return "".join(f"{json.dumps(one)}\n" for one in attempts.get(host, []))
-        assert releases.HISTORY in command
+        assert COUNTER.history in command
         return json.dumps({"history": [{"version": one} for one in known[host]]})
 
     def stream(where: Any, host: str, command: str) -> int:
@@ -116,7 +117,7 @@ def prod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleName
     monkeypatch.setattr(
         bundle,
         "upload",
-        lambda where, host, version, folder: order.append(f"{host} gets {version}"),
+        lambda where, host, version, folder, app: order.append(f"{host} gets {version}"),
     )
     monkeypatch.setattr(lock, "hold_lock", hold_lock)
     unused: set[str] = set()

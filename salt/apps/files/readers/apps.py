@@ -1,0 +1,29 @@
+"""The instances of the applications: whether each lives and is ready. Neither question counts."""
+
+import http.client
+import os
+
+
+def status(address, port, path):
+    """Status of the answer to GET ``path``; 0 without one within a second and a half."""
+    connection = http.client.HTTPConnection(address, port, timeout=1.5)
+    try:
+        connection.request("GET", path, headers={"User-Agent": "collectd"})
+        return connection.getresponse().status
+    except (OSError, http.client.HTTPException):
+        return 0
+    finally:
+        connection.close()
+
+
+def read(settings):
+    yield "known", len(settings["instances"])
+    for name, one in settings["instances"].items():
+        # Before its first release there is nothing that could live.
+        if not os.path.lexists(one["release"]):
+            continue
+        alive = status(settings["address"], one["port"], one["alive"]) == 200
+        yield "up", int(alive), name
+        # 404: it drains. 503: what it needs is unreachable.
+        ready = alive and status(settings["address"], one["port"], one["ready"]) == 200
+        yield "ready", int(ready), name
