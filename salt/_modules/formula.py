@@ -10,6 +10,8 @@ applied.
 import copy
 import fnmatch
 import functools
+import ipaddress
+import itertools
 import os
 import re
 
@@ -139,8 +141,26 @@ def _rules():
     rules.globals = {
         "seconds": seconds,
         "matches": lambda name, patterns: any(fnmatch.fnmatch(name, one) for one in patterns),
+        "overlap": overlap,
     }
     return rules
+
+
+def overlap(networks):
+    """
+    ``NETWORK and NETWORK``, the first two of a list that have addresses in common; empty when none have.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call formula.overlap '[192.0.2.0/24, 192.0.2.7]'
+    """
+    for one, other in itertools.combinations(networks, 2):
+        first, second = ipaddress.ip_network(one), ipaddress.ip_network(other)
+        if first.version == second.version and first.overlaps(second):
+            return f"{one} and {other}"
+    return ""
 
 
 def rule_formulas(rule):
@@ -168,7 +188,7 @@ def rule_problem(rule, merged):
 
     rule
         ``{setting: path, holds: Jinja expression, says: what must be}``. Beside the formulas' settings it
-        knows ``seconds(duration)`` and ``matches(name, patterns)``
+        knows ``seconds(duration)``, ``matches(name, patterns)`` and ``overlap(networks)``
     """
     if _compiled(rule["holds"])(**merged):
         return None

@@ -44,8 +44,8 @@ def collect(changes=None):
 def attacked(jails):
     """
     Jails that note who attacked what, so that a recidivist is shut out from that and nothing else:
-    ``{name: {ports: [ports], jails: [names]}}``, one for all jails with the same ports. None
-    without the jail ``recidive``.
+    ``{name: {ports: [ports], jails: [names], ignore: [addresses]}}``, one for all jails with the same
+    ports. None without the jail ``recidive``.
 
     CLI Example:
 
@@ -60,7 +60,9 @@ def attacked(jails):
         if name != "recidive" and jail["enabled"]:
             ports = sorted(set(jail.get("ports", [])))
             kind = "attacked-" + ("-".join(map(str, ports)) or "all")
-            found.setdefault(kind, {"ports": ports, "jails": []})["jails"].append(name)
+            noted = found.setdefault(kind, {"ports": ports, "jails": [], "ignore": []})
+            noted["jails"].append(name)
+            noted["ignore"] += [one for one in jail.get("ignore", []) if one not in noted["ignore"]]
     return found
 
 

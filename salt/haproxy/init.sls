@@ -7,6 +7,7 @@
 
 include:
   - haproxy.tls
+  - haproxy.bans
   {%- if elsewhere %}
   - pki
   {%- endif %}

@@ -285,15 +285,19 @@ def test_a_ban_closes_what_was_attacked_and_nothing_else(rendered: Any) -> None:
 def test_jails_that_close_the_same_share_who_attacked_it(load_source: Any) -> None:
     found = load_source("salt/_modules/jails.py").attacked(
         {
-            "a": {"enabled": True, "ports": [443, 80]},
-            "b": {"enabled": True, "ports": [80, 443]},
+            "a": {"enabled": True, "ports": [443, 80], "ignore": ["192.0.2.1"]},
+            "b": {"enabled": True, "ports": [80, 443], "ignore": ["192.0.2.1", "2001:db8::1"]},
             "c": {"enabled": True},
             "off": {"enabled": False, "ports": [22]},
             "recidive": {"enabled": True},
         }
     )
     assert found == {
-        "attacked-80-443": {"ports": [80, 443], "jails": ["a", "b"]},
-        "attacked-all": {"ports": [], "jails": ["c"]},
+        "attacked-80-443": {
+            "ports": [80, 443],
+            "jails": ["a", "b"],
+            "ignore": ["192.0.2.1", "2001:db8::1"],
+        },
+        "attacked-all": {"ports": [], "jails": ["c"], "ignore": []},
     }
     assert load_source("salt/_modules/jails.py").attacked({"a": {"enabled": True}}) == {}

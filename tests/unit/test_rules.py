@@ -33,6 +33,18 @@ BROKEN: list[tuple[dict[str, Any], str]] = [
     ),
     ({"haproxy": {"timeouts": {"server": "1m"}}}, "pillar haproxy:hard_stop_after: '60s' must be"),
     ({"haproxy": {"tls": {"key": "site-key", "certificate": None}}}, "pillar haproxy:tls:key: "),
+    (
+        {
+            "haproxy": {
+                "trusted_proxies": {"proxy_protocol": ["10.1.2.0/24"], "forwarded": ["10.1.2.7"]}
+            }
+        },
+        "pillar haproxy:trusted_proxies: 10.1.2.0/24 and 10.1.2.7 overlap: a network can be in one list once",
+    ),
+    (
+        {"haproxy": {"trusted_proxies": {"forwarded_for": ["127.0.0.1"]}}},
+        "pillar haproxy:trusted_proxies: 127.0.0.0/8 and 127.0.0.1 overlap",
+    ),
     ({"haproxy": {"limit": {"connections": 700}}}, "pillar haproxy:limit:connections: 700 must"),
     (
         {"fail2ban": {"jails": {"haproxy-limit": {"maxretry": 1500}}}},
