@@ -4,8 +4,8 @@
 #
 #   bootstrap.sh [--wheels DIR]
 #
-# Run as root on Debian 12 or 13 (or another system with apt-get and Python 3.11 or later). Every package is checked against the
-# hashes in salt.lock. With --wheels the packages come from DIR and no index is asked.
+# Run as root on a system that salt/systems.yaml names, with Python 3.11 or later. Every package is checked against
+# the hashes in salt.lock. With --wheels the packages come from DIR and no index is asked.
 # A second run does nothing; an interrupted one is started over. No compiler is installed.
 set -eu
 # Whatever the login has set (salt/_executors/environment.py).
@@ -32,7 +32,20 @@ done
 [ "$(id -u)" = 0 ] || die "must run as root: try 'sudo $0'"
 [ -r "$lock" ] || die "$lock is missing: run this from a whole checkout"
 
+# In the lab's base box there is no tree yet.
+systems=$here/../salt/systems.yaml
+if [ -r "$systems" ]; then
+    system() { sed -n "s/^$1=\"\{0,1\}\([^\"]*\)\"\{0,1\}$/\1/p" /etc/os-release; }
+    if ! grep -q "^$(system VERSION_CODENAME): " "$systems"; then
+        known=$(sed -n 's/^[a-z]*: //p' "$systems" | paste -s -d , | sed 's/,/, /g')
+        die "$(system PRETTY_NAME) is not supported, nothing was changed; there are states for $known"
+    fi
+fi
+
 python=/usr/bin/python3
+if [ -x "$python" ] && ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+    die "$("$python" -V) is too old, nothing was changed: Salt $(sed -n 's/^salt==\([0-9.]*\).*/\1/p' "$lock") needs 3.11 or later, which Debian 12, Ubuntu 24.04 and later have"
+fi
 if ! "$python" -c 'import venv, ensurepip' 2>/dev/null; then
     command -v apt-get >/dev/null || die "no python3-venv and no apt-get: not a Debian or Ubuntu machine"
     say "installing python3-venv (Salt lives in its own virtual environment)"

@@ -281,8 +281,9 @@ def settings(name):
     release (key: ``oscodename``) or family (key: ``os_family``), then the pillar, merged
     recursively; lists are replaced, not joined.
 
-    Raises CommandExecutionError, with every problem on a line of its own, when any part of the
-    pillar is invalid, not only this formula's.
+    Raises CommandExecutionError on a system that the tree is not for (``systems.yaml`` of the tree, where it
+    has one); and, with every problem on a line of its own, when any part of the pillar is invalid, not
+    only this formula's.
 
     CLI Example:
 
@@ -291,6 +292,7 @@ def settings(name):
         salt-call formula.settings haproxy
     """
     if "formula.valid" not in __context__:
+        _refuse_system()
         found = problems()
         __context__["formula.valid"] = not found
         if found:
@@ -303,6 +305,18 @@ def settings(name):
             "the pillar is refused; nothing was changed (reasons: see above)"
         )
     return _merged(name, __pillar__)
+
+
+def _refuse_system():
+    systems = _read(f"{_TREE}systems.yaml")
+    if systems and __grains__.get("oscodename") not in systems:
+        this = " ".join(
+            str(__grains__.get(key) or "") for key in ("osfullname", "osrelease")
+        ).strip()
+        raise CommandExecutionError(
+            f"{this or 'this system'} is not supported; nothing was changed. There are states for"
+            f" {', '.join(systems.values())}"
+        )
 
 
 def _merged(name, pillar):

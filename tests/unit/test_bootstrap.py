@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # A lock and the list it is made from.
 LOCKS = {
     "bootstrap/salt.lock": "bootstrap/salt.in",
+    "cloud/saltext-digitalocean/tests/salt-3007.lock": "cloud/saltext-digitalocean/tests/salt-3007.in",
     "requirements/audit.lock": "requirements/audit.in",
     "requirements/cloud.lock": "requirements/cloud.in",
     "requirements/control.lock": "requirements/control.in",
@@ -339,6 +340,52 @@ def test_without_root_it_says_so(script: Path) -> None:
     assert done.stderr == f"bootstrap: must run as root: try 'sudo {script}'\n"
 
 
+@pytest.mark.parametrize(
+    ("release", "python", "said"),
+    [
+        (
+            'PRETTY_NAME="Fedora Linux 43"\nVERSION_CODENAME=""\n',
+            "true",
+            "Fedora Linux 43 is not supported, nothing was changed; there are states for Debian 12, Debian 13,"
+            " Ubuntu 22.04, Ubuntu 24.04, Ubuntu 26.04",
+        ),
+        ('PRETTY_NAME="Debian sid"\n', "true", "Debian sid is not supported"),
+        (
+            'PRETTY_NAME="Ubuntu 22.04.5 LTS"\nVERSION_CODENAME=jammy\n',
+            '[ "$1" != -V ] || echo Python 3.10.12; [ "$1" = -V ]',
+            "Python 3.10.12 is too old, nothing was changed: Salt 3008.5 needs 3.11 or later",
+        ),
+    ],
+)
+def test_a_system_that_is_not_supported_is_refused_in_one_line(
+    tmp_path: Path, release: str, python: str, said: str
+) -> None:
+    """The script itself, told of another system and that it is root."""
+    for part in ("bootstrap", "salt", "bin"):
+        (tmp_path / part).mkdir()
+    (tmp_path / "os-release").write_text(release)
+    text = (ROOT / "bootstrap" / "bootstrap.sh").read_text(encoding="utf-8")
+    for path, ours in (("/etc/os-release", "os-release"), ("/usr/bin/python3", "bin/python3")):
+        assert path in text
+        text = text.replace(path, str(tmp_path / ours))
+    # Nobody gets further than what is tested.
+    before, marker, _ = text.partition("# The environment is named by all that makes it")
+    assert marker
+    (tmp_path / "bootstrap" / "bootstrap.sh").write_text(f"{before}exit 99\n")
+    shutil.copy(ROOT / "bootstrap" / "salt.lock", tmp_path / "bootstrap")
+    shutil.copy(ROOT / "salt" / "systems.yaml", tmp_path / "salt")
+    for name, body in (("python3", python), ("id", "echo 0"), ("apt-get", "exit 98")):
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    done = subprocess.run(
+        ["sh", str(tmp_path / "bootstrap" / "bootstrap.sh")],
+        env={"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"},
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 1 and done.stderr.startswith(f"bootstrap: {said}"), done
+    assert len(done.stderr.splitlines()) == 1 and not done.stdout
+
+
 def test_shell_scripts_are_shell() -> None:
     for path in [ROOT / "bootstrap" / "bootstrap.sh", *(ROOT / "lab").iterdir()]:
         first = path.read_text(encoding="utf-8").splitlines()[0]
@@ -380,11 +427,12 @@ def wanted(path: Path) -> Iterator[str]:
 def test_every_lock_of_the_project_is_looked_at() -> None:
     there = {
         str(path.relative_to(ROOT))
-        for pattern in ("*.lock", "*/*.lock")
+        for pattern in ("*.lock", "*/*.lock", "cloud/*/*/*.lock")
         for path in ROOT.glob(pattern)
         if not path.relative_to(ROOT).parts[0].startswith(".")
     }
-    assert there == set(LOCKS)
+    # Debian packages of the container images, in a form of their own.
+    assert there - {"containers/trixie.lock"} == set(LOCKS)
 
 
 @pytest.mark.parametrize("lock", LOCKS)

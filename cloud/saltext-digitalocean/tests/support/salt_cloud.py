@@ -33,8 +33,10 @@ class Loopback:
 class Cloud:
     """The driver as salt-cloud has it: configured, loaded by Salt, called by name."""
 
-    def __init__(self, folder: Path, api: Standin) -> None:
+    def __init__(self, folder: Path, api: Standin, programs: Path | None = None) -> None:
+        """``programs``: the folder of the salt-cloud that is run; this environment's unless given."""
         self.folder, self.api = folder, api
+        self.programs = programs or Path(sys.executable).parent
         # What Salt made of the configuration.
         self._loaded: dict[str, Any] = {}
         self.provider: dict[str, Any] = {
@@ -108,7 +110,7 @@ class Cloud:
             del environment["DIGITALOCEAN_TOKEN"]
         environment.pop("DIGITALOCEAN_ACCESS_TOKEN", None)
         return subprocess.run(
-            [str(Path(sys.executable).parent / "salt-cloud"), "-c", str(self.folder), *words],
+            [str(self.programs / "salt-cloud"), "-c", str(self.folder), *words],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, stdin=subprocess.DEVNULL,
             env=environment, timeout=240, check=False,
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The part of the stand-in that is no machine and no network of one: load balancers."""
+"""The part of the stand-in that is no machine and no network of one: load balancers, DNS zones."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ _BALANCER = {
     "http_idle_timeout_seconds", "vpc_uuid", "disable_lets_encrypt_dns_records", "firewall", "network",
     "network_stack", "type", "project_id", "tls_cipher_policy",
 }  # fmt: skip
+_RECORD = {"type", "name", "data", "priority", "port", "ttl", "weight", "flags", "tag"}
 # As in standin_digitalocean.py: what an operation knows, in its body and in its query.
 BODIES = {
     ("POST", "/v2/load_balancers"): _BALANCER,
     ("PUT", r"/v2/load_balancers/([\w-]+)"): _BALANCER,
+    ("POST", r"/v2/domains/([\w.-]+)/records"): _RECORD,
+    ("PATCH", r"/v2/domains/([\w.-]+)/records/(\d+)"): _RECORD,
 }
-QUERIES: dict[str, set[str]] = {}
+QUERIES = {r"/v2/domains/([\w.-]+)/records": {"page", "per_page", "name", "type"}}
 PROTOCOLS = {"http", "https", "http2", "http3", "tcp", "udp"}
 
 
@@ -29,7 +32,8 @@ class Services:
 
     - a load balancer is ``new`` and without address for ``pace`` seconds, and refuses changes until then
       (422); ``stuck`` names those that stay so, ``errored`` those that fail;
-    - its droplets are those that have its tag *now*.
+    - its droplets are those that have its tag *now*;
+    - records of a zone are listed by whole names, and a CNAME stands alone under its name.
     """
 
     pace: float
@@ -40,6 +44,8 @@ class Services:
     def __init__(self) -> None:
         self.balancers: dict[str, dict[str, Any]] = {}
         self.errored: set[str] = set()
+        # Records by zone.
+        self.zones: dict[str, list[dict[str, Any]]] = {}
 
     def _shown_balancer(self, one: dict[str, Any]) -> dict[str, Any]:
         shown = {key: value for key, value in one.items() if not key.startswith("_")}
@@ -139,7 +145,93 @@ class Services:
         del self.balancers[self._balancer(found[0])["id"]]
         return 204, None
 
+    # --- DNS ----------------------------------------------------------------------------------------
+
+    def add_zone(self, name: str) -> None:
+        """As its owner makes it, with the records that it begins with."""
+        self.zones[name] = []
+        for number in (1, 2, 3):
+            self._add_record(
+                name,
+                {"type": "NS", "name": "@", "data": f"ns{number}.digitalocean.com", "ttl": 1800},
+            )
+
+    def _zone(self, name: str) -> list[dict[str, Any]]:
+        if name not in self.zones:
+            raise Refusal(404)
+        return self.zones[name]
+
+    def _list_zones(self, _: Any, query: dict[str, str], __: Any) -> tuple[int, dict[str, Any]]:
+        items = [{"name": name, "ttl": 1800, "zone_file": None} for name in self.zones]
+        return self._page("domains", "/v2/domains", items, query)
+
+    def _list_records(
+        self, found: Any, query: dict[str, str], _: Any
+    ) -> tuple[int, dict[str, Any]]:
+        zone = found[0]
+
+        def whole(one: dict[str, Any]) -> str:
+            return zone if one["name"] == "@" else f"{one['name']}.{zone}"
+
+        items = [
+            one
+            for one in self._zone(zone)
+            if query.get("type", one["type"]) == one["type"]
+            and query.get("name", whole(one)) == whole(one)
+        ]
+        return self._page("domain_records", f"/v2/domains/{zone}/records", items, query)
+
+    def _add_record(self, zone: str, body: dict[str, Any]) -> dict[str, Any]:
+        def unless(condition: object, message: str) -> None:
+            if not condition:
+                raise Refusal(422, message)
+
+        kind, name, data = (body.get(key) for key in ("type", "name", "data"))
+        unless(kind in ("A", "AAAA", "CAA", "CNAME", "MX", "NS", "SRV", "TXT"), "type is invalid")
+        unless(name and data, "name and data can't be blank")
+        unless(int(body.get("ttl", 1800)) >= 30, "TTL must be greater than or equal to 30")
+        same = [one for one in self._zone(zone) if one["name"] == name]
+        unless(
+            not any(one["type"] == "CNAME" for one in same) and not (kind == "CNAME" and same),
+            "CNAME records cannot share a name with other records",
+        )
+        if kind in ("MX", "SRV"):
+            unless(isinstance(body.get("priority"), int), "priority is needed")
+        if kind in ("CNAME", "MX", "SRV"):
+            unless(str(data).endswith("."), "data needs to end with a dot (.)")
+            data = str(data).rstrip(".")
+        keys = ("priority", "port", "weight", "flags", "tag")
+        one = {
+            "id": self._id(), "type": kind, "name": name, "data": data, "ttl": body.get("ttl", 1800),
+            **{key: body.get(key) for key in keys},
+        }  # fmt: skip
+        self._zone(zone).append(one)
+        return one
+
+    def _create_record(
+        self, found: Any, _: Any, body: dict[str, Any]
+    ) -> tuple[int, dict[str, Any]]:
+        return 201, {"domain_record": self._add_record(found[0], body)}
+
+    def _record(self, found: Any) -> dict[str, Any]:
+        for one in self._zone(found[0]):
+            if str(one["id"]) == found[1]:
+                return one
+        raise Refusal(404)
+
+    def _patch_record(self, found: Any, _: Any, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        one = self._record(found)
+        one.update({key: value for key, value in body.items() if key != "type"})
+        return 200, {"domain_record": one}
+
+    def _delete_record(self, found: Any, _: Any, __: Any) -> tuple[int, None]:
+        self.zones[found[0]].remove(self._record(found))
+        return 204, None
+
     # Of Standin.
+    def _id(self) -> int:
+        raise NotImplementedError
+
     def _page(
         self, key: str, path: str, items: list[dict[str, Any]], query: dict[str, str]
     ) -> tuple[int, dict[str, Any]]:
@@ -159,4 +251,9 @@ ROUTES: list[Any] = [
     ("GET", r"/v2/load_balancers/([\w-]+)", Services._get_balancer),
     ("PUT", r"/v2/load_balancers/([\w-]+)", Services._update_balancer),
     ("DELETE", r"/v2/load_balancers/([\w-]+)", Services._delete_balancer),
+    ("GET", "/v2/domains", Services._list_zones),
+    ("GET", r"/v2/domains/([\w.-]+)/records", Services._list_records),
+    ("POST", r"/v2/domains/([\w.-]+)/records", Services._create_record),
+    ("PATCH", r"/v2/domains/([\w.-]+)/records/(\d+)", Services._patch_record),
+    ("DELETE", r"/v2/domains/([\w.-]+)/records/(\d+)", Services._delete_record),
 ]

@@ -1,3 +1,9 @@
 """A salt-cloud driver for DigitalOcean, on DigitalOcean's own client (pydo)."""
 
-__version__ = "1.0.0"
+from importlib.metadata import PackageNotFoundError, version
+
+try:
+    __version__ = version("saltext.digitalocean")
+except PackageNotFoundError:
+    # Run from its sources.
+    __version__ = "0.0.0.not-installed"

@@ -43,7 +43,7 @@ import salt.utils.cloud
 import salt.utils.files
 import salt.utils.yaml
 from salt.exceptions import SaltCloudConfigError, SaltCloudSystemExit
-from saltext.digitalocean.utils.digitalocean import exit_code, load_balancers, options
+from saltext.digitalocean.utils.digitalocean import dns, exit_code, load_balancers, options
 from saltext.digitalocean.utils.digitalocean.api import (
     Api,
     ApiError,
@@ -1450,6 +1450,79 @@ def delete_load_balancer(kwargs=None, call=None):
     found = load_balancers.get(api, _argument(kwargs, "name"))
     load_balancers.remove(api, found["id"], poll=float(_provider_setting("poll_interval", 1.0)))
     return {"removed": found["name"]}
+
+
+def _record(kwargs):
+    """Zone and record of a function's arguments."""
+    given = _given(kwargs)
+    given.pop("domain", None)
+    return _argument(kwargs, "domain"), given
+
+
+@_one_line
+def list_domains(call=None):
+    """DNS zones of the account by name.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-cloud -f list_domains my-digitalocean
+    """
+    _must_be(call, "function", "list_domains")
+    return dns.list_zones(_api())
+
+
+@_one_line
+def list_records(kwargs=None, call=None):
+    """Records of a DNS zone by ID; of one ``type`` and one ``name`` below the zone, where given.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-cloud -f list_records my-digitalocean domain=example.com type=TXT
+    """
+    _must_be(call, "function", "list_records")
+    zone, given = _record(kwargs)
+    options.check_names("record", given, ("type", "name"))
+    api = _api()
+    dns.get_zone(api, zone)
+    records = dns.list_records(api, zone, given.get("type"), given.get("name"))
+    return {str(one["id"]): one for one in records}
+
+
+@_one_line
+def create_record(kwargs=None, call=None):
+    """
+    A record of a DNS zone, beside those of the same name; one that is there already is left, but for its TTL.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-cloud -f create_record my-digitalocean domain=example.com type=A name=www data=203.0.113.7 ttl=300
+    """
+    _must_be(call, "function", "create_record")
+    zone, given = _record(kwargs)
+    # Before anything is asked.
+    dns.check(given)
+    return dns.ensure(_api(), zone, given)
+
+
+@_one_line
+def delete_record(kwargs=None, call=None):
+    """Remove the records of a DNS zone that have this type, name and, where given, data.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-cloud -f delete_record my-digitalocean domain=example.com type=TXT name=_acme-challenge
+    """
+    _must_be(call, "function", "delete_record")
+    zone, given = _record(kwargs)
+    return {"removed": dns.remove(_api(), zone, given)}
 
 
 @_one_line
