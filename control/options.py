@@ -133,6 +133,12 @@ class Options:
     release_key: str = surrounding("RELEASE_KEY")
     # The images (control/images): a mirror with debian/ and debian-security/ below it.
     debian_mirror: str = surrounding("DEBIAN_MIRROR")
+    image_store: str = surrounding("IMAGE_STORE")
+    image_store_user: str = surrounding("IMAGE_STORE_USER")
+    image_store_password: str = surrounding("IMAGE_STORE_PASSWORD")
+    ci_registry_image: str = surrounding("CI_REGISTRY_IMAGE")
+    ci_registry_user: str = surrounding("CI_REGISTRY_USER")
+    ci_registry_password: str = surrounding("CI_REGISTRY_PASSWORD")
     # GitLab's pipeline, and who works there or here.
     ci: str = surrounding("CI")
     ci_api_v4_url: str = surrounding("CI_API_V4_URL")

@@ -6,10 +6,12 @@ import sys
 from pathlib import Path
 
 from .. import application
-from ..application import FORMULA
+from ..application import FORMULA, NAME
 from ..artifacts import build, files, repository, signing
 from ..artifacts.files import Repository
 from ..command import make_command
+from ..images import build as images_build
+from ..images import store
 from ..options import Options
 from ..paths import ROOT
 from ..topology import Topology
@@ -18,7 +20,8 @@ from ..topology import Topology
 def run(_: Topology, options: Options) -> int:
     """Build the artifact of an application and store it; never replaces one.
 
-    In the repository that ARTIFACT_STORE names, signed with RELEASE_KEY or a key of this checkout's own.
+    In the repository that ARTIFACT_STORE names, signed with RELEASE_KEY or a key of this checkout's own. The
+    images that `make images` built of it too: in IMAGE_STORE, or beside it where that is a folder.
     """
     # It needs no place to run yet.
     app = application.find(options)
@@ -35,8 +38,32 @@ def run(_: Topology, options: Options) -> int:
         print(f"its signature there is not by {key}, and stays: one by another key, or none of it")
     else:
         _report_signature(stored, key, is_new=key == signing.OWN_KEY and not had_own_key)
+    if app.is_counter:
+        publish_images(stored, version, digest, key, options)
     print(version)
     return 0
+
+
+def publish_images(
+    stored: Repository, version: str, artifact: str, key: Path | None, options: Options
+) -> None:
+    """The images of this artifact, where they have been built; says so where not."""
+    listed = images_build.read_list()
+    built = listed.get("images", {}).get(NAME, {}).get("artifact")
+    if built != artifact:
+        why = "are of another build" if built else "are not built"
+        print(f"without container images, which {why}: make images", file=sys.stderr)
+        return
+    images = store.open_store(stored, options)
+    if images is None:
+        print(
+            "without container images: IMAGE_STORE=docker://host/path says where they go",
+            file=sys.stderr,
+        )
+        return
+    print(f"container images, in {images.where}:")
+    name = store.publish(listed, version, stored, images, key)
+    print(f"  listed by {name}, in {stored.where}{', signed' if key else ''}")
 
 
 def _report_signature(stored: Repository, key: Path | None, is_new: bool) -> None:

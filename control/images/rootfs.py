@@ -20,7 +20,7 @@ DROPPED = (
     "usr/share/bash-completion", "usr/share/zsh", "usr/share/doc-base", "usr/share/menu", "usr/share/applications",
     "usr/share/pixmaps", "usr/share/icons", "usr/share/python3", "usr/share/base-files", "usr/lib/systemd",
     "usr/lib/init", "usr/lib/tmpfiles.d", "usr/lib/sysusers.d", "usr/share/gcc", "usr/share/gdb",
-    "usr/share/initramfs-tools", "usr/share/perl5", "usr/share/vim", "usr/share/binfmts", "usr/lib/binfmt.d",
+    "usr/share/initramfs-tools", "usr/share/perl5", "usr/share/vim", "usr/share/binfmts", "usr/lib/python3.*/sitecustomize.py", "usr/lib/binfmt.d",
     "usr/lib/x86_64-linux-gnu/gconv", "usr/lib/x86_64-linux-gnu/engines-3",
 )  # fmt: skip
 # Of /etc what is no configuration of a service; the rest is mounted by the host.
@@ -29,7 +29,6 @@ KEPT_OF_ETC = (
     "etc/debian_version",
     "etc/protocols",
     "etc/services",
-    "etc/python3.*",
 )
 LINKS = {"bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib", "lib64": "usr/lib64"}
 FOLDERS = {
@@ -155,10 +154,11 @@ def _byte_compile(root: Path, folders: Iterable[Path]) -> None:
         "--library-path",
         libraries,
         str(binary),
-        "-S",
+        # Not what it imports itself: with times, and the folder that it lies in now.
+        "-SB",
         "-m",
         "compileall",
-        "-q",
+        "-qf",
         "-s",
         str(root),
     ]
