@@ -60,6 +60,7 @@ def test_nothing_is_published_or_deployed_that_was_not_tested() -> None:
         "lint",
         "unit",
         "machine",
+        "images",
     }
     for name in ("staging", "production"):
         needs = {need["job"] for need in found[name]["needs"]}
@@ -230,7 +231,8 @@ ALWAYS = {"lint", "unit", "machine"}
     [
         ("docs/start.md", ALWAYS),
         ("cloud/cloud.profiles.d/all.conf", ALWAYS),
-        ("webapp/src/counter/new.py", ALWAYS | {"build"}),
+        ("webapp/src/counter/new.py", ALWAYS | {"build", "images"}),
+        ("containers/images/redis.yaml", ALWAYS | {"images"}),
         ("requirements/dev.lock", ALWAYS | {"audit"}),
     ],
 )
@@ -256,7 +258,7 @@ def test_a_tag_is_released_and_a_schedule_audits_and_tests_everything(
     clone: Path, gitlab: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
     tag = occasion(clone, gitlab, CI_COMMIT_TAG="v1.2.3", CI_COMMIT_BRANCH="")
-    assert tag == ALWAYS | {"build", "publish", "release", "everything"}
+    assert tag == ALWAYS | {"build", "images", "publish", "release", "everything"}
     assert occasion(clone, gitlab, CI_PIPELINE_SOURCE="schedule") == {"audit", "everything"}
 
 
