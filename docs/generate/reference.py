@@ -481,7 +481,17 @@ def index_page() -> str:
     ]
     for path in sorted((facts.ROOT / "salt").glob("*/README.md")):
         lines.append(f"- [{path.parent.name}](../../salt/{path.parent.name}/README.md)")
-    for name in ("webapp", "cloud", "bench", "bootstrap", "control", "lab", "tests"):
+    for name in (
+        "webapp",
+        "examples/notes",
+        "examples/shop",
+        "cloud",
+        "bench",
+        "bootstrap",
+        "control",
+        "lab",
+        "tests",
+    ):
         if (facts.ROOT / name / "README.md").exists():
             lines.append(f"- [{name}](../../{name}/README.md)")
     lines += ["", "```{toctree}", ":hidden:", "", "commands", "settings/index"]

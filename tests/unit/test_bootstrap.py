@@ -32,6 +32,9 @@ LOCKS = {
     "requirements/dev.lock": "requirements/dev.in",
     "webapp/requirements.lock": "webapp/requirements.in",
     "webapp/serving.lock": "webapp/serving.in",
+    "webapp/tests/sixteen/requirements.lock": "webapp/tests/sixteen/requirements.in",
+    "examples/notes/requirements.lock": "examples/notes/requirements.in",
+    "examples/shop/requirements.lock": "examples/shop/requirements.in",
 }
 
 

@@ -87,7 +87,9 @@ def _line(text: str, keys: list[str]) -> int:
         expression = rf"^\s*(\[+\s*([^\]]*\.)?{name}\s*\]|{name}\s*[.=])|[{{,]\s*{name}\s*="
         for number in range(start, len(lines)):
             if re.search(expression, lines[number]):
-                found, start = number + 1, number
+                found = number + 1
+                # A table's keys are below its head, an inline one's on the same line.
+                start = number + 1 if lines[number].lstrip().startswith("[") else number
                 break
     return found
 

@@ -124,8 +124,9 @@ class Channel(HTTPChannel):
                 except BlockingIOError:
                     sent = 0
                 except OSError:
+                    # The client went away: what makes a long answer must not go on.
                     self.will_close = True
-                    return len(data)
+                    raise ClientDisconnected from None
                 if sent == len(data):
                     return sent
                 data = data[sent:]

@@ -86,7 +86,11 @@ class Front:
             return text(404, b"draining\n")
         if self._ready is None:
             return text(200, b"ready\n")
-        status, body = self._ask(environ, self._ready)
+        try:
+            status, body = self._ask(environ, self._ready)
+        except Exception as problem:
+            environ[ERROR] = describe(problem)
+            return text(503, f"not ready: {self._ready} failed\n".encode())
         if status // 100 == 2:
             return text(200, b"ready\n")
         environ.setdefault(ERROR, f"{self._ready} answered {status}")

@@ -179,7 +179,8 @@ def make_server(
         channel_timeout=120,
         cleanup_interval=10,
         # A larger one is refused with 413 and the connection closed.
-        max_request_body_size=application.serve["max_body"],
+        # waitress refuses one of just this size.
+        max_request_body_size=application.serve["max_body"] + 1,
         # Larger than what HAProxy passes on by default (tune.bufsize 16384 less the reserve).
         max_request_header_size=16384,
         # No Server header: what runs here is nobody's business.
