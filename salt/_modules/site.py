@@ -20,7 +20,34 @@ def __virtual__():
     return __virtualname__
 
 
-def files(folder, domain, names, addresses, certificate=None, key=None):
+def order(settings):
+    """
+    What files/acme.py is told: the formula's settings of it, and the names that the certificate is to carry.
+    Without any in the settings they are the topology's domain and the applications' hosts.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call site.order "$(salt-call --out json formula.settings haproxy)"
+    """
+    acme = settings["acme"]
+    hosts = [
+        host
+        for application in __salt__["backends.served"]()["applications"]
+        for host in application["hosts"]
+    ]
+    names = acme["names"] or [__salt__["topology.domain"](), *hosts]
+    wanted = ("directory", "email", "challenge", "port", "renew_days")
+    return {
+        "names": list(dict.fromkeys(names)),
+        "live": os.path.join(settings["tls"]["directory"], "site.pem"),
+        "socket": settings["admin"]["socket"],
+        **{one: acme[one] for one in wanted},
+    }
+
+
+def files(folder, domain, names, addresses, certificate=None, key=None, ordered=()):
     """
     ``{path: {data, mode, user, group, secret}}`` of certificate and key in ``folder``, and of what a client
     needs to verify it: the pillar's where it gives one, else signed by a small CA of this machine's own.
@@ -33,10 +60,18 @@ def files(folder, domain, names, addresses, certificate=None, key=None):
         under which clients come: its subjectAltName
     certificate, key
         PEM text, and the name of the secret that is its key
+    ordered
+        names of a certificate that a public authority gives (files/acme.py): where one is served it is kept,
+        until it ends
     """
     if certificate:
         return _given(folder, certificate, key)
-    return _made(folder, domain, names, addresses)
+    found = _made(folder, domain, names, addresses)
+    pair = [_read(os.path.join(folder, f"site.pem{end}")) for end in ("", ".key")]
+    if ordered and _is_public(*pair, ordered):
+        found |= _pair(folder, *pair)
+        found[os.path.join(FOLDER, "site.pem")] = _file(pair[0])
+    return found
 
 
 def _file(text, mode=0o644, group="root", secret=False):
@@ -93,6 +128,13 @@ def _made(folder, domain, names, addresses):
         paths["pem"]: _file(ca),
         paths["key"]: _file(ca_key, 0o600, secret=True),
     }
+
+
+def _is_public(certificate, key, names):
+    # One that is made here carries addresses too.
+    return not __utils__["certificate_checks.pair_problems"](certificate, key) and __utils__[
+        "certificate_checks.carries"
+    ](certificate, names, [])
 
 
 def _is_usable(certificate, key, ca, names, addresses):

@@ -8,6 +8,7 @@
 include:
   - haproxy.tls
   - haproxy.bans
+  - haproxy.acme
   {%- if elsewhere %}
   - pki
   {%- endif %}
@@ -49,6 +50,7 @@ haproxy running:
           addresses: {{ names.ip | json }}
           certificate: {{ haproxy.tls.certificate | json }}
           key: {{ haproxy.tls.key | json }}
+          ordered: {{ (salt['site.order'](haproxy).names if haproxy.acme.directory else []) | json }}
     # Of a given certificate, which is given no longer.
     - clean: [/etc/stack/pki/site.pem]
     - checks:

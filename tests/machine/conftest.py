@@ -34,7 +34,13 @@ SHARES = {
         "test_filebeat",
         "test_logs",
     ),
-    "devc": ("test_deploy", "test_firewall", "test_monitoring", "test_secrets"),
+    "devc": (
+        "test_deploy",
+        "test_public_certificate",
+        "test_firewall",
+        "test_monitoring",
+        "test_secrets",
+    ),
 }
 ADDRESSES = {"dev": 10, "dev12": 12, "devb": 13, "devc": 14}
 

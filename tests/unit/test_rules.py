@@ -24,6 +24,8 @@ DEFAULTS = {
     name: yaml.safe_load((TREE / name / "defaults.yaml").read_text(encoding="utf-8"))
     for name in FORMULAS
 }
+# Of the form alone: whether it could be served is asked later.
+PEM = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
 # Each rule broken: what the pillar says, and part of the line that refuses it.
 BROKEN: list[tuple[dict[str, Any], str]] = [
     (
@@ -45,6 +47,28 @@ BROKEN: list[tuple[dict[str, Any], str]] = [
         {"haproxy": {"trusted_proxies": {"forwarded_for": ["127.0.0.1"]}}},
         "pillar haproxy:trusted_proxies: 127.0.0.0/8 and 127.0.0.1 overlap",
     ),
+    (
+        {"haproxy": {"acme": {"directory": "https://acme.test/dir", "email": "a@b.test"}}},
+        "pillar haproxy:acme:directory: 'https://acme.test/dir' needs acme:email and acme:agree: true",
+    ),
+    (
+        {"haproxy": {"acme": {"directory": "https://acme.test/dir", "agree": True}}},
+        "pillar haproxy:acme:directory: 'https://acme.test/dir' needs acme:email and acme:agree: true",
+    ),
+    (
+        {
+            "haproxy": {
+                "acme": {"directory": "https://acme.test/dir", "agree": True, "email": "a@b.test"},
+                "tls": {"certificate": PEM, "key": "site-key"},
+            }
+        },
+        "pillar haproxy:acme:directory: 'https://acme.test/dir' goes without tls:certificate",
+    ),
+    (
+        {"haproxy": {"acme": {"names": ["*.b.test"]}}},
+        "pillar haproxy:acme:challenge: 'http' must be dns for a wildcard",
+    ),
+    ({"haproxy": {"acme": {"challenge": "dns"}}}, "pillar haproxy:acme:challenge: 'dns' needs"),
     ({"haproxy": {"limit": {"connections": 700}}}, "pillar haproxy:limit:connections: 700 must"),
     (
         {"fail2ban": {"jails": {"haproxy-limit": {"maxretry": 1500}}}},
