@@ -1,0 +1,94 @@
+"""
+Images of container hosts: OCI layouts that ``make images`` writes below dist/images, brought to a host over ssh. A layer that
+is there already is not sent again.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from .. import ssh
+from ..application import NAME
+from ..errors import OperationError, UserError
+from ..options import Options
+from ..paths import ROOT
+from ..topology import Topology
+
+FOLDER = ROOT / "dist" / "images"
+# On a host: the layouts, whose blobs are shared.
+PLACE = "/var/cache/stack/images"
+# Those that are no application; each is `localhost/NAME:current` there.
+SERVICES = ("redis", "haproxy")
+
+
+@dataclass(frozen=True)
+class Image:
+    """``digest``: of the manifest, ``sha256:…``."""
+
+    name: str
+    layout: Path
+    digest: str
+
+
+def read(folder: Path = FOLDER) -> dict[str, Image]:
+    """The images that are built, by name; UserError without any."""
+    try:
+        listed = json.loads((folder / "images.json").read_text(encoding="utf-8"))["images"]
+        return {
+            name: Image(name, ROOT / entry["layout"], entry["digest"])
+            for name, entry in listed.items()
+        }
+    except FileNotFoundError as error:
+        raise UserError(f"no images in {folder.relative_to(ROOT)}: 'make images' builds them") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{folder}/images.json: not a list of images: {error}") from error
+
+
+def _blobs(image: Image) -> list[Path]:
+    return sorted((image.layout / "blobs" / "sha256").iterdir())
+
+
+def bring(topology: Topology, host: str, image: Image, tags: list[str]) -> bool:
+    """The image on a host, under ``tags``, unless it is there; whether it was not. OperationError where the host does not
+    end up with this very digest."""
+    names = [f"localhost/{image.name}:{tag}" for tag in tags]
+    question = "podman image inspect -f '{{.Digest}}' " + " ".join(names) + " 2>/dev/null || true"
+    if ssh.run(topology, host, question).split() == [image.digest] * len(names):
+        return False
+    known = ssh.run(topology, host, f"mkdir -p {PLACE}/blobs/sha256; ls {PLACE}/blobs/sha256").split()
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for path in _blobs(image):
+            if path.name not in known:
+                archive.add(path, f"blobs/sha256/{path.name}")
+        for name in ("oci-layout", "index.json"):
+            archive.add(image.layout / name, f"{image.name}/{name}")
+    digest = ssh.run(
+        topology,
+        host,
+        f"set -e; cd {PLACE}; rm -rf {image.name}; tar -x --no-same-owner;"
+        f" ln -sfn ../blobs {image.name}/blobs; id=$(podman pull -q oci:{PLACE}/{image.name});"
+        f" for name in {' '.join(names)}; do podman tag $id $name; done;"
+        " podman image inspect -f '{{.Digest}}' $id",
+        buffer.getvalue(),
+    ).split()
+    if digest != [image.digest]:
+        raise OperationError(
+            f"{host}: image {image.name} arrived as {' '.join(digest) or 'nothing'}, not {image.digest}"
+        )
+    return True
+
+
+def for_release(version: str, options: Options) -> Image:
+    """The application's image of a release."""
+    image = read()[NAME]
+    return image
+
+
+def ensure(version: str, options: Options) -> None:
+    """The images of this checkout, made unless they are there."""
+    read()
