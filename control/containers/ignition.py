@@ -70,7 +70,9 @@ def make(host_name: str, host: Host, keys: list[str]) -> str:
     config = {
         "ignition": {"version": VERSION},
         "passwd": {
-            "groups": [{"name": name, "gid": number, "system": True} for name, number in ACCOUNTS.items()],
+            "groups": [
+                {"name": name, "gid": number, "system": True} for name, number in ACCOUNTS.items()
+            ],
             "users": [{"name": LOGIN, "sshAuthorizedKeys": keys}, *accounts],
         },
         "storage": {
@@ -89,10 +91,10 @@ def validate(path: Path) -> None:
     """OperationError with the words of Ignition's own validator, also for what it calls a warning: a misspelt key
     is one, and would be left out in silence."""
     if not shutil.which(VALIDATOR):
-        raise UserError(f"{VALIDATOR} is not on the PATH: install Debian's or Fedora's package ignition")
-    done = subprocess.run(
-        [VALIDATOR, str(path)], capture_output=True, text=True, check=False
-    )
+        raise UserError(
+            f"{VALIDATOR} is not on the PATH: install Debian's or Fedora's package ignition"
+        )
+    done = subprocess.run([VALIDATOR, str(path)], capture_output=True, text=True, check=False)
     answer = (done.stdout + done.stderr).strip()
     if done.returncode or answer:
         raise OperationError(f"{path}: refused by {VALIDATOR}: {answer or done.returncode}")

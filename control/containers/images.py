@@ -5,6 +5,7 @@ is there already is not sent again.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import tarfile
@@ -13,12 +14,16 @@ from pathlib import Path
 
 from .. import ssh
 from ..application import NAME
+from ..artifacts import files
 from ..errors import OperationError, UserError
+from ..images import build, description, lock
 from ..options import Options
 from ..paths import ROOT
 from ..topology import Topology
 
 FOLDER = ROOT / "dist" / "images"
+# Of releases that are not this checkout's, by version.
+RELEASES = ROOT / ".cache" / "images"
 # On a host: the layouts, whose blobs are shared.
 PLACE = "/var/cache/stack/images"
 # Those that are no application; each is `localhost/NAME:current` there.
@@ -43,7 +48,9 @@ def read(folder: Path = FOLDER) -> dict[str, Image]:
             for name, entry in listed.items()
         }
     except FileNotFoundError as error:
-        raise UserError(f"no images in {folder.relative_to(ROOT)}: 'make images' builds them") from error
+        raise UserError(
+            f"no images in {folder.relative_to(ROOT)}: 'make images' builds them"
+        ) from error
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder}/images.json: not a list of images: {error}") from error
 
@@ -59,7 +66,9 @@ def bring(topology: Topology, host: str, image: Image, tags: list[str]) -> bool:
     question = "podman image inspect -f '{{.Digest}}' " + " ".join(names) + " 2>/dev/null || true"
     if ssh.run(topology, host, question).split() == [image.digest] * len(names):
         return False
-    known = ssh.run(topology, host, f"mkdir -p {PLACE}/blobs/sha256; ls {PLACE}/blobs/sha256").split()
+    known = ssh.run(
+        topology, host, f"mkdir -p {PLACE}/blobs/sha256; ls {PLACE}/blobs/sha256"
+    ).split()
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for path in _blobs(image):
@@ -83,12 +92,26 @@ def bring(topology: Topology, host: str, image: Image, tags: list[str]) -> bool:
     return True
 
 
-def for_release(version: str, options: Options) -> Image:
-    """The application's image of a release."""
-    image = read()[NAME]
-    return image
+def for_release(version: str, folder: Path) -> Image:
+    """The application's image of a release whose artifact is in ``folder``: the one that ``make images`` made of the same, or
+    one made of it here, which is the same bytes wherever that is done."""
+    archive = folder / files.archive_name(version)
+    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+    listed = build.read_list().get("images", {}).get(NAME, {})
+    if listed.get("version") != version or listed.get("artifact") != digest:
+        listed = build.build_release(archive, version, RELEASES / version, Options.read(names=[]))
+    return Image(NAME, ROOT / listed["layout"], listed["digest"])
+
+
+def bring_release(topology: Topology, host: str, version: str, folder: Path) -> None:
+    """The image of a release on a host, from its artifact in ``folder``."""
+    image = for_release(version, folder)
+    if bring(topology, host, image, [version]):
+        print(f"  {NAME} {version}: {image.digest}", flush=True)
 
 
 def ensure(version: str, options: Options) -> None:
     """The images of this checkout, made unless they are there."""
-    read()
+    described = description.load()
+    archive = ROOT / "dist" / files.archive_name(version)
+    build.build(described, lock.read(described.values()), archive, version, options)

@@ -14,6 +14,7 @@ from ..credentials import shared_secrets
 from ..errors import OperationError, UserError
 from ..lab import container_host, containers, host, network, vagrant
 from ..options import Options
+from ..paths import ROOT
 from ..steps import Steps
 from ..topology import Topology
 from . import handover, ignition, images, rendering
@@ -26,8 +27,19 @@ def login_key(topology: Topology) -> Path:
     """The controller's own ssh key for these hosts; made at first need."""
     path = shared_secrets.folder(topology) / "login"
     if not path.exists():
-        words = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"controller of {topology.name}"]
-        done = subprocess.run([*words, "-f", str(path)], capture_output=True, text=True, check=False)
+        words = [
+            "ssh-keygen",
+            "-q",
+            "-t",
+            "ed25519",
+            "-N",
+            "",
+            "-C",
+            f"controller of {topology.name}",
+        ]
+        done = subprocess.run(
+            [*words, "-f", str(path)], capture_output=True, text=True, check=False
+        )
         if done.returncode:
             raise OperationError(f"ssh-keygen: {done.stderr.strip()}")
     return path
@@ -58,9 +70,11 @@ def bring_images(topology: Topology, name: str, built: str, options: Options) ->
         if images.bring(topology, name, known[service], ["current"]):
             print(f"  {service}: {known[service].digest}", flush=True)
     version = releases.read_current(topology, name) or built
-    image = images.for_release(version, options)
-    if images.bring(topology, name, image, [version]):
-        print(f"  {NAME} {version}: {image.digest}", flush=True)
+    has = f"podman image exists localhost/{NAME}:{version} && echo yes || true"
+    if version == built or not ssh.run(topology, name, has):
+        # A host that is made anew gets the version that its disk tells of.
+        _, folder = releases.choose_for_host(name, built, {version: ""}, options)
+        images.bring_release(topology, name, version, folder or ROOT / "dist")
 
 
 def converge(topology: Topology, name: str, built: str, options: Options) -> int:
@@ -85,7 +99,9 @@ def apply(topology: Topology, options: Options) -> int:
     if not local_state.is_up(topology):
         raise local_state.not_up(topology)
     if options.sls or options.pillar:
-        raise UserError("SLS and PILLAR are not for hosts that run containers: settings go into pillar/", 2)
+        raise UserError(
+            "SLS and PILLAR are not for hosts that run containers: settings go into pillar/", 2
+        )
     built = build.build_artifact(options)
     return max(converge(topology, name, built, options) for name in topology.machines)
 
@@ -108,7 +124,10 @@ def up(topology: Topology, options: Options, steps: Steps) -> None:
     files = {}
     for name in topology.machines:
         files[name] = ignition_file(topology, name, rendering.render(topology, name))
-        print(f"  {files[name].relative_to(Path.cwd())}, {files[name].stat().st_size / 1024:.0f} KiB", flush=True)
+        print(
+            f"  {files[name].relative_to(Path.cwd())}, {files[name].stat().st_size / 1024:.0f} KiB",
+            flush=True,
+        )
     steps.begin("boot", f"machines: {', '.join(topology.machines)}")
     with host.lock_host():
         network.ensure_network(topology)
@@ -117,5 +136,7 @@ def up(topology: Topology, options: Options, steps: Steps) -> None:
     steps.begin("hand over", "secrets, images and services")
     for name in topology.machines:
         if code := converge(topology, name, built, options):
-            raise OperationError(f"{name}: not converged (see above); mend it and run 'make up' again", code)
+            raise OperationError(
+                f"{name}: not converged (see above); mend it and run 'make up' again", code
+            )
     local_state.record_topology(topology)

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from .. import local_state, paths, salt_copy
+from .. import paths, salt_copy
 from ..credentials import given_secrets, shared_secrets
 from ..errors import UserError
 from ..paths import ROOT
@@ -82,7 +82,9 @@ def _ask_salt(topology: Topology, host: str) -> dict[str, Any]:
             site_folder=str(site),
         )
         pillar = Path(folder, "tree", "pillar")
-        shutil.copyfile(FOLDER / f"{topology.name}.yaml", pillar / "topologies" / f"{topology.name}.yaml")
+        shutil.copyfile(
+            FOLDER / f"{topology.name}.yaml", pillar / "topologies" / f"{topology.name}.yaml"
+        )
         given = given_secrets.read_for(topology, topology.machine(host))
         if given:
             path = Path(folder, "tree", paths.SECRETS)
@@ -108,7 +110,9 @@ def render(topology: Topology, host: str) -> Host:
                 continue
             path = f"/etc/stack/pki/{name}" if name == "ca.pem" else f"/etc/haproxy/tls/{name}"
             spec["secret"] = True
-        files[path] = File(**{key: spec[key] for key in ("data", "mode", "user", "group", "secret")})
+        files[path] = File(
+            **{key: spec[key] for key in ("data", "mode", "user", "group", "secret")}
+        )
     files["/etc/stack/status.json"] = File(json.dumps(facts["status"], indent=1).encode())
     for number, environment in facts["environments"].items():
         text = "".join(f"{key}={value}\n" for key, value in sorted(environment.items()))

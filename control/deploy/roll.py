@@ -22,6 +22,7 @@ from pathlib import Path
 
 from .. import bundle, fleet, host_programs, releases, ssh
 from ..application import COUNTER, Application
+from ..containers import images as container_images
 from ..errors import ControlError, OperationError, UserError
 from ..options import Options
 from ..terminal import printable
@@ -160,7 +161,9 @@ def roll(
             old = releases.read_current(topology, host, app)
             print(f"==> {host}: {old or 'nothing'} -> {request['version']}", flush=True)
             began = time.monotonic()
-            if bring:
+            if bring and topology.has_containers:
+                container_images.bring_release(topology, host, request["version"], bring)
+            elif bring:
                 bundle.upload(topology, host, request["version"], bring, app)
             spent["carry"] += time.monotonic() - began
             began = time.monotonic()

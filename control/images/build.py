@@ -22,8 +22,9 @@ from ..options import Options
 from ..paths import ROOT
 from ..shell import say
 from . import oci, packages, rootfs, sbom
-from .description import Description
+from .description import Description, load
 from .lock import Lock, Package
+from .lock import read as read_lock
 
 DIST = ROOT / "dist"
 FOLDER = DIST / "images"
@@ -226,6 +227,33 @@ def build(
         (folder / LIST).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         _replace(folder)
     return result
+
+
+def build_release(artifact: Path, version: str, target: Path, options: Options) -> dict[str, Any]:
+    """
+    The application's image of a stored release, in folder ``target``: the same bytes as ``build`` makes of its artifact,
+    unless they are there already. What the list says of it, its ``layout`` being a whole path.
+    """
+    image = next(one for one in load().values() if one.artifact)
+    locked = read_lock([image])
+    digest = hashlib.sha256(artifact.read_bytes()).hexdigest()
+    note = target / LIST
+    with contextlib.suppress(OSError, ValueError):
+        known = dict(json.loads(note.read_text(encoding="utf-8")))
+        if known["inputs"] == _inputs(image, locked, digest) and is_whole(
+            Path(known["layout"]), known["digest"]
+        ):
+            return known
+    say(f"image of {image.name} {version}: from its artifact")
+    debs = packages.fetch(locked.packages_of(image.key), locked, options)
+    with _new_folder() as folder:
+        entry = _build(folder, image, locked, debs, artifact, version)
+        entry["layout"] = str(target / image.name)
+        (folder / LIST).write_text(json.dumps(entry) + "\n", encoding="utf-8")
+        shutil.rmtree(target, ignore_errors=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        folder.rename(target)
+    return entry
 
 
 def _replace(folder: Path) -> None:

@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Mapping
@@ -42,7 +43,9 @@ apt-get -q -y autoremove --purge
 def ensure_box(suite: str, options: Options) -> str:
     """Name of the box of container hosts, made unless it is there."""
     if os.geteuid() != 0:
-        raise UserError("a lab of container hosts is made as root: its machines' disks are provisioned here")
+        raise UserError(
+            "a lab of container hosts is made as root: its machines' disks are provisioned here"
+        )
     with open(
         local_state.CACHE / "layers.lock", "w", opener=lambda p, f: os.open(p, f, 0o600)
     ) as lock:
@@ -51,10 +54,14 @@ def ensure_box(suite: str, options: Options) -> str:
             host.install_packages(HOST_PACKAGES)
             box.ensure_box(suite, options)
         base = f"counter/{suite}"
-        key = json.loads((layer.box_folder(base) / "metadata.json").read_text(encoding="utf-8"))["key"]
+        key = json.loads((layer.box_folder(base) / "metadata.json").read_text(encoding="utf-8"))[
+            "key"
+        ]
         name = f"counter/{suite}-host-{hashlib.sha256((key + _SCRIPT).encode()).hexdigest()[:12]}"
         if not layer.is_made(name):
-            shell.say("  the box of container hosts: podman instead of Salt and Python (once; about a minute)")
+            shell.say(
+                "  the box of container hosts: podman instead of Salt and Python (once; about a minute)"
+            )
             layer.make(base, name, _SCRIPT)
     return name
 
@@ -77,13 +84,19 @@ def bring_up(
 ) -> None:
     """Hosts that are not there made by Vagrant and provisioned by Ignition with their ``files``; those that are
     stopped started. ``key``: of the account that comes in from then on."""
-    for name in topology.machines:
-        if not _note(topology, name).exists():
-            # Of a run that was interrupted between the two.
-            vagrant.forget(topology, name, options)
+    existing = containers.list_containers()
+    new = [
+        name
+        for name in topology.machines
+        if not _note(topology, name).exists()
+        or containers.container_name(topology, name) not in existing
+    ]
+    for name in new:
+        # Of a run that was interrupted before Ignition was done; or it is gone, and its disk is not.
+        _note(topology, name).unlink(missing_ok=True)
+        vagrant.forget(topology, name, options)
         for part in VOLUMES:
             (data_folder(topology, name) / part).mkdir(parents=True, exist_ok=True)
-    new = [name for name in topology.machines if not _note(topology, name).exists()]
     if new:
         more = {"LAB_BOX": box_name, "LAB_VOLUMES": str(local_state.CACHE / "volumes")}
         vagrant.bring_up(topology, options, more)
@@ -98,8 +111,16 @@ def bring_up(
         if name in new or not _is_running(container):
             _lxc("lxc-start", "--name", container, "--daemon")
         if not vagrant.is_reachable(topology, name):
-            raise OperationError(f"{name}: no answer over ssh: 'lxc-attach -n {container}' looks inside")
+            raise OperationError(
+                f"{name}: no answer over ssh: 'lxc-attach -n {container}' looks inside"
+            )
         _note(topology, name).write_text(f"{time.time():.0f}\n", encoding="utf-8")
+
+
+def remove_disks(topology: Topology) -> None:
+    """What ``make down`` removes with the machines."""
+    for name in topology.machines:
+        shutil.rmtree(data_folder(topology, name), ignore_errors=True)
 
 
 def _is_running(container: str) -> bool:

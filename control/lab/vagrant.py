@@ -172,9 +172,7 @@ def is_reachable(topology: Topology, name: str) -> bool:
     return True
 
 
-def bring_up(
-    topology: Topology, options: Options, more: Mapping[str, str] | None = None
-) -> None:
+def bring_up(topology: Topology, options: Options, more: Mapping[str, str] | None = None) -> None:
     """Machines that are not there made, those that are stopped started, by Vagrant without
     provisioning; then the ssh configuration. ``more``: what the Vagrantfile reads besides."""
     provider = choose_provider(topology, options)

@@ -16,7 +16,6 @@ import os
 import shutil
 import sys
 import time
-from pathlib import Path
 
 from control import local_state
 from control.errors import OperationError
@@ -65,7 +64,9 @@ def box() -> str:
             host.install_packages()
             base_box.ensure_box(SUITE, Options.read())
         base = f"counter/{SUITE}"
-        key = json.loads((layer.box_folder(base) / "metadata.json").read_text(encoding="utf-8"))["key"]
+        key = json.loads((layer.box_folder(base) / "metadata.json").read_text(encoding="utf-8"))[
+            "key"
+        ]
         text = f"{key} {PACKAGES} {OFF} {_INSTALL} {int(time.time()) // WEEK}"
         name = f"counter/{SUITE}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
         if not layer.is_made(name):
