@@ -20,7 +20,8 @@ from ..topology import Topology
 from . import handover, ignition, images, rendering
 from .rendering import Host
 
-UNITS = ("redis-server", "haproxy")
+# Units of the services, by image.
+UNITS = {"redis": "redis-server", "haproxy": "haproxy"}
 
 
 def login_key(topology: Topology) -> Path:
@@ -63,18 +64,20 @@ def roll(topology: Topology, name: str, built: str, request: dict[str, str] | No
     return ssh.stream(topology, name, f"{' '.join(words)} exec /usr/local/sbin/stack-roll")
 
 
-def bring_images(topology: Topology, name: str, built: str, options: Options) -> None:
-    """Those of the services, and of the release that the host runs, or ``built``."""
-    known = images.read()
+def bring_images(topology: Topology, name: str, built: str, options: Options) -> list[str]:
+    """Those of the services, and of the release that the host runs, or ``built``; services whose image is another now."""
+    known, changed = images.read(), []
     for service in images.SERVICES:
         if images.bring(topology, name, known[service], ["current"]):
             print(f"  {service}: {known[service].digest}", flush=True)
+            changed.append(service)
     version = releases.read_current(topology, name) or built
     has = f"podman image exists localhost/{NAME}:{version} && echo yes || true"
     if version == built or not ssh.run(topology, name, has):
         # A host that is made anew gets the version that its disk tells of.
         _, folder = releases.choose_for_host(name, built, {version: ""}, options)
         images.bring_release(topology, name, version, folder or ROOT / "dist")
+    return changed
 
 
 def converge(topology: Topology, name: str, built: str, options: Options) -> int:
@@ -85,11 +88,16 @@ def converge(topology: Topology, name: str, built: str, options: Options) -> int
         print(f"{len(changed)} would change, 0 failed")
         return 0
     changed = handover.bring(topology, name, rendered)
-    bring_images(topology, name, built, options)
-    # Those that wait for their image or secrets since the first boot; a no-op otherwise.
-    ssh.run(topology, name, "systemctl start redis-server")
+    new_images = bring_images(topology, name, built, options)
+
+    def start(service: str) -> None:
+        # It may wait for its image or its secrets since the first boot.
+        action = "restart" if service in new_images else "start"
+        ssh.run(topology, name, f"systemctl {action} {UNITS[service]}")
+
+    start("redis")
     code = roll(topology, name, built)
-    ssh.run(topology, name, "systemctl start haproxy")
+    start("haproxy")
     print(f"{len(changed)} files changed, {int(code != 0)} failed")
     return code
 
