@@ -20,6 +20,8 @@ VERSION = "3.3.0"
 VALIDATOR = "ignition-validate"
 # The account that the controller and operators come in with: Fedora CoreOS' own.
 LOGIN = "core"
+# Not needed to serve, and too much for a cloud's user data: rules and pages come with the secrets.
+LATER = ("/etc/prometheus/",)
 
 
 def _contents(data: bytes) -> dict[str, str]:
@@ -44,7 +46,7 @@ def make(host_name: str, host: Host, keys: list[str]) -> str:
     files = {
         path: file
         for path, file in host.files.items()
-        if not file.secret and not path.startswith("/etc/systemd/system/")
+        if not file.secret and not path.startswith(("/etc/systemd/system/", *LATER))
     }
     files["/etc/hostname"] = File(f"{host_name}\n".encode())
     units = [

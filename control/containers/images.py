@@ -27,7 +27,7 @@ RELEASES = ROOT / ".cache" / "images"
 # On a host: the layouts, whose blobs are shared.
 PLACE = "/var/cache/stack/images"
 # Those that are no application; each is `localhost/NAME:current` there.
-SERVICES = ("redis", "haproxy")
+SERVICES = ("redis", "haproxy", "prometheus", "alertmanager")
 
 
 @dataclass(frozen=True)

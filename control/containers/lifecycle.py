@@ -21,7 +21,12 @@ from . import handover, ignition, images, rendering
 from .rendering import Host
 
 # Units of the services, by image.
-UNITS = {"redis": "redis-server", "haproxy": "haproxy"}
+UNITS = {
+    "redis": "redis-server",
+    "haproxy": "haproxy",
+    "prometheus": "prometheus",
+    "alertmanager": "prometheus-alertmanager",
+}
 
 
 def login_key(topology: Topology) -> Path:
@@ -97,7 +102,8 @@ def converge(topology: Topology, name: str, built: str, options: Options) -> int
 
     start("redis")
     code = roll(topology, name, built)
-    start("haproxy")
+    for service in ("haproxy", "alertmanager", "prometheus"):
+        start(service)
     print(f"{len(changed)} files changed, {int(code != 0)} failed")
     return code
 

@@ -26,7 +26,13 @@ GRAINS = {"os": "Debian", "os_family": "Debian", "oscodename": "trixie"}
 PROGRAM = Path(__file__).with_name("salt_program.py")
 TEMPLATES = ROOT / "containers" / "host"
 # Accounts of the host that containers run as, {name: number}: those of the images (containers/images/*.yaml).
-ACCOUNTS = {"counter": 10001, "haproxy": 10002, "redis": 10003}
+ACCOUNTS = {
+    "counter": 10001,
+    "haproxy": 10002,
+    "redis": 10003,
+    "prometheus": 10004,
+    "alertmanager": 10005,
+}
 ROOT_ACCOUNT = ("root", 0)
 
 

@@ -20,13 +20,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from control import salt_answers
 
 # What is applied of the tree here. The rest of a machine's formulas has its place in containers/host.
-SLS = ("redis", "counter", "haproxy", "base.ssh", "base.kernel", "base.journal")
+SLS = ("redis", "counter", "haproxy", "prometheus", "base.ssh", "base.kernel", "base.journal")
 # Of these, files that are about a package's unit or program and not about what the service does.
 NOT_HERE = ("/etc/systemd/system/", "/usr/local/sbin/", "/etc/modprobe.d/")
 # Programs that hold here too: they ask for redis-cli through redis-admin, which is the host's own.
 PROGRAMS = ("/usr/local/sbin/redis-health", "/usr/local/sbin/redis-reload")
 # Rows of the table of services, by formula; of `base` those that a host has.
-ROWS = {"redis": (), "counter": (), "haproxy": (), "base": ("ssh", "systemd-journald")}
+ROWS = {
+    "redis": (),
+    "counter": (),
+    "haproxy": (),
+    "prometheus": (),
+    "base": ("ssh", "systemd-journald"),
+}
+_RULES = "/etc/prometheus/rules/"
 
 
 def render_host(caller: Any, site_folder: str) -> dict[str, Any]:
@@ -67,12 +74,14 @@ def render_host(caller: Any, site_folder: str) -> dict[str, Any]:
         "files": {
             path: spec
             for path, spec in files.items()
-            if path in PROGRAMS or not path.startswith(NOT_HERE)
+            if path in PROGRAMS
+            or not path.startswith(NOT_HERE)
+            and (not path.startswith(_RULES) or Path(path).stem in ROWS)
         },
         "status": _status(caller),
         "settings": {
             name: caller.cmd("formula.settings", name)
-            for name in ("redis", "counter", "haproxy", "base")
+            for name in ("redis", "counter", "haproxy", "prometheus", "collectd", "base")
         },
         "roll": {key: value for key, value in roll.items() if not key.startswith("_")},
         "environments": environments,
@@ -83,10 +92,14 @@ def render_host(caller: Any, site_folder: str) -> dict[str, Any]:
 
 
 def _status(caller: Any) -> dict[str, Any]:
+    """``{formula: {unit: what its status.yaml.j2 says, and the metric by which it is known to be measured}}``."""
     collected = caller.cmd("formula.collect", "status.yaml.j2")
+    measured = caller.cmd("metrics.collect")
     return {
         formula: {
-            unit: ask for unit, ask in collected[formula].items() if not units or unit in units
+            unit: {**ask, "metric": next(iter(measured[formula]["required_series"]), None)}
+            for unit, ask in collected[formula].items()
+            if not units or unit in units
         }
         for formula, units in ROWS.items()
     }
