@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from . import paths
 from .application import Application
+from .errors import UserError
 from .topology import Topology
 
 
@@ -43,3 +44,11 @@ def roll(topology: Topology, app: Application, request: Mapping[str, str], words
         return f"{encoded} exec stack-roll"
     command = shlex.join([f"{paths.PLACE}/bootstrap/converge", app.formula, *words])
     return f"cd {paths.PLACE} && {encoded} exec {command}"
+
+
+def refuse_containers(topology: Topology, command: str, instead: str) -> None:
+    """UserError for a command that hosts of containers do not have."""
+    if topology.has_containers:
+        raise UserError(
+            f"{command}: not for hosts that run containers: {instead} (docs/containers.md)", 2
+        )

@@ -154,3 +154,19 @@ def up(topology: Topology, options: Options, steps: Steps) -> None:
                 f"{name}: not converged (see above); mend it and run 'make up' again", code
             )
     local_state.record_topology(topology)
+
+
+def rotate_secret(topology: Topology, name: str, options: Options) -> int:
+    """A new value for a secret of the host; old and new are both accepted until everybody uses the new one."""
+    place = shared_secrets.folder(topology) / name
+    if not place.is_file() or name in ("login", "login.pub"):
+        raise UserError(f"no machine of topology {topology.name} has a secret {name}")
+    rendering.change_secret(topology, "rotate", name)
+    print(f"==> {name}: new value, the old one still valid", flush=True)
+    if code := apply(topology, options):
+        raise OperationError(
+            f"{name}: both values stay valid; mend the above and run this again", code
+        )
+    rendering.change_secret(topology, "forget", name)
+    print(f"==> {name}: dropping the old value", flush=True)
+    return apply(topology, options)

@@ -73,7 +73,14 @@ def refuse_several(topology: Topology) -> None:
         )
 
 
-def _ask_salt(topology: Topology, host: str) -> dict[str, Any]:
+def change_secret(topology: Topology, function: str, name: str) -> None:
+    """``rotate`` or ``forget`` a secret of the host, which the controller keeps (salt/_modules/secret.py)."""
+    (machine,) = topology.machines
+    _ask_salt(topology, machine, [f"secret.{function}", [name], {}])
+
+
+def _ask_salt(topology: Topology, host: str, question: list[Any] | None = None) -> Any:
+    """Answer of Salt on the host's behalf; by default all that it renders."""
     place, site = shared_secrets.folder(topology), site_folder(topology)
     site.mkdir(exist_ok=True, mode=0o700)
     with tempfile.TemporaryDirectory(prefix="container-host-") as folder:
@@ -95,9 +102,9 @@ def _ask_salt(topology: Topology, host: str) -> dict[str, Any]:
         if given:
             path = Path(folder, "tree", paths.SECRETS)
             shared_secrets.write(path, yaml.safe_dump(given))
-        question = ["render host", [str(site)], {}]
-        ((answer,),) = salt_copy.ask([config], [question], PROGRAM)
-    return dict(answer)
+        everything = ["render host", [str(site)], {}]
+        ((answer,),) = salt_copy.ask([config], [question or everything], PROGRAM)
+    return answer
 
 
 def render(topology: Topology, host: str) -> Host:

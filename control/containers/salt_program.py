@@ -75,8 +75,10 @@ def render_host(caller: Any, site_folder: str) -> dict[str, Any]:
             path: spec
             for path, spec in files.items()
             if path in PROGRAMS
-            or not path.startswith(NOT_HERE)
-            and (not path.startswith(_RULES) or Path(path).stem in ROWS)
+            or (
+                not path.startswith(NOT_HERE)
+                and (not path.startswith(_RULES) or Path(path).stem in ROWS)
+            )
         },
         "status": _status(caller),
         "settings": {
