@@ -26,7 +26,11 @@ def services(topology: Topology) -> str:
 
 def releases(topology: Topology, app: Application) -> str:
     """What runs, could run and ran, as JSON below ``local``."""
-    return "stack-roll --overview" if topology.has_containers else _salt(f"release.overview {app.name}")
+    return (
+        "stack-roll --overview"
+        if topology.has_containers
+        else _salt(f"release.overview {app.name}")
+    )
 
 
 def record_refusal(topology: Topology, app: Application, request: Mapping[str, str]) -> str:
@@ -37,7 +41,9 @@ def record_refusal(topology: Topology, app: Application, request: Mapping[str, s
     return f"cd {paths.PLACE} && {encoded} {paths.SALT_CALL} record.refused {app.name}"
 
 
-def roll(topology: Topology, app: Application, request: Mapping[str, str], words: Sequence[str]) -> str:
+def roll(
+    topology: Topology, app: Application, request: Mapping[str, str], words: Sequence[str]
+) -> str:
     """The application brought to the requested release, with progress; ``words``: of bootstrap/converge."""
     encoded = f"STACK_DEPLOY={shlex.quote(json.dumps(dict(request)))}"
     if topology.has_containers:

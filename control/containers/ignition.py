@@ -58,6 +58,8 @@ def make(host_name: str, host: Host, keys: list[str]) -> str:
         for path, file in sorted(host.files.items())
         if path.startswith("/etc/systemd/system/")
     ]
+    # Images come by the controller, by digest, and change by a deploy or an apply.
+    units.append({"name": "podman-auto-update.timer", "mask": True})
     accounts = [
         {
             "name": name,

@@ -116,8 +116,13 @@ def apply(topology: Topology, options: Options) -> int:
         raise UserError(
             "SLS and PILLAR are not for hosts that run containers: settings go into pillar/", 2
         )
+    if options.host == "local":
+        raise UserError(
+            "HOST=local: a host that runs containers has no Salt and converges nothing by itself", 2
+        )
+    names = [topology.machine(options.host).name] if options.host else list(topology.machines)
     built = build.build_artifact(options)
-    return max(converge(topology, name, built, options) for name in topology.machines)
+    return max(converge(topology, name, built, options) for name in names)
 
 
 def up(topology: Topology, options: Options, steps: Steps) -> None:

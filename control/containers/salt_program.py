@@ -37,6 +37,8 @@ _RULES = "/etc/prometheus/rules/"
 
 
 def render_host(caller: Any, site_folder: str) -> dict[str, Any]:
+    if caller.cmd("pillar.get", "apps"):
+        raise RuntimeError("pillar apps: hosts that run containers serve the counter alone so far")
     low = caller.cmd("state.show_low_sls", ",".join(SLS))
     if wrong := [one for one in low if not isinstance(one, dict)]:
         raise RuntimeError("\n".join(map(str, wrong)))
