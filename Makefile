@@ -29,8 +29,11 @@ help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | \
 	    awk -F'\t' '{ printf "  %-12s %s\n", $$1, $$2 }'
 
+# The hosts of such a topology have no Salt: this computer renders for them.
+CONTAINER_HOSTS := $(shell grep -qs '^hosts: containers' pillar/topologies/$(or $(TOPOLOGY),dev).yaml && echo $(VENV)/.cloud)
+
 .PHONY: up
-up: $(VENV)/.control ## Machines up and converged; ends with the URL [TOPOLOGY=dev|dev12|prod|ha] [SUITE=trixie|bookworm]
+up: $(VENV)/.control $(CONTAINER_HOSTS) ## Machines up and converged; ends with the URL [TOPOLOGY=dev|dev12|prod|ha|containers] [SUITE=trixie|bookworm]
 	@$(CONTROL) up
 
 .PHONY: url
@@ -46,11 +49,11 @@ dashboard: $(VENV)/.control ## A tunnel to the monitor's pages; prints the addre
 	@$(CONTROL) dashboard
 
 .PHONY: apply
-apply: $(VENV)/.control ## Converge again [HOST=h|local] [TEST=1] [SLS=haproxy] [PILLAR='{…}'] [VERBOSE=1]
+apply: $(VENV)/.control $(CONTAINER_HOSTS) ## Converge again [HOST=h|local] [TEST=1] [SLS=haproxy] [PILLAR='{…}'] [VERBOSE=1]
 	@$(CONTROL) apply
 
 .PHONY: rotate
-rotate: $(VENV)/.control ## A new value for a secret, without a moment lost [SECRET=redis-counter]
+rotate: $(VENV)/.control $(CONTAINER_HOSTS) ## A new value for a secret, without a moment lost [SECRET=redis-counter]
 	@$(CONTROL) rotate
 
 # A secret that somebody gives: its value comes by standard input, never in an argument (docs/secrets.md).

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from . import fleet, local_state, paths, ssh
+from . import fleet, host_programs, local_state, ssh
 from .application import COUNTER, NAME, Application
 from .artifacts import files, repository
 from .errors import ControlError, OperationError, UserError
@@ -56,8 +56,8 @@ def describe_host(
     """The releases that run on a machine, and lines for a person that also say what it can go back to; one line
     that says why when it cannot be asked."""
     try:
-        command = f"cd {paths.PLACE} && {paths.SALT_CALL} --out=json release.overview {app.name}"
-        overview = json.loads(ssh.run(topology, host, command))["local"]
+        answer = ssh.run(topology, host, host_programs.releases(topology, app))
+        overview = json.loads(answer)["local"]
         running = overview["running"]
         versions = sorted({files.check_version(version) for version in running.values()})
         good = [entry["version"] for entry in overview["history"]]

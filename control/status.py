@@ -15,7 +15,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import paths, ssh, stores
+from . import host_programs, ssh, stores
 from .errors import ControlError
 from .terminal import printable
 from .topology import Topology
@@ -81,8 +81,7 @@ class Known:
 
 def services(where: Topology, host: str) -> list[dict[str, Any]]:
     """What a machine says of its own services; Refused when it does not."""
-    command = f"cd {paths.PLACE} && {paths.SALT_CALL} --out=json report.services"
-    said = ssh.run(where, host, command)
+    said = ssh.run(where, host, host_programs.services(where))
     try:
         found = json.loads(said)["local"]
     except (ValueError, KeyError) as error:

@@ -47,13 +47,19 @@ class Machine:
 @dataclass(frozen=True)
 class Topology:
     """``gateway`` is the lab host's own address on the private network; ``suite`` the Debian
-    release of lab machines when nothing else is asked for."""
+    release of lab machines when nothing else is asked for; ``hosts`` what runs the services: packages, or
+    containers (docs/containers.md)."""
 
     name: str
     domain: str
     network: ipaddress.IPv4Network
     machines: dict[str, Machine]
     suite: str = "trixie"
+    hosts: str = "packages"
+
+    @property
+    def has_containers(self) -> bool:
+        return self.hosts == "containers"
 
     @property
     def gateway(self) -> str:
@@ -128,4 +134,5 @@ def read(path: Path, name: str | None = None) -> Topology:
         ipaddress.IPv4Network(data["network"]),
         machines,
         data.get("suite", "trixie"),
+        data.get("hosts", "packages"),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .. import apply
 from ..command import make_command
+from ..containers import lifecycle
 from ..options import Options
 from ..topology import Topology
 
@@ -14,6 +15,8 @@ def run(topology: Topology, options: Options) -> int:
     Brings this checkout's states and settings to them, in dependency order and in batches, and ends with
     what has changed on each. With --host local this very machine converges itself.
     """
+    if topology.has_containers:
+        return lifecycle.apply(topology, options)
     return apply.apply(topology, options)
 
 

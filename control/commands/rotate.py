@@ -6,6 +6,7 @@ import re
 
 from .. import rotation
 from ..command import make_command
+from ..containers import lifecycle
 from ..errors import UserError
 from ..options import Options, refuse_narrowing
 from ..topology import Topology
@@ -20,6 +21,8 @@ def run(topology: Topology, options: Options) -> int:
         raise UserError("SECRET=name is needed, such as SECRET=redis-counter", 2)
     # A machine left out, or only shown, would be left without the new value once the old one is dropped.
     refuse_narrowing("rotate", "HOST", "TEST", "SLS")
+    if topology.has_containers:
+        return lifecycle.rotate_secret(topology, options.secret, options)
     return rotation.rotate_secret(topology, options.secret, options)
 
 

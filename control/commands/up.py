@@ -9,9 +9,11 @@ from ..application import NAME
 from ..artifacts import build
 from ..cloud import addresses
 from ..command import make_command
+from ..containers import lifecycle
 from ..errors import OperationError
 from ..lab import box, containers, host, network, vagrant
 from ..options import Options
+from ..steps import Steps
 from ..topology import Topology
 
 # Seconds that what was started a moment ago has until it must say that it is healthy.
@@ -28,33 +30,6 @@ def wait_until_healthy(topology: Topology) -> tuple[str, bool]:
         time.sleep(1)
 
 
-class Steps:
-    """Numbered steps with their durations, for a person to watch."""
-
-    def __init__(self, count: int) -> None:
-        self.count, self.at, self.began = count, 0, time.monotonic()
-        self.parts: list[tuple[str, float]] = []
-        self._since = self.began
-
-    def begin(self, name: str, what: str) -> None:
-        self.end()
-        self.at += 1
-        self.parts.append((name, 0.0))
-        self._since = time.monotonic()
-        print(f"==> {self.at}/{self.count} {what}", flush=True)
-
-    def end(self) -> None:
-        if self.parts:
-            name, spent = self.parts[-1]
-            if not spent:
-                self.parts[-1] = (name, time.monotonic() - self._since)
-
-    def summary(self) -> str:
-        self.end()
-        total = time.monotonic() - self.began
-        return f"{total:.0f} s in all: " + ", ".join(f"{n} {s:.0f} s" for n, s in self.parts)
-
-
 def run(topology: Topology, options: Options) -> int:
     """Make the machines of a topology and converge them.
 
@@ -63,6 +38,9 @@ def run(topology: Topology, options: Options) -> int:
     """
     addresses.refuse_cloud(topology)
     steps = Steps(6)
+    if topology.has_containers:
+        lifecycle.up(topology, options, steps)
+        return _finish(topology, steps)
     removed = converge.refuse_add_and_remove(topology)
     machine_pillar.warn_of_encrypted_file(topology)
     provider = vagrant.choose_provider(topology, options)
@@ -105,6 +83,11 @@ def run(topology: Topology, options: Options) -> int:
     converge.remove_machines(topology, removed, options)
     local_state.record_topology(topology)
     releases.warn_of_other_releases(topology, release)
+    return _finish(topology, steps)
+
+
+def _finish(topology: Topology, steps: Steps) -> int:
+    """The table of all services and the URL; 1 where one is unhealthy."""
     curl = endpoint.curl_line(topology)
     table, healthy = wait_until_healthy(topology)
     url = endpoint.url(topology)

@@ -30,8 +30,12 @@ def hold_lock(topology: Topology, host: str, request: dict[str, str]) -> Iterato
         "what": f"{request['action']} of {request['version']}",
         "why": request["why"],
     }
-    program = (Path(__file__).parent / "lock_agent.py").read_text(encoding="utf-8")
-    start = "python3 -Ic 'import ast, sys; exec(ast.literal_eval(sys.stdin.readline()))'"
+    if topology.has_containers:
+        # The same protocol, without Python (containers/host).
+        start, program = "exec stack-deploy-lock", ""
+    else:
+        start = "python3 -Ic 'import ast, sys; exec(ast.literal_eval(sys.stdin.readline()))'"
+        program = repr((Path(__file__).parent / "lock_agent.py").read_text(encoding="utf-8")) + "\n"
     with subprocess.Popen(
         # A connection of its own: it must end with this process, not with the shared one.
         ssh.command_line(topology, host, start, fresh=True),
@@ -62,7 +66,7 @@ def hold_lock(topology: Topology, host: str, request: dict[str, str]) -> Iterato
         beats = threading.Thread(target=beat, daemon=True)
         try:
             with contextlib.suppress(BrokenPipeError):
-                stdin.write(f"{program!r}\n{json.dumps(note)}\n")
+                stdin.write(f"{program}{json.dumps(note)}\n")
                 stdin.flush()
             word, _, rest = stdout.readline().strip().partition(" ")
             if word == "taken":

@@ -20,8 +20,9 @@ import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from .. import bundle, fleet, paths, releases, ssh
+from .. import bundle, fleet, host_programs, releases, ssh
 from ..application import COUNTER, Application
+from ..containers import images as container_images
 from ..errors import ControlError, OperationError, UserError
 from ..options import Options
 from ..terminal import printable
@@ -69,9 +70,7 @@ def converge_release(
     app: Application = COUNTER,
 ) -> int:
     """The formula on one machine, with progress; the exit code."""
-    command = shlex.join([f"{paths.PLACE}/bootstrap/converge", app.formula, *words])
-    encoded = shlex.quote(json.dumps(request))
-    return ssh.stream(topology, host, f"cd {paths.PLACE} && STACK_DEPLOY={encoded} exec {command}")
+    return ssh.stream(topology, host, host_programs.roll(topology, app, request, words))
 
 
 def wait_for_roll(topology: Topology, host: str) -> None:
@@ -162,7 +161,9 @@ def roll(
             old = releases.read_current(topology, host, app)
             print(f"==> {host}: {old or 'nothing'} -> {request['version']}", flush=True)
             began = time.monotonic()
-            if bring:
+            if bring and topology.has_containers:
+                container_images.bring_release(topology, host, request["version"], bring)
+            elif bring:
                 bundle.upload(topology, host, request["version"], bring, app)
             spent["carry"] += time.monotonic() - began
             began = time.monotonic()
@@ -235,8 +236,7 @@ def record_refusal(
     try:
         yield
     except ControlError as error:
-        encoded = shlex.quote(json.dumps({**request, "reason": str(error)}))
-        command = f"cd {paths.PLACE} && STACK_DEPLOY={encoded} {paths.SALT_CALL} record.refused {app.name}"
+        command = host_programs.record_refusal(topology, app, {**request, "reason": str(error)})
 
         def tell(host: str) -> int:
             # The reason that is told is the first one, whatever else is wrong with a machine.

@@ -22,8 +22,9 @@ from ..options import Options
 from ..paths import ROOT
 from ..shell import say
 from . import oci, packages, rootfs, sbom
-from .description import Description
+from .description import Description, load
 from .lock import Lock, Package
+from .lock import read as read_lock
 
 DIST = ROOT / "dist"
 FOLDER = DIST / "images"
@@ -99,8 +100,10 @@ def _build(
     debs: dict[str, Path],
     artifact: Path,
     version: str,
+    base: Path | None = None,
 ) -> dict[str, Any]:
-    """One image in ``folder``; what the list says of it."""
+    """One image in ``folder``; what the list says of it. ``base``: layout of another of the same packages, of another
+    artifact."""
     layout = folder / image.name
     has = locked.packages_of(image.key)
     created = datetime.datetime.fromtimestamp(locked.time, datetime.UTC).strftime(
@@ -116,7 +119,11 @@ def _build(
     owners = dict.fromkeys(image.folders, image.uid)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".root-") as root_name:
         root = Path(root_name)
-        rootfs.make(root, image, [(package, debs[package.name]) for package in has])
+        layers = []
+        if base:
+            layers.append(oci.copy_first_layer(base, layout, root))
+        else:
+            rootfs.make(root, image, [(package, debs[package.name]) for package in has])
         inside = ""
         if image.artifact:
             releases, program = _application()
@@ -129,7 +136,8 @@ def _build(
                 json.loads((release / "release.json").read_text()).get("commit") or ""
             )
             labels["artifact.sha256"] = digest
-        layers = [oci.add_layer(layout, root, locked.time, owners, inside, False)]
+        if not base:
+            layers.append(oci.add_layer(layout, root, locked.time, owners, inside, False))
         if inside:
             layers.append(oci.add_layer(layout, root, locked.time, owners, inside, True))
         document = sbom.make(
@@ -226,6 +234,40 @@ def build(
         (folder / LIST).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         _replace(folder)
     return result
+
+
+def build_release(artifact: Path, version: str, target: Path, options: Options) -> dict[str, Any]:
+    """
+    The application's image of a stored release, in folder ``target``: the same bytes as ``build`` makes of its artifact,
+    unless they are there already. What the list says of it, its ``layout`` being a whole path.
+    """
+    image = next(one for one in load().values() if one.artifact)
+    locked = read_lock([image])
+    digest = hashlib.sha256(artifact.read_bytes()).hexdigest()
+    note = target / LIST
+    with contextlib.suppress(OSError, ValueError):
+        known = dict(json.loads(note.read_text(encoding="utf-8")))
+        if known["inputs"] == _inputs(image, locked, digest) and is_whole(
+            Path(known["layout"]), known["digest"]
+        ):
+            return known
+    say(f"image of {image.name} {version}: from its artifact")
+    near = read_list().get("images", {}).get(image.name, {})
+    base = None
+    if near.get("inputs") == _inputs(image, locked, near.get("artifact", "")):
+        base = FOLDER / image.name if is_whole(FOLDER / image.name, near["digest"]) else None
+    debs = {} if base else packages.fetch(locked.packages_of(image.key), locked, options)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Beside it, not beside those of `make images`, which takes what it finds there for left over.
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".new-") as name:
+        folder = Path(name, "image")
+        folder.mkdir()
+        entry = _build(folder, image, locked, debs, artifact, version, base)
+        entry["layout"] = str(target / image.name)
+        (folder / LIST).write_text(json.dumps(entry) + "\n", encoding="utf-8")
+        shutil.rmtree(target, ignore_errors=True)
+        folder.rename(target)
+    return entry
 
 
 def _replace(folder: Path) -> None:

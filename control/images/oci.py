@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -109,6 +110,31 @@ def add_layer(
                         archive.addfile(info)
     unfinished.rename(blobs / outer.hash.hexdigest())
     return {"digest": outer.digest, "size": outer.size, "diff_id": inner.digest}
+
+
+def copy_first_layer(source: Path, layout: Path, root: Path) -> dict[str, Any]:
+    """The first layer of the image in ``source`` as one of ``layout``, as :func:`add_layer` describes it, its files in the
+    empty folder ``root``."""
+
+    def read(digest: str) -> Path:
+        return source / "blobs/sha256" / digest.removeprefix("sha256:")
+
+    index = json.loads((source / "index.json").read_text(encoding="utf-8"))
+    manifest = json.loads(read(index["manifests"][0]["digest"]).read_text(encoding="utf-8"))
+    config = json.loads(read(manifest["config"]["digest"]).read_text(encoding="utf-8"))
+    layer = manifest["layers"][0]
+    (layout / "blobs/sha256").mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(read(layer["digest"]), layout / "blobs/sha256" / read(layer["digest"]).name)
+    with tarfile.open(read(layer["digest"])) as archive:
+        for member in archive:
+            # Whoever builds: the layer itself is what says who owns what.
+            member.uid, member.gid, member.uname, member.gname = os.getuid(), os.getgid(), "", ""
+            archive.extract(member, root, filter="fully_trusted")
+    return {
+        "digest": layer["digest"],
+        "size": layer["size"],
+        "diff_id": config["rootfs"]["diff_ids"][0],
+    }
 
 
 def write(

@@ -7,7 +7,7 @@ import fcntl
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from .. import local_state, shell
@@ -76,16 +76,17 @@ def _run_apt(words: list[str], why: str) -> None:
         raise OperationError(f"{why} failed (network?):\n{tail}")
 
 
-def install_packages() -> None:
-    """Debian packages that the lxc lab needs and this host lacks; says what and why."""
+def install_packages(more: Mapping[str, str] | None = None) -> None:
+    """Debian packages that the lxc lab needs and this host lacks, or those of ``more``; says what and why."""
+    packages = PACKAGES if more is None else more
     listed = subprocess.run(
-        ["dpkg-query", "-W", "-f=${Package} ${db:Status-Abbrev}\n", *PACKAGES],
+        ["dpkg-query", "-W", "-f=${Package} ${db:Status-Abbrev}\n", *packages],
         capture_output=True,
         text=True,
         check=False,
     ).stdout
     installed = {line.split()[0] for line in listed.splitlines() if line.split()[1:2] == ["ii"]}
-    missing = [package for package in PACKAGES if package not in installed]
+    missing = [package for package in packages if package not in installed]
     if PLUGIN in missing and has_plugin(PLUGIN):
         missing.remove(PLUGIN)
     if not missing:
@@ -97,7 +98,7 @@ def install_packages() -> None:
         )
     shell.say("installing system packages for the lab:")
     for package in missing:
-        shell.say(f"  {package:<16} {PACKAGES[package]}")
+        shell.say(f"  {package:<16} {packages[package]}")
     _run_apt(["update"], "apt-get update")
     policy = subprocess.run(
         ["apt-cache", "policy", PLUGIN], capture_output=True, text=True, check=False

@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from .. import local_state, shell
 from ..errors import OperationError, UserError
@@ -100,6 +100,13 @@ def remove_machines(topology: Topology, names: Sequence[str], options: Options) 
         containers.owner_file(containers.container_name(topology, name)).unlink(missing_ok=True)
 
 
+def forget(topology: Topology, name: str, options: Options) -> None:
+    """Destroy a machine that an interrupted run left between two steps; nothing where there is none."""
+    if (local_state.folder(topology) / "vagrant").exists():
+        _run(topology, options, choose_provider(topology, options), "destroy", "--force", name)
+        local_state.ssh_config(topology).unlink(missing_ok=True)
+
+
 def _read_states(topology: Topology, options: Options) -> dict[str, str]:
     """``{name: Vagrant's word for its state}`` of machines that have been up: they have their own keys
     and, as a rule, our sshd."""
@@ -122,10 +129,11 @@ def _vagrant_up(
     provider: str,
     names: Sequence[str],
     boot_timeout: int | None = None,
+    more: Mapping[str, str] | None = None,
 ) -> tuple[int, list[str]]:
     """Exit code and output of ``vagrant up`` without provisioning; it says itself what it does,
     indented as part of a step. ``boot_timeout``: seconds that it waits for its own ssh."""
-    environment = _environment(topology, options)
+    environment = {**_environment(topology, options), **(more or {})}
     if boot_timeout is not None:
         environment["BOOT_TIMEOUT"] = str(boot_timeout)
     lines = []
@@ -164,9 +172,9 @@ def is_reachable(topology: Topology, name: str) -> bool:
     return True
 
 
-def bring_up(topology: Topology, options: Options) -> None:
+def bring_up(topology: Topology, options: Options, more: Mapping[str, str] | None = None) -> None:
     """Machines that are not there made, those that are stopped started, by Vagrant without
-    provisioning; then the ssh configuration."""
+    provisioning; then the ssh configuration. ``more``: what the Vagrantfile reads besides."""
     provider = choose_provider(topology, options)
     folder = local_state.folder(topology)
     folder.mkdir(parents=True, exist_ok=True)
@@ -185,7 +193,7 @@ def bring_up(topology: Topology, options: Options) -> None:
         # Its own ssh may not know what a hardened sshd speaks: whether ours does is asked below.
         _, lines = _vagrant_up(topology, options, provider, stopped, boot_timeout=1)
     if new:
-        code, lines = _vagrant_up(topology, options, provider, new)
+        code, lines = _vagrant_up(topology, options, provider, new, more=more)
         if code:
             raise OperationError("vagrant up failed:\n" + "".join(lines[-15:]).rstrip())
     # A hypervisor may have given what was started another port; a container has its own address.

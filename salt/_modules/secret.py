@@ -81,7 +81,8 @@ def path(name):
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", name):
         raise CommandExecutionError(f"secret name {name!r}: use a-z, 0-9 and -")
-    return os.path.join(FOLDER, name)
+    # Set where the controller renders for a host that runs no Salt (control/containers).
+    return os.path.join(__opts__.get("secrets_folder", FOLDER), name)
 
 
 def exists(name):

@@ -94,6 +94,11 @@ def _read(path):
         return ""
 
 
+def _public_folder():
+    """As secrets_folder of secret.py."""
+    return __opts__.get("site_folder", FOLDER)
+
+
 def _given(folder, certificate, key):
     certificate = certificate.strip() + "\n"
     text = __salt__["secret.value"](key).strip() + "\n"
@@ -105,12 +110,12 @@ def _given(folder, certificate, key):
     # For clients, in place of ca.pem, which may still be there and is not this certificate's.
     return {
         **_pair(folder, certificate, text),
-        os.path.join(FOLDER, "site.pem"): _file(certificate),
+        os.path.join(_public_folder(), "site.pem"): _file(certificate),
     }
 
 
 def _made(folder, domain, names, addresses):
-    paths = {part: os.path.join(FOLDER, f"ca.{part}") for part in ("pem", "key")}
+    paths = {part: os.path.join(_public_folder(), f"ca.{part}") for part in ("pem", "key")}
     ca, ca_key = _read(paths["pem"]), _read(paths["key"])
     if (
         __utils__["certificate_checks.pair_problems"](ca, ca_key)

@@ -42,7 +42,9 @@ SHARES = {
         "test_secrets",
     ),
 }
-ADDRESSES = {"dev": 10, "dev12": 12, "devb": 13, "devc": 14}
+# A host that runs containers: `test_containers` is about it, and TEST_TOPOLOGIES=pods runs others on it.
+CONTAINERS = "pods"
+ADDRESSES = {"dev": 10, "dev12": 12, "devb": 13, "devc": 14, CONTAINERS: 16}
 
 
 class ByMachine(LoadScopeScheduling):
@@ -72,7 +74,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     file = metafunc.module.__name__.rpartition(".")[2]
     others = {name for name, files in SHARES.items() if name in TOPOLOGIES and file in files}
-    chosen = [
+    chosen = [CONTAINERS] if file == "test_containers" else [
         name for name in TOPOLOGIES
         if name in others or (name == "dev" and not others) or name not in {"dev", *SHARES}
     ]  # fmt: skip
@@ -87,11 +89,14 @@ def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
         return
     topology = networks.named(request.param)
     written = None
-    if request.param in SHARES or topology != request.param:
+    if request.param in (*SHARES, CONTAINERS) or topology != request.param:
         machine = {"address": networks.address(ADDRESSES[request.param]), "memory": 1024, "cpus": 2}
         roles = ["edge", "app", "store", "monitor"]
         suite = "bookworm" if request.param == "dev12" else "trixie"
-        written = networks.write(topology, {topology: {**machine, "roles": roles}}, suite=suite)
+        more = {"hosts": "containers"} if request.param == CONTAINERS else {}
+        written = networks.write(
+            topology, {topology: {**machine, "roles": roles}}, suite=suite, **more
+        )
     with made(Lab(topology), bare=request.param not in SHARES) as it:
         yield it
     if written:

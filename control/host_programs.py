@@ -1,0 +1,60 @@
+"""
+What is asked of a machine by a program that is there: Salt's functions where packages run the services, programs of the
+host's own where containers do (containers/host). Both answer alike.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+
+from . import paths
+from .application import Application
+from .errors import UserError
+from .topology import Topology
+
+
+def _salt(function: str) -> str:
+    return f"cd {paths.PLACE} && {paths.SALT_CALL} --out=json {function}"
+
+
+def services(topology: Topology) -> str:
+    """The table of a machine's services, as JSON below ``local``."""
+    return "stack-status" if topology.has_containers else _salt("report.services")
+
+
+def releases(topology: Topology, app: Application) -> str:
+    """What runs, could run and ran, as JSON below ``local``."""
+    return (
+        "stack-roll --overview"
+        if topology.has_containers
+        else _salt(f"release.overview {app.name}")
+    )
+
+
+def record_refusal(topology: Topology, app: Application, request: Mapping[str, str]) -> str:
+    """A line in the machine's record of deploys."""
+    encoded = f"STACK_DEPLOY={shlex.quote(json.dumps(dict(request)))}"
+    if topology.has_containers:
+        return f"{encoded} stack-roll --refused"
+    return f"cd {paths.PLACE} && {encoded} {paths.SALT_CALL} record.refused {app.name}"
+
+
+def roll(
+    topology: Topology, app: Application, request: Mapping[str, str], words: Sequence[str]
+) -> str:
+    """The application brought to the requested release, with progress; ``words``: of bootstrap/converge."""
+    encoded = f"STACK_DEPLOY={shlex.quote(json.dumps(dict(request)))}"
+    if topology.has_containers:
+        return f"{encoded} exec stack-roll"
+    command = shlex.join([f"{paths.PLACE}/bootstrap/converge", app.formula, *words])
+    return f"cd {paths.PLACE} && {encoded} exec {command}"
+
+
+def refuse_containers(topology: Topology, command: str, instead: str) -> None:
+    """UserError for a command that hosts of containers do not have."""
+    if topology.has_containers:
+        raise UserError(
+            f"{command}: not for hosts that run containers: {instead} (docs/containers.md)", 2
+        )

@@ -1,0 +1,204 @@
+"""
+A host that runs containers: provisioned by the real Ignition, without Salt and Python, with the promises of a machine.
+
+What is tested from outside of machines is run here by the same functions; TEST_TOPOLOGIES=pods runs whole files of it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from artifacts import variant
+from lab_machine import ROOT, Lab, Outsider
+from test_count import every_number_once
+
+from control import topology
+from control.lab import containers
+
+CONTAINERS = ("redis-server", "counter-1", "counter-2", "haproxy")
+
+
+@pytest.fixture(scope="module")
+def store(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A repository with two good releases, a broken one, and the one that runs, which is back at the end."""
+    folder = tmp_path_factory.mktemp("store")
+    own = running(lab)
+    source = ROOT / "dist" / f"counter-{own}.tar.gz"
+    variant(source, own, folder)
+    for version, broken in (("9.1.0", ""), ("9.2.0", ""), ("9.3.0", "never-ready")):
+        variant(source, version, folder, broken)
+    yield folder
+    deploy(lab, folder, own)
+
+
+def deploy(
+    lab: Lab, store: Path, version: str, check: bool = True
+) -> subprocess.CompletedProcess[str]:
+    return lab.make("deploy", VERSION=version, ARTIFACT_STORE=str(store), check=check)
+
+
+def running(lab: Lab) -> str:
+    return str(json.loads(lab.curl("version"))["version"])
+
+
+def history(lab: Lab) -> list[str]:
+    known = json.loads(lab.run("cat /var/lib/stack/releases/counter.json"))["history"]
+    return [str(entry["version"]) for entry in known]
+
+
+def inspect(lab: Lab, container: str) -> dict:  # type: ignore[type-arg]
+    found = json.loads(lab.run(f"podman inspect {container}"))
+    return dict(found[0])
+
+
+def test_up_ends_with_a_counting_url_on_a_host_provisioned_by_ignition(lab: Lab) -> None:
+    assert lab.up_output.strip().endswith(lab.url)
+    first = lab.see()
+    assert lab.see() == first + 1
+    assert lab.run("cat /etc/hostname").strip() == lab.host
+    assert lab.run("id -u haproxy redis").split() == ["10002", "10003"]
+    assert lab.run("systemctl is-enabled stack-firewall").strip() == "enabled"
+    # Nothing there can come to need what Fedora CoreOS has not got.
+    assert lab.run("ls -d /usr/bin/python3* /opt/salt 2>/dev/null || true").strip() == ""
+
+
+def test_the_ignition_file_holds_no_secret_and_its_validator_has_no_warning(lab: Lab) -> None:
+    path = lab.state / f"{lab.host}.ign"
+    text = path.read_text(encoding="utf-8")
+    done = subprocess.run(["ignition-validate", str(path)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+    contents = [one["path"] for one in json.loads(text)["storage"]["files"]]
+    assert not [
+        one for one in contents if "/secrets/" in one or one.endswith((".key", "users.acl"))
+    ]
+    for secret in (lab.state / "secrets").iterdir():
+        if secret.is_file() and secret.stat().st_size and secret.suffix != ".pub":
+            assert secret.read_text(encoding="utf-8").strip() not in text
+
+
+def test_each_container_is_read_only_and_has_no_capability_but_for_low_ports(lab: Lab) -> None:
+    for name in CONTAINERS:
+        found = inspect(lab, name)
+        assert found["HostConfig"]["ReadonlyRootfs"], name
+        assert "no-new-privileges" in found["HostConfig"]["SecurityOpt"], name
+        wanted = ["CAP_NET_BIND_SERVICE"] if name == "haproxy" else []
+        assert (found["BoundingCaps"] or []) == wanted, name
+        # As an account of its own, also as the kernel sees it.
+        uid = lab.run(f"awk '/^Uid:/ {{ print $3 }}' /proc/{found['State']['Pid']}/status").strip()
+        assert int(uid) > 10000, name
+
+
+def test_an_apply_that_changes_nothing_leaves_every_container_as_it_is(lab: Lab) -> None:
+    before = [inspect(lab, name)["Id"] for name in CONTAINERS]
+    told = lab.apply().stdout
+    assert "0 files changed, 0 failed" in told
+    assert [inspect(lab, name)["Id"] for name in CONTAINERS] == before
+
+
+def test_a_configuration_that_its_program_refuses_never_goes_live(lab: Lab) -> None:
+    before = lab.run("sha256sum /etc/haproxy/haproxy.cfg /etc/redis/redis.conf")
+    for path, text, name in (
+        ("/etc/haproxy/haproxy.cfg", "no-such-section", "HAProxy"),
+        ("/etc/redis/redis.conf", "no-such-setting 1", "Redis"),
+        ("/etc/stack/bans.nft", "no such table", "nft"),
+    ):
+        staged = f"/run/stack/staged{path}"
+        lab.run(
+            f"mkdir -p {staged.rpartition('/')[0]}; cat {path} >{staged}; echo '{text}' >>{staged}"
+        )
+        assert f"{name} refuses" in lab.run("stack-swap --swap 2>&1 || true")
+    assert lab.run("sha256sum /etc/haproxy/haproxy.cfg /etc/redis/redis.conf") == before
+    assert lab.serving()
+
+
+@pytest.mark.parametrize("mode", ["keepalive"])
+def test_a_thousand_requests_to_containers_give_every_number_once(lab: Lab, mode: str) -> None:
+    every_number_once(lab, mode, 1_000)
+
+
+@pytest.mark.nightly("minutes; a thousand requests show the same")
+@pytest.mark.parametrize("mode", ["keepalive", "close", "h2"])
+def test_ten_thousand_requests_to_containers_give_every_number_once(lab: Lab, mode: str) -> None:
+    every_number_once(lab, mode, 10_000)
+
+
+def test_images_are_deployed_and_taken_back_under_load_without_losing_a_request(
+    lab: Lab, store: Path
+) -> None:
+    own, before = running(lab), lab.count()
+    with lab.under_load(rate=50) as load:
+        deploy(lab, store, "9.1.0")
+        assert running(lab) == "9.1.0"
+        assert lab.make("rollback", ARTIFACT_STORE=str(store)).returncode == 0
+    assert load.result.exact, load.result.summary()
+    assert lab.count() == before + load.result.sent
+    assert (running(lab), history(lab)[-1]) == (own, own)
+
+
+def test_a_broken_image_is_taken_back_and_the_old_one_serves_all_along(
+    lab: Lab, store: Path
+) -> None:
+    own, before = running(lab), lab.count()
+    with lab.under_load(rate=50) as load:
+        failed = deploy(lab, store, "9.3.0", check=False)
+    assert failed.returncode != 0
+    assert "not ready" in failed.stdout + failed.stderr
+    assert f"back on {own}" in failed.stdout + failed.stderr
+    assert load.result.exact, load.result.summary()
+    assert lab.count() == before + load.result.sent
+    assert (running(lab), history(lab)[-1]) == (own, own)
+    told = [
+        json.loads(line)
+        for line in lab.run("tail -n 2 /var/log/stack/counter-deploys.log").splitlines()
+    ]
+    assert [one["outcome"] for one in told] == ["started", "failed"]
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_a_killed_container_is_back_by_itself_and_the_count_is_kept(
+    lab: Lab, container: str
+) -> None:
+    counted = lab.see()
+    killed = inspect(lab, container)["Id"]
+    lab.run(f"kill -9 {inspect(lab, container)['State']['Pid']}")
+
+    def is_back() -> bool:
+        again = lab.run(f"podman inspect -f '{{{{.Id}}}}' {container}", check=False).strip()
+        return again not in ("", killed) and lab.all_ready() and lab.serving()
+
+    lab.wait(f"{container} is back", is_back)
+    assert lab.see() == counted + 1
+
+
+def test_count_and_containers_outlive_a_reboot(lab: Lab) -> None:
+    counted, version = lab.see(), running(lab)
+    lab.reboot()
+    lab.wait("all instances up", lab.all_ready)
+    assert lab.see() == counted + 1
+    assert running(lab) == version
+
+
+def test_an_outsider_finds_ssh_and_the_site_open_and_nothing_else(lab: Lab) -> None:
+    if reason := Outsider.missing("nmap"):
+        pytest.skip(reason)
+    with Outsider(lab, 1) as outsider:
+        said = outsider.run(
+            "nmap", "-n", "-Pn", "-p-", "--min-rate", "5000", lab.address, timeout=300
+        ).stdout
+    assert re.findall(r"(?m)^(\d+)/tcp +open ", said) == ["22", "80", "443"], said
+
+
+def test_a_host_made_anew_has_its_count_and_the_release_that_it_ran(lab: Lab, store: Path) -> None:
+    deploy(lab, store, "9.2.0")
+    counted = lab.see()
+    # A host that is lost with all but the disk of its data.
+    name = containers.container_name(topology.load(lab.topology), lab.host)
+    containers.destroy(name)
+    lab.make("up", ARTIFACT_STORE=str(store), timeout=1500)
+    assert lab.see() == counted + 1
+    assert running(lab) == "9.2.0"
