@@ -23,7 +23,8 @@ def __virtual__():
 def files(folder, domain, names, addresses, certificate=None, key=None):
     """
     ``{path: {data, mode, user, group, secret}}`` of certificate and key in ``folder``, and of what a client
-    needs to verify it: the pillar's where it gives one, else signed by a small CA of this machine's own.
+    needs to verify it: the pillar's where it gives one, else the one that several edges share, else signed
+    by a small CA of this machine's own.
     What is there already and fit is kept. CommandExecutionError, a line that says what is wrong, for a
     given one that could not be served.
 
@@ -36,6 +37,9 @@ def files(folder, domain, names, addresses, certificate=None, key=None):
     """
     if certificate:
         return _given(folder, certificate, key)
+    shared = (__pillar__.get("secrets") or {}).get("site")
+    if shared:
+        return _shared(folder, shared, names, addresses)
     return _made(folder, domain, names, addresses)
 
 
@@ -72,6 +76,17 @@ def _given(folder, certificate, key):
         **_pair(folder, certificate, text),
         os.path.join(FOLDER, "site.pem"): _file(certificate),
     }
+
+
+def _shared(folder, parts, names, addresses):
+    """What the controller has made for all edges alike, as they can't make it one by one."""
+    certificate, key, ca = (parts[name].strip() + "\n" for name in ("certificate", "key", "ca"))
+    wrong = __utils__["certificate_checks.pair_problems"](certificate + ca, key)
+    if not wrong and not __utils__["certificate_checks.carries"](certificate, names, addresses):
+        wrong = [f"is not for {', '.join([*names, *addresses])}"]
+    if wrong:
+        raise CommandExecutionError(f"pillar secrets:site: {'; '.join(wrong)}")
+    return {**_pair(folder, certificate, key), os.path.join(FOLDER, "ca.pem"): _file(ca)}
 
 
 def _made(folder, domain, names, addresses):
