@@ -20,6 +20,7 @@ base:
   'machine:roles:edge':
     - match: pillar
     - haproxy
+    - keepalived
   'machine:roles:monitor':
     - match: pillar
     - rsyslog
