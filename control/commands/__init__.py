@@ -16,6 +16,7 @@ from . import (
     images,
     import_state,
     logs,
+    maintenance,
     new_service,
     publish,
     releases,
@@ -32,7 +33,9 @@ from . import (
 # In the order in which a person comes to need them.
 SECTIONS = {
     "Machines": [module.COMMAND for module in (up, url, status, apply, ssh, logs, dashboard, down)],
-    "Releases": [module.COMMAND for module in (images, publish, releases, deploy, rollback)],
+    "Releases": [
+        module.COMMAND for module in (images, publish, releases, deploy, rollback, maintenance)
+    ],
     "Secrets and data": [module.COMMAND for module in (secret, rotate, backup, restore)],
     "Cloud": [module.COMMAND for module in (cloud_plan, cloud_up, cloud_down)],
     "Development": [new_service.COMMAND],
