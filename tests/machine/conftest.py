@@ -26,7 +26,7 @@ if "KITCHEN_HOSTNAME" in os.environ:
     TOPOLOGIES = ["kitchen"]
 # Which of Debian 13 has a file's tests; `dev` has the rest, and all of them where it is alone.
 SHARES = {
-    "devb": ("test_backup", "test_bans", "test_count", "test_filebeat", "test_logs"),
+    "devb": ("test_apps", "test_backup", "test_bans", "test_count", "test_filebeat", "test_logs"),
     "devc": ("test_deploy", "test_firewall", "test_monitoring", "test_secrets"),
 }
 ADDRESSES = {"dev": 10, "dev12": 12, "devb": 13, "devc": 14}
