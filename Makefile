@@ -12,7 +12,7 @@ unexport $(filter PYTHON% GIT_%,$(.VARIABLES)) BASH_ENV BASHOPTS SHELLOPTS CDPAT
 export LC_ALL := C.UTF-8
 
 PYTHON ?= python3
-SETTINGS := TOPOLOGY HOST SUITE PROVIDER TEST PILLAR SLS CMD SERVICE REQUEST SINCE FOLLOW ALL VERBOSE VERSION YES SECRET WHY FORCE IDENTITY FORGET EDGE NAME RENEW APP
+SETTINGS := TOPOLOGY HOST SUITE PROVIDER TEST PILLAR SLS CMD SERVICE REQUEST SINCE FOLLOW ALL VERBOSE VERSION YES SECRET WHY FORCE IDENTITY FORGET EDGE NAME RENEW APP ON OFF
 # Taken as they were typed: a `$` in CMD or PILLAR is the machine's, not make's.
 $(foreach name,$(SETTINGS),$(eval override $(name) := $$(value $(name))))
 export $(SETTINGS)
@@ -108,6 +108,10 @@ rollback: $(VENV)/.control ## Back to the last good release [VERSION=v] [WHY='â€
 .PHONY: releases
 releases: $(VENV)/.control ## What is stored, and what runs where
 	@$(CONTROL) releases
+
+.PHONY: maintenance
+maintenance: $(VENV)/.control ## A page that says so and when to come back, instead of the applications [ON=1|OFF=1]
+	@$(CONTROL) maintenance
 
 .PHONY: new-service
 new-service: $(VENV)/.control ## A formula laid out, with what is left to write in it [NAME=memcached]

@@ -111,6 +111,8 @@ class Options:
     forget: bool = switch("FORGET", "Keep it no longer.", _switch("keep it no longer"))
     identity: str = setting("IDENTITY", "An age identity that opens the backup.", "FILE")
     force: bool = switch("FORCE", "Do it although something speaks against it.", _switch())
+    on: bool = switch("ON", "Begin it.", _switch("begin it"))
+    off: bool = switch("OFF", "End it.", _switch("end it"))
     yes: bool = switch("YES", "Do not ask: it is meant.", _switch())
     edge: bool = switch("EDGE", "The edges' address.", _switch("move the edges' address"))
     name: str = setting("NAME", "What the new service is called, such as memcached.", "SERVICE")

@@ -17,6 +17,7 @@ from . import (
     images,
     import_state,
     logs,
+    maintenance,
     new_service,
     publish,
     releases,
@@ -35,8 +36,10 @@ SECTIONS = {
     "Machines": [
         module.COMMAND for module in (up, url, status, apply, failover, ssh, logs, dashboard, down)
     ],
-    "Releases": [module.COMMAND for module in (images, publish, releases, deploy, rollback)],
-    "Secrets and data": [module.COMMAND for module in (secret, rotate, backup, restore, failover)],
+    "Releases": [
+        module.COMMAND for module in (images, publish, releases, deploy, rollback, maintenance)
+    ],
+    "Secrets and data": [module.COMMAND for module in (secret, rotate, backup, restore)],
     "Cloud": [module.COMMAND for module in (cloud_plan, cloud_up, cloud_down)],
     "Development": [new_service.COMMAND],
     "Several controllers": [module.COMMAND for module in (export_state, import_state)],

@@ -143,9 +143,14 @@ def assign(root, instance, version, environment):
     """
     previous = before(root, instance)
     _make_folder(root, instance)
-    text = "".join(f'{key}="{_quoted(value)}"\n' for key, value in sorted(environment.items()))
+    text = environment_text(environment)
     _replace(_folder(root, instance), version, text)
     return previous
+
+
+def environment_text(environment):
+    """``environment`` as systemd's EnvironmentFile= has it."""
+    return "".join(f'{key}="{_quoted(value)}"\n' for key, value in sorted(environment.items()))
 
 
 def before(root, instance):

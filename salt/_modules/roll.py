@@ -62,7 +62,7 @@ def run(name, root, version, steps, surplus, settings):
     settings
         ``{address, health, smoke, timeout, in_rotation, rotation_seconds, bake_seconds, watch_files, hooks, keep}``
     """
-    changes, warnings = {}, []
+    changes, warnings, command_changes = {}, [], {}
     to_roll = [step for step in steps if step["restart"]]
     action = __salt__["record.request"]()["action"]
     if action == "rollback":
@@ -85,6 +85,13 @@ def run(name, root, version, steps, surplus, settings):
 
         def run_hooks(when):
             failure = _run_hooks(hooks.get(when), variables, when)
+            if not failure and when == "before" and previous != version and action != "rollback":
+                failure = _run_release_command(name, root, version, settings["commands"])
+            if not failure and when == "after":
+                done, failure = __salt__["commands.start"](
+                    name, root, version, *settings["commands"]
+                )
+                command_changes.update(done)
             if failure and action == "rollback":
                 # Nothing may keep anybody on the bad release.
                 warnings.append(failure)
@@ -103,6 +110,13 @@ def run(name, root, version, steps, surplus, settings):
             _prune(name, root, settings["keep"])
             return {}, warnings, error
         changes = {step["unit"]: f"on {version}" for step in to_roll}
+    else:
+        command_changes, error = __salt__["commands.start"](
+            name, root, version, *settings["commands"]
+        )
+        if error:
+            return command_changes, warnings, error
+    changes |= command_changes
     error = _enable([step["unit"] for step in steps], changes)
     if error:
         return changes, warnings, error
@@ -117,6 +131,14 @@ def run(name, root, version, steps, surplus, settings):
     if not error and (pruned := _prune(name, root, settings["keep"])):
         changes["removed"] = pruned
     return changes, warnings, error
+
+
+def _run_release_command(name, root, version, commands):
+    """None, or what went wrong."""
+    units, environment, values = commands
+    if units:
+        __salt__["commands.assign"](root, units, environment, values)
+    return __salt__["commands.release"](name, root, version, units)
 
 
 def _current(name, root, is_moving):

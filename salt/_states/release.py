@@ -49,6 +49,7 @@ def installed(name, root, version, source=None, sha256=None, signers=None):
         has_changed = __salt__["release.install"](name, root, version, source, sha256, signers)
         # Seen by the check of the unit, which comes next.
         __salt__["instance.stage"](root, version)
+        __salt__["commands.stage"](root, version)
     except (CommandExecutionError, OSError) as error:
         current = __salt__["record.current"](name)
         __salt__["record.write"](name, "refused", current, version, reason=str(error))
@@ -79,6 +80,7 @@ def rolled(
     rotation_seconds=0,
     bake_seconds=0,
     hooks=None,
+    commands=None,
     keep=5,
 ):
     """
@@ -123,6 +125,10 @@ def rolled(
         the release (not of settings alone): before the first instance is touched, and after the
         last one's bake time. One that fails stops the roll, or takes it back; in a rollback it is
         only reported, for nothing may keep anybody on the bad release.
+    commands
+        units of the application's other commands, as ``commands.plan`` gives them: the release command is run before
+        the first instance is touched, processes and timers follow when all instances have proven the release. One that fails takes
+        it back
     keep
         releases that stay installed beside the ones in use and the one that a rollback goes to
     """
@@ -137,6 +143,9 @@ def rolled(
 
     if __opts__["test"]:
         changes = __salt__["roll.preview"](name, version, steps, surplus)
+        changes |= __salt__["commands.pending"](
+            name, root, version, commands or {}, environment, values
+        )
         would = {"result": None, "comment": f"would be rolled to {version}"} if changes else {}
         return {**ret, "changes": changes, **would}
 
@@ -146,6 +155,7 @@ def rolled(
         "bake_seconds": bake_seconds,
         "watch_files": watch_files,
         "hooks": hooks or {},
+        "commands": (commands or {}, environment, values),
         "keep": keep,
     }
     ret["changes"], warnings, error = __salt__["roll.run"](

@@ -24,6 +24,7 @@ units of former applications absent:
 
 {% set brought = (pillar.machine.releases | default({})).get(name) %}
 {% set version = salt['release.choose'](name, app.root, app.version, brought) %}
+{% set manifest = salt['commands.manifest'](name, app.root, version) %}
 {% include 'apps/application.jinja' with context %}
 {% else %}
 {{ (name ~ ' waits for its first release: make deploy APP=…') | json }}:

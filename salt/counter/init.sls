@@ -12,4 +12,5 @@ units of former names absent:
 {% set app = counter %}
 {% set brought = pillar.get('machine', {}).get('release') %}
 {% set version = salt['release.choose'](counter.name, counter.root, counter.version, brought) %}
+{% set manifest = {} %}
 {% include 'apps/application.jinja' with context %}

@@ -49,6 +49,9 @@ haproxy running:
     # The pillar's, or made here and signed by a small CA of this machine's own, so that a client can
     # verify it; renewed by an apply before it ends.
     - made:
+        maintenance.files:
+          page: {{ haproxy.maintenance.page | json }}
+          clients: {{ haproxy.maintenance.clients | json }}
         site.files:
           folder: {{ haproxy.tls.directory | json }}
           domain: {{ salt['topology.domain']() | json }}

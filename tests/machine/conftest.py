@@ -27,6 +27,7 @@ if "KITCHEN_HOSTNAME" in os.environ:
 # Which of Debian 13 has a file's tests; `dev` has the rest, and all of them where it is alone.
 SHARES = {
     "devb": (
+        "test_apps",
         "test_backup",
         "test_balancer",
         "test_bans",

@@ -80,7 +80,7 @@ def named(topology: str) -> str:
 
 def write(topology: str, machines: dict[str, dict[str, Any]], **more: Any) -> Path:
     """Write a topology of this run (``topology`` as :func:`named` says) and return its file."""
-    data: dict[str, Any] = {"name": topology, "domain": "counter.test"}
+    data: dict[str, Any] = {"name": topology, "domain": "counter.test", "default": "counter"}
     data |= {"network": f"192.168.{number()}.0/24", "trusted": [address(1)], "machines": machines}
     path = FOLDER / f"{topology}.yaml"
     path.write_text(

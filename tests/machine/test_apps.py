@@ -1,0 +1,268 @@
+"""
+Several applications on one machine: the counter, `shop` (state, a release command, a worker, a cron job) and `pages`. What
+happens to one is nothing to the others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import re
+import shutil
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lab_machine import ROOT, Lab
+
+pytestmark = [pytest.mark.controller, pytest.mark.one_release]
+
+SOURCES = Path(__file__).parent / "applications"
+SETTINGS = {
+    "apps": {
+        "shop": {"hosts": ["shop.test"], "state": True, "bake_seconds": 1, "ready_seconds": 6},
+        "pages": {
+            "hosts": ["pages.test", "www.pages.test"],
+            "bake_seconds": 0,
+            "instances": 1,
+            "methods": ["GET", "POST"],
+            "max_body": 20000,
+        },
+    }
+}
+
+
+@dataclass
+class Apps:
+    """The machine with all three, and where their sources are changed."""
+
+    lab: Lab
+    store: Path
+    sources: Path
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def make(self, *words: str, check: bool = True, **settings: str) -> Any:
+        return self.lab.make(*words, check=check, ARTIFACT_STORE=str(self.store), **settings)
+
+    def build(self, name: str, fails: str = "", version: str = "one") -> str:
+        """Publish an application, told what to fail at; its version."""
+        folder = self.sources / name
+        source = (SOURCES / name / f"{name}.py").read_text(encoding="utf-8")
+        source = source.replace('"one"', f'"{version}"').replace('FAILS = ""', f'FAILS = "{fails}"')
+        (folder / f"{name}.py").write_text(source, encoding="utf-8")
+        return str(self.make("publish", APP=str(folder)).stdout.strip().splitlines()[-1])
+
+    def deploy(self, name: str, version: str, check: bool = True) -> Any:
+        return self.make("deploy", check=check, APP=name, VERSION=version)
+
+    def curl(self, host: str, path: str = "/", *words: str) -> str:
+        command = ["curl", "-sS", "--max-time", "10", "--cacert", self.lab.ca]
+        command += ["--resolve", f"{host}:443:{self.lab.address}", *words, f"https://{host}{path}"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+        return done.stdout
+
+    def status(self, host: str, path: str = "/", *words: str) -> int:
+        return int(self.curl(host, path, "-o", "/dev/null", "-w", "%{http_code}", *words) or 0)
+
+    @contextlib.contextmanager
+    def asked(self, *hosts: str) -> Iterator[dict[str, list[str]]]:
+        """Requests to each name for as long as the block runs: ``{host: what went wrong}``, and how many there were."""
+        context = ssl.create_default_context(cafile=self.lab.ca)
+        wrong: dict[str, list[str]] = {host: [] for host in hosts}
+        counted = dict.fromkeys(hosts, 0)
+        stop = threading.Event()
+
+        def ask(host: str) -> None:
+            connection = http.client.HTTPSConnection(host, timeout=20, context=context)
+            connection._create_connection = lambda *_: socket.create_connection(  # type: ignore[attr-defined]
+                (self.lab.address, 443), 20
+            )
+            while not stop.wait(0.02):
+                try:
+                    connection.request("GET", "/")
+                    answer = connection.getresponse()
+                    answer.read()
+                    if answer.status != 200:
+                        wrong[host].append(str(answer.status))
+                except (OSError, http.client.HTTPException) as error:
+                    wrong[host].append(repr(error))
+                    connection.close()
+                counted[host] += 1
+
+        threads = [threading.Thread(target=ask, args=(host,)) for host in hosts]
+        for thread in threads:
+            thread.start()
+        try:
+            yield wrong
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+        assert min(counted.values()) > 50, counted
+
+
+@pytest.fixture(scope="module")
+def apps(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Apps]:
+    sources = tmp_path_factory.mktemp("sources")
+    shutil.copytree(SOURCES, sources, dirs_exist_ok=True)
+    # One's own version for each build, also where git ignores what is temporary.
+    ours = Apps(lab, tmp_path_factory.mktemp("store"), sources)
+    settings = ROOT / "pillar" / "settings" / f"{lab.topology}.sls"
+    settings.parent.mkdir(exist_ok=True)
+    assert not settings.exists(), f"{settings}: somebody's own"
+    settings.write_text(json.dumps(SETTINGS), encoding="utf-8")
+    try:
+        lab.apply()
+        for name in ("shop", "pages"):
+            ours.versions[name] = ours.build(name)
+            ours.deploy(name, ours.versions[name])
+        yield ours
+    finally:
+        settings.unlink()
+        with contextlib.suppress(OSError):
+            settings.parent.rmdir()
+        lab.apply()
+        lab.run("rm -rf /opt/apps /var/lib/apps /var/lib/stack/releases/shop.json"
+                " /var/lib/stack/releases/pages.json; userdel app-shop; userdel app-pages")  # fmt: skip
+
+
+def test_each_application_is_served_by_its_name_and_others_by_the_default(apps: Apps) -> None:
+    lab = apps.lab
+    assert apps.curl("shop.test").startswith("one\nmigrated one\nworker one\n")
+    assert apps.curl("pages.test") == apps.curl("www.pages.test") == "pages 0 False\n"
+    # curl has checked the one certificate against each name. Nobody's name and the bare address: the counter's.
+    assert apps.status("counter.test", "/healthz") == 200
+    assert json.loads(apps.curl("nobody.test", "/version", "-k")) == json.loads(lab.curl("version"))
+    # What one may, another may not.
+    assert apps.status("pages.test", "/", "-X", "DELETE") == 405
+    assert apps.status("shop.test", "/", "-X", "DELETE") == 200
+    body = ("--data-binary", "x" * 16000)
+    assert apps.curl("pages.test", "/", *body) == "pages 16000 False\n"
+    assert apps.status("pages.test", "/", "--data-binary", "x" * 20001) == 413
+    chunked = ("-H", "Transfer-Encoding: chunked", "--http1.1", "--data-binary", "x" * 19000)
+    assert apps.status("pages.test", "/", *chunked) == 411
+    assert apps.status("nobody.test", "/", "-k", *body) == 413, "the counter's own limit"
+    # Users, and what each may see of another.
+    assert lab.run("stat -c %U:%a /var/lib/apps/shop").strip() == "app-shop:700"
+    assert lab.apply().stdout.strip().endswith("0 changed, 0 failed")
+
+
+@pytest.mark.timeout(900)
+def test_one_application_is_deployed_and_taken_back_and_no_request_of_any_is_lost(
+    apps: Apps,
+) -> None:
+    lab = apps.lab
+    before = lab.count()
+    second = apps.build("shop", version="two")
+    with (
+        lab.under_load(mode="keepalive", rate=40) as load,
+        apps.asked("shop.test", "pages.test") as wrong,
+    ):
+        apps.deploy("shop", second)
+        assert apps.curl("shop.test").startswith("two\n")
+        assert "worker two" in apps.curl("shop.test"), "processes follow"
+        apps.make("rollback", APP="shop")
+        assert apps.curl("shop.test").startswith("one\n")
+    assert wrong == {"shop.test": [], "pages.test": []}
+    assert load.result.unique, load.result.summary()
+    assert lab.count() == before + load.result.sent
+    # State outlives releases, and the release command is run once for each.
+    rows = apps.curl("shop.test").splitlines()
+    assert rows.count("migrated one") == 1
+    assert rows.count("migrated two") == 1
+    listed = apps.make("releases", APP="shop").stdout
+    assert re.search(rf"{apps.versions['shop']} .* <- {lab.host}\n", listed), listed
+
+
+FAILURES = {
+    "migrate": "the release command failed(.|\n)*made to fail in its migration",
+    "work": "shop-worker.service(.|\n)*made to die in its worker",
+    "ready": "/readyz answers 503",
+}
+
+
+@pytest.mark.parametrize("fails", FAILURES)
+def test_what_fails_of_a_release_takes_it_back_and_nobody_notices(apps: Apps, fails: str) -> None:
+    bad = apps.build("shop", fails, version=f"bad-{fails}")
+    with apps.asked("shop.test", "pages.test") as wrong:
+        done = apps.deploy("shop", bad, check=False)
+    assert done.returncode != 0
+    assert re.search(FAILURES[fails], done.stdout), done.stdout
+    assert wrong == {"shop.test": [], "pages.test": []}
+    assert apps.curl("shop.test").startswith("one\n")
+    assert apps.lab.run("systemctl is-active shop-worker").strip() == "active"
+    link = apps.lab.run("readlink /opt/apps/shop/instances/commands/release")
+    assert Path(link.strip()).name == apps.versions["shop"]
+
+
+def test_a_cron_job_that_hangs_is_ended_and_its_unit_has_failed(apps: Apps) -> None:
+    lab = apps.lab
+    assert lab.run("systemctl is-enabled shop-tidy.timer").strip() == "enabled"
+    began = time.monotonic()
+    lab.run("systemctl start shop-tidy.service", check=False)
+    assert lab.run("systemctl show -P Result shop-tidy.service").strip() == "timeout"
+    assert time.monotonic() - began < 45
+    lab.run("systemctl reset-failed shop-tidy.service")
+    assert apps.status("shop.test") == 200
+
+
+def test_maintenance_answers_503_to_all_but_named_clients_until_it_ends(apps: Apps) -> None:
+    lab = apps.lab
+    try:
+        said = apps.make("maintenance", ON="1").stdout
+        assert "maintenance is on" in said
+        for host in ("shop.test", "pages.test", "counter.test"):
+            head = apps.curl(host, "/", "-D", "-", "-o", "/dev/null").lower()
+            assert " 503" in head.splitlines()[0]
+            assert "retry-after: 300" in head
+        before = lab.count()
+        lab.run("systemctl reload haproxy")
+        page = {"page": "<h1>Back at noon</h1>\n", "type": "text/html", "retry_after": 60}
+        lab.apply(PILLAR=json.dumps({"haproxy": {"maintenance": page}}))
+        assert apps.curl("shop.test") == page["page"]
+        gateway = lab.address.rpartition(".")[0] + ".1"
+        page["clients"] = [gateway]
+        lab.apply(PILLAR=json.dumps({"haproxy": {"maintenance": page}}))
+        assert apps.status("shop.test") == 200, "a named client"
+        assert "MAINTENANCE" in lab.make("status", check=False).stdout
+        lab.apply()
+        assert apps.status("shop.test") == 503
+        lab.run("systemctl restart haproxy")
+        lab.wait("HAProxy answers", lambda: apps.status("shop.test") == 503)
+        assert lab.count() == before
+    finally:
+        apps.make("maintenance", OFF="1")
+    lab.wait("all serve again", lambda: apps.status("shop.test") == 200)
+
+
+def test_an_application_that_is_not_there_is_one_line_with_the_nearest(apps: Apps) -> None:
+    done = apps.deploy("shpo", "1", check=False)
+    assert done.returncode != 0
+    assert "did you mean shop?" in done.stderr
+    done = apps.lab.apply(check=False, PILLAR='{"apps": {"shop": {"host": ["x"]}}}')
+    assert "apps:shop:host: unknown key; did you mean 'hosts'?" in done.stdout + done.stderr
+
+
+def test_a_former_name_is_stopped_and_its_port_free(apps: Apps) -> None:
+    """Last: the application is gone after it. Its state stays."""
+    lab = apps.lab
+    settings = ROOT / "pillar" / "settings" / f"{lab.topology}.sls"
+    text = settings.read_text(encoding="utf-8")
+    try:
+        settings.write_text(json.dumps({"apps": {"pages": SETTINGS["apps"]["pages"]}}), "utf-8")
+        seen = lab.make("apply", TEST="1", check=False).stdout
+        assert "shop@.service" in seen, "named before anything changes"
+        lab.apply()
+        assert lab.run("systemctl list-units --plain --no-legend 'shop*'").strip() == ""
+        assert lab.run("ls /var/lib/apps/shop").strip() == "shop.db"
+        assert apps.status("pages.test") == 200
+    finally:
+        settings.write_text(text, encoding="utf-8")
