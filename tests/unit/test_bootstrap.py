@@ -430,7 +430,13 @@ def wanted(path: Path) -> Iterator[str]:
 def test_every_lock_of_the_project_is_looked_at() -> None:
     there = {
         str(path.relative_to(ROOT))
-        for pattern in ("*.lock", "*/*.lock", "cloud/*/*/*.lock")
+        for pattern in (
+            "*.lock",
+            "*/*.lock",
+            "cloud/*/*/*.lock",
+            "examples/*/*.lock",
+            "webapp/tests/*/*.lock",
+        )
         for path in ROOT.glob(pattern)
         if not path.relative_to(ROOT).parts[0].startswith(".")
     }
