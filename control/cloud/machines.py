@@ -77,7 +77,7 @@ def _up(topology: Topology, options: Options) -> int:
             code,
         )
     for one in todo.gone:
-        api.remove_droplet(one["id"], one["name"], account.PATIENCE, account.LOOK)
+        api.remove_with_address(one, account.PATIENCE, account.LOOK)
         print(f"destroyed {one['name']}", flush=True)
     for name in gone:
         shared_secrets.delete_machine_keys(topology, name)

@@ -29,6 +29,8 @@ class Wanted:
     backups: bool
     # {plan, …}, of the backups.
     policy: dict[str, Any] | None = None
+    # An address of the account, or `new`.
+    reserved_ip: str | None = None
 
 
 def _make_tags(topology: Topology, machine: Machine) -> tuple[str, ...]:
@@ -78,8 +80,17 @@ def list_wanted(topology: Topology) -> list[Wanted]:
                 _make_tags(topology, machine),
                 settings["backup_policy"] is not None,
                 settings["backup_policy"],
+                settings.get("reserved_ip"),
             )
         )
+    given = [one.reserved_ip for one in result if one.reserved_ip not in (None, "new")]
+    for one in result:
+        if one.reserved_ip and given.count(one.reserved_ip) > 1:
+            raise UserError(
+                f"cloud/cloud.profiles.d: profile {one.profile}: reserved_ip: {one.reserved_ip}: several"
+                f" machines of {topology.name} have this profile: use new, and each gets its own",
+                2,
+            )
     return result
 
 
@@ -248,6 +259,8 @@ def describe(topology: Topology, plan: Plan) -> str:
     differing = {item.name: wrong for item, wrong in plan.differ}
     for item in plan.create:
         extra = f" with {item.policy['plan']} backups" if item.policy else ""
+        if item.reserved_ip:
+            extra += f", and reserved address {item.reserved_ip}"
         lines.append(
             f"+ create   droplet {item.name}: {item.size} in {item.region}, {item.image}{extra}"
         )

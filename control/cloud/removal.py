@@ -66,7 +66,7 @@ def _down(topology: Topology, options: Options) -> int:
     deadline = time.monotonic() + account.PATIENCE
     while droplets:
         for one in droplets:
-            api.remove_droplet(one["id"], one["name"], account.PATIENCE, account.LOOK)
+            api.remove_with_address(one, account.PATIENCE, account.LOOK)
             print(f"destroyed {one['name']}", flush=True)
         droplets = account.wait_until_list_stable(api, topology)
         if droplets and time.monotonic() > deadline:

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import yaml
+from saltext.digitalocean.utils.digitalocean.api import OWN_ADDRESS
 from standin_digitalocean import SIZES, TOKEN, Standin
 
 from control import apply, bundle, controller_state, local_state, releases, ssh, topology
@@ -36,7 +37,7 @@ from control.cloud import (
 from control.cloud.plan import Plan
 from control.commands import cloud_plan as cloud_plan_command
 from control.credentials import shared_secrets
-from control.errors import ControlError
+from control.errors import ControlError, UserError
 from control.options import Options
 from control.topology import FOLDER, Machine, Topology
 
@@ -907,3 +908,43 @@ def test_salt_cloud_makes_all_machines_of_a_topology_side_by_side(
     capfd.readouterr()
     assert make_up(where, applied) == 0
     assert "nothing to do" in capfd.readouterr().out
+
+
+def with_reserved_address(monkeypatch: pytest.MonkeyPatch, profile: str, address: str) -> None:
+    read = account.read_settings
+
+    def changed(kind: str) -> dict[str, Any]:
+        settings = read(kind)
+        if kind == "profiles":
+            settings[profile] = {**settings[profile], "reserved_ip": address}
+        return settings
+
+    monkeypatch.setattr(account, "read_settings", changed)
+
+
+def test_a_reserved_address_is_planned_and_goes_with_its_machine(
+    api: Standin, here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is paid for itself as soon as no droplet has it."""
+    with_reserved_address(monkeypatch, "edge", "new")
+    monkeypatch.setattr(salt_cloud, "make_droplets", by_salt_cloud(api))
+    where = topology.load("prod")
+    assert make_up(where, Applied()) == 0
+    line = "droplet prod-edge1: s-1vcpu-1gb in fra1, debian-13-x64, and reserved address new"
+    assert line in capsys.readouterr().out
+    edge = next(one for one in api.droplets.values() if one["name"] == "prod-edge1")
+    # As the driver does (its own tests show it).
+    edge["tags"].append(OWN_ADDRESS)
+    api._create_reserved(None, {}, {"droplet_id": edge["id"]})
+    kept = api._create_reserved(None, {}, {"region": "fra1"})[1]["reserved_ip"]["ip"]
+    monkeypatch.setenv("YES", "1")
+    assert removal.down(where, Options.read()) == 0
+    assert not api.droplets and list(api.reserved) == [kept], "one that is the account's own stays"
+
+
+def test_one_address_for_several_machines_is_refused(
+    api: Standin, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_reserved_address(monkeypatch, "app", "198.51.100.7")
+    with pytest.raises(UserError, match="profile app: reserved_ip: 198.51.100.7: several machines"):
+        cloud_plan_command.run(topology.load("prod"), Options.read())

@@ -45,6 +45,7 @@ import salt.utils.yaml
 from salt.exceptions import SaltCloudConfigError, SaltCloudSystemExit
 from saltext.digitalocean.utils.digitalocean import dns, exit_code, load_balancers, options
 from saltext.digitalocean.utils.digitalocean.api import (
+    OWN_ADDRESS,
     Api,
     ApiError,
     NoToken,
@@ -77,8 +78,6 @@ _SECRET_KEYS = ("personal_access_token", "token_command")
 _LOOK_AT_MOST = 5.0
 # A name as the API takes it (droplet_single_create.yml of DigitalOcean's OpenAPI specification).
 _NAME = re.compile(r"[a-zA-Z0-9]?[a-z0-9A-Z.\-]*[a-z0-9A-Z]")
-# Tag of a droplet whose reserved address was made with it, and goes with it.
-_OWN_ADDRESS = "salt-cloud:reserved-ip"
 _USER_DATA_MAX = 64 * 1024
 # Seconds until a droplet is known everywhere.
 _UNKNOWN = 30
@@ -769,7 +768,7 @@ def _request(api, vm_, offer):
     if text:
         body["user_data"] = text
     if _setting("reserved_ip", vm_) == "new":
-        body["tags"].append(_OWN_ADDRESS)
+        body["tags"].append(OWN_ADDRESS)
     project = _setting("project", vm_)
     firewalls = _listed(_setting("firewalls", vm_))
     after = {
@@ -999,7 +998,7 @@ def _remove_made(api, vm_, made, error):
     if _setting("reserved_ip", vm_) == "new" and not made["reserved_ip"]:
         # It may have been given although the answer was never seen.
         with contextlib.suppress(ApiError):
-            made["reserved_ip"] = _address_of(api, droplet["id"])
+            made["reserved_ip"] = api.find_reserved_ip(droplet["id"])
     try:
         _remove(api, droplet, name, float(_setting("destroy_timeout", vm_, 300)))
     except (ApiError, StillThere) as problem:
@@ -1080,20 +1079,12 @@ def _finish(api, vm_, made, said, after):
     return node
 
 
-def _address_of(api, identity):
-    """The reserved address that a droplet has, or None."""
-    for one in api.all("reserved_ips", "reserved_ips"):
-        if (one.get("droplet") or {}).get("id") == identity:
-            return one["ip"]
-    return None
-
-
 def _reserve(api, name, identity, made, wanted):
     """Give the droplet a reserved address: its own old one, or a new one."""
     if wanted == "new":
 
         def there():
-            address = _address_of(api, identity)
+            address = api.find_reserved_ip(identity)
             return {"reserved_ip": {"ip": address}} if address else None
 
         made["reserved_ip"] = api.call(
@@ -1182,18 +1173,11 @@ def destroy(name, call=None):
 def _destroy(api, name):
     _event(name, "destroying instance", "destroying", {"name": name})
     droplet = _find(api, name)
-    # Without its droplet, an address costs more than with it.
-    own = _OWN_ADDRESS in (droplet.get("tags") or [])
-    address = _address_of(api, droplet["id"]) if own else None
-    _remove(api, droplet, name, float(_provider_setting("destroy_timeout", 300)))
-    if address:
-        try:
-            api.call("reserved_ips", "delete", address)
-        except ApiError as error:
-            if error.status != 404:
-                raise SaltCloudSystemExit(
-                    f"{name} was removed, its reserved address {address} was not and is paid: {error}"
-                ) from error
+    api.remove_with_address(
+        {**droplet, "name": name},
+        float(_provider_setting("destroy_timeout", 300)),
+        float(_provider_setting("poll_interval", 1.0)),
+    )
     _event(name, "destroyed instance", "destroyed", {"name": name})
     if __opts__.get("update_cachedir", False) is True:
         __utils__["cloud.delete_minion_cachedir"](

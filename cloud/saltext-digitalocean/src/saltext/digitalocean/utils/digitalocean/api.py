@@ -51,6 +51,10 @@ HINTS = {
 }
 
 
+# Tag of a droplet whose reserved address was made with it, and goes with it.
+OWN_ADDRESS = "salt-cloud:reserved-ip"
+
+
 class ApiError(Exception):
     """
     What the API refused, in one line.
@@ -493,3 +497,29 @@ class Api:
                 self.say("being removed" if asked else "cannot be removed yet, an event is pending")
                 told = asked
             time.sleep(poll)
+
+    def find_reserved_ip(self, identity):
+        """The reserved address that a droplet has, or None."""
+        for one in self.all("reserved_ips", "reserved_ips"):
+            if (one.get("droplet") or {}).get("id") == identity:
+                return one["ip"]
+        return None
+
+    def remove_with_address(self, droplet, seconds=300, poll=1.0):
+        """
+        Delete a droplet, as the API lists it, and the reserved address that was made with it: without its
+        droplet, an address costs more than with it. Returns once both are gone.
+
+        Raises StillThere, and ApiError when the address stays.
+        """
+        own = OWN_ADDRESS in (droplet.get("tags") or [])
+        address = self.find_reserved_ip(droplet["id"]) if own else None
+        self.remove_droplet(droplet["id"], droplet["name"], seconds, poll)
+        if address is None:
+            return
+        try:
+            self.call("reserved_ips", "delete", address)
+        except ApiError as error:
+            if error.status != 404:
+                message = f"{droplet['name']} was removed, its reserved address {address} was not and is paid: {error}"
+                raise ApiError("reserved_ips.delete", error.status, message) from error
