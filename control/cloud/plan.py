@@ -85,7 +85,7 @@ def list_wanted(topology: Topology) -> list[Wanted]:
         )
     given = [one.reserved_ip for one in result if one.reserved_ip not in (None, "new")]
     for one in result:
-        if given.count(one.reserved_ip) > 1:
+        if one.reserved_ip and given.count(one.reserved_ip) > 1:
             raise UserError(
                 f"cloud/cloud.profiles.d: profile {one.profile}: reserved_ip: {one.reserved_ip}: several"
                 f" machines of {topology.name} have this profile: use new, and each gets its own",
