@@ -30,7 +30,7 @@ help: ## This list
 	    awk -F'\t' '{ printf "  %-12s %s\n", $$1, $$2 }'
 
 .PHONY: up
-up: $(VENV)/.control ## Machines up and converged; ends with the URL [TOPOLOGY=dev|dev12|prod] [SUITE=trixie|bookworm]
+up: $(VENV)/.control ## Machines up and converged; ends with the URL [TOPOLOGY=dev|dev12|prod|ha] [SUITE=trixie|bookworm]
 	@$(CONTROL) up
 
 .PHONY: url
@@ -65,6 +65,10 @@ backup: $(VENV)/.control ## A backup of the store, now [HOST=h]
 .PHONY: restore
 restore: $(VENV)/.control ## The last backup back into the store [VERSION=name] [TEST=1] [YES=1] [FORCE=1] [IDENTITY=file]
 	@$(CONTROL) restore
+
+.PHONY: failover
+failover: $(VENV)/.control ## Move the master of several stores, without a refused request [HOST=h]
+	@$(CONTROL) failover
 
 .PHONY: ssh
 ssh: $(VENV)/.control ## A shell as root, or one command [HOST=h] [CMD='…']

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from . import bundle, converge, fleet, local_state, machine_pillar, releases
+from . import bundle, converge, fleet, local_state, machine_pillar, releases, stores
 from .artifacts import build
 from .cloud import addresses
 from .errors import UserError
@@ -35,6 +35,8 @@ def apply(topology: Topology, options: Options, leaving: Sequence[str] = ()) -> 
         print(f"{options.sls}: on {', '.join(formulas)}", flush=True)
     addresses.warn_of_changed_topology(topology)
     machine_pillar.warn_of_encrypted_file(topology)
+    if "test=True" not in words:
+        stores.refuse_while_missing(topology, hosts, "apply")
     release = build.build_artifact(options)
     left_over = converge.refuse_add_and_remove(topology, is_booted=True)
     new, failed = converge.prepare_machines(topology, hosts, release, options, is_quiet=True)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 from pathlib import Path
 
-from . import ssh
+from . import ssh, stores
 from .confirmation import confirm
 from .errors import OperationError, UserError
 from .options import Options
@@ -16,13 +17,17 @@ PROGRAM = "/usr/local/sbin/stack-backup"
 
 
 def choose_host(topology: Topology, host: str) -> str:
-    """The machine that is meant: ``host``, or the only store that there is."""
-    stores = topology.with_role("store")
-    if host and topology.machine(host).name not in stores:
-        raise UserError(f"HOST={host}: has no store; these have: {', '.join(stores)}", 2)
-    if not host and len(stores) > 1:
-        raise UserError(f"HOST=… is needed, one of {', '.join(stores)}", 2)
-    return host or stores[0]
+    """The machine that is meant: ``host``, or the store that has the newest backup of its own."""
+    machines = topology.with_role("store")
+    if host and topology.machine(host).name not in machines:
+        raise UserError(f"HOST={host}: has no store; these have: {', '.join(machines)}", 2)
+    return host or max(machines, key=lambda one: _newest(topology, one) if len(machines) > 1 else 0)
+
+
+def _newest(topology: Topology, host: str) -> int:
+    """When the newest backup of its own was taken, in seconds since 1970; 0: there is none."""
+    backups = json.loads(ssh.run(topology, host, f"{PROGRAM} list --json"))
+    return max((int(one["time"]) for one in backups if one.get("own", True)), default=0)
 
 
 def take(topology: Topology, host: str) -> None:
@@ -63,7 +68,12 @@ def restore(topology: Topology, host: str, options: Options) -> int:
         if not options.yes:
             _confirm(topology, host, options.version)
         words.append("--yes")
-    code = ssh.stream(topology, host, shlex.join(words), data=identity)
+    with contextlib.ExitStack() as stack:
+        if stores.are_several(topology) and not options.test:
+            # Into the master: its replicas then copy what it has.
+            stores.make_master(topology, host)
+            stack.enter_context(stores.hold_votes(topology))
+        code = ssh.stream(topology, host, shlex.join(words), data=identity)
     if code:
         raise OperationError(
             f"{host}: the restore did not succeed (see above)", code if code == 3 else 1

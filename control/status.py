@@ -15,7 +15,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import paths, ssh
+from . import paths, ssh, stores
 from .errors import ControlError
 from .terminal import printable
 from .topology import Topology
@@ -281,6 +281,14 @@ def table(where: Topology) -> tuple[str, bool, list[str]]:
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
     ]
+    if stores.are_several(where):
+        try:
+            seen = stores.look(where)
+            lines += ["", printable(f"stores: {stores.line(seen)}")] if seen else []
+            well = well and not seen.get("why")
+        except ControlError as error:
+            lines += ["", printable(f"stores: {error}")]
+            well = False
     if known.trouble:
         lines += ["", known.trouble]
     if known.silences:

@@ -11,6 +11,7 @@ base:
   'machine:roles:store':
     - match: pillar
     - redis
+    - sentinel
     - backup
   'machine:roles:app':
     - match: pillar

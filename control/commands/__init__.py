@@ -13,6 +13,7 @@ from . import (
     deploy,
     down,
     export_state,
+    failover,
     images,
     import_state,
     logs,
@@ -33,7 +34,7 @@ from . import (
 SECTIONS = {
     "Machines": [module.COMMAND for module in (up, url, status, apply, ssh, logs, dashboard, down)],
     "Releases": [module.COMMAND for module in (images, publish, releases, deploy, rollback)],
-    "Secrets and data": [module.COMMAND for module in (secret, rotate, backup, restore)],
+    "Secrets and data": [module.COMMAND for module in (secret, rotate, backup, restore, failover)],
     "Cloud": [module.COMMAND for module in (cloud_plan, cloud_up, cloud_down)],
     "Development": [new_service.COMMAND],
     "Several controllers": [module.COMMAND for module in (export_state, import_state)],

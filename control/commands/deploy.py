@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 
-from .. import application, releases
+from .. import application, releases, stores
 from ..artifacts import files, repository
 from ..artifacts.files import NoListing, Repository
 from ..command import make_command
@@ -35,6 +35,7 @@ def run(topology: Topology, options: Options) -> int:
     if not version:
         raise _refuse_without_version(stored)
     files.check_version(version)
+    stores.require_master(topology, f"deploy of {version}")
     began = time.monotonic()
     hosts = releases.application_hosts(topology)
     request = roll.make_request("deploy", version, options, app)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 
-from .. import application, releases
+from .. import application, releases, stores
 from ..artifacts import files
 from ..command import make_command
 from ..deploy import lock, roll
@@ -21,6 +21,7 @@ def run(topology: Topology, options: Options) -> int:
     app, version = application.find(options, topology), options.version
     if version:
         files.check_version(version)
+    stores.require_master(topology, "rollback")
     began = time.monotonic()
     hosts = releases.application_hosts(topology)
     request = roll.make_request("rollback", version or "the last good release", options, app)

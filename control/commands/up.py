@@ -71,6 +71,7 @@ def run(topology: Topology, options: Options) -> int:
     if provider == "lxc":
         with host.lock_host():
             host.install_packages()
+            host.raise_inotify_limit()
     steps.begin("box", f"base box {suite}")
     if provider == "lxc":
         with host.lock_host():

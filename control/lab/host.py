@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 from .. import local_state, shell
 from ..errors import OperationError, UserError
@@ -16,6 +17,9 @@ from ..errors import OperationError, UserError
 LOCK_WAIT = ("-o", "DPkg::Lock::Timeout=300")
 PLUGIN = "vagrant-lxc"
 PLUGIN_VERSION = "1.4.3"
+INOTIFY = Path("/proc/sys/fs/inotify/max_user_instances")
+# Of many machines: each takes about nine.
+INOTIFY_INSTANCES = 1024
 # Debian package -> why it is needed.
 PACKAGES = {
     "vagrant": "makes the machines",
@@ -111,6 +115,35 @@ def install_packages() -> None:
         shell.run(
             ["vagrant", "plugin", "install", PLUGIN, "--plugin-version", PLUGIN_VERSION], cwd="/"
         )
+
+
+def raise_inotify_limit(path: Path = INOTIFY) -> None:
+    """
+    Allow as many inotify instances as the machines' systemd needs: by the kernel's default of 128, shared by all
+    containers of an account, about the fourteenth machine fails while it boots. Left as it is where it is high
+    enough or not ours to set; then says so.
+    """
+    try:
+        current = int(path.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return
+    if current >= INOTIFY_INSTANCES:
+        return
+    done = subprocess.run(
+        shell.sudo(["tee", str(path)]),
+        input=f"{INOTIFY_INSTANCES}\n",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    name = "fs.inotify.max_user_instances"
+    if done.returncode:
+        shell.say(
+            f"  {name} is {current} and could not be raised to {INOTIFY_INSTANCES}: with many machines some"
+            f" fail to boot; run 'sysctl {name}={INOTIFY_INSTANCES}' on the host"
+        )
+    else:
+        shell.say(f"  {name}: {current} -> {INOTIFY_INSTANCES}, for the machines' systemd")
 
 
 def has_plugin(name: str) -> bool:

@@ -2,9 +2,16 @@
 {% from 'redis/map.jinja' import redis with context %}
 {% set tls = salt['topology.is_remote']('app') %}
 
+{# Of several stores one is the master, and Sentinels say which (salt/sentinel). #}
+{% set stores = salt['topology.machines']('store') | length %}
+{% set replicated = stores > 1 %}
+
 {% if tls %}
 include:
   - pki
+  {%- if replicated %}
+  - redis.several
+  {%- endif %}
 {% endif %}
 
 redis package:
@@ -75,6 +82,12 @@ redis running:
         # Hashes of passwords, so not for everybody's eyes.
         /etc/redis/users.acl: {source: salt://redis/files/users.acl.j2, mode: '0640', group: redis, secret: true}
         /etc/systemd/system/redis-server.service.d/stack.conf: {source: salt://redis/files/unit.conf}
+        {%- if replicated %}
+        # The password of replicas: for redis alone.
+        /etc/redis/replication.conf:
+          {source: salt://redis/files/replication.conf.j2, mode: '0640', group: redis, secret: true}
+        /etc/systemd/system/redis-server.service.d/replication.conf: {source: salt://redis/files/replication-unit.conf}
+        {%- endif %}
         {%- if tls %}
         /etc/systemd/system/redis-server.service.d/tls.conf: {source: salt://pki/files/member.conf}
     - watch_files: {{ salt['pki.paths']().values() | list | json }}
@@ -83,6 +96,8 @@ redis running:
         redis: {{ redis | json }}
         tls: {{ tls | json }}
         address: {{ salt['topology.address']('app') | json }}
+        replicated: {{ replicated | json }}
+        acknowledgements: {{ (stores // 2) | int }}
     # redis-server has no check mode: the new configuration is started on a scratch folder.
     - checks:
         - salt://redis/files/check {staged}
@@ -90,11 +105,18 @@ redis running:
     - reload: true
     - restart_on: [/etc/redis/redis.conf]
     - ready: redis-admin PING | grep -qx PONG
+    {%- if replicated %}
+    # One after the other, by order of the controller or not: what is left must be a majority.
+    - pre_command: "! systemctl is-active --quiet redis-sentinel || /usr/local/sbin/store-set spare"
+    {%- endif %}
     - require:
       - pkg: redis package
       - file: redis data folder
       - secret: redis admin password
       - checked: redis commands
+      {%- if replicated %}
+      - checked: store-set command
+      {%- endif %}
       {%- if tls %}
       - pki: machine certificate
       {%- endif %}

@@ -127,7 +127,7 @@ def test_an_alert_of_an_instance_stands_beside_it() -> None:
 def test_no_alert_is_left_out_whatever_it_is_about(monkeypatch: pytest.MonkeyPatch) -> None:
     away = alert("MachineDown", "b answers no ping", machine="b", service="prometheus")
     disk = alert("DiskFull", "root on a is full")
-    where: Any = SimpleNamespace(machines=["a", "b"])
+    where: Any = SimpleNamespace(machines=["a", "b"], with_role=lambda _: ["a"])
 
     def services(_: Any, host: str) -> Any:
         if host == "b":
@@ -292,7 +292,7 @@ def test_every_silence_that_is_active_stands_under_the_table(
     found = status.parse("\0".join([*said, json.dumps(silences)]))
     monkeypatch.setattr(status, "services", lambda *_: [row()])
     monkeypatch.setattr(status, "ask_monitor", lambda *_: found)
-    where: Any = SimpleNamespace(machines={"a": None})
+    where: Any = SimpleNamespace(machines={"a": None}, with_role=lambda _: ["a"])
     text, _, _ = status.table(where)
     (line,) = [one for one in text.splitlines() if "5ca1b2cc" in one]
     for word in ("mallory", "2036-01-02 03:04:05 UTC", 'alertname=~".+", machine!="a"', "quiet"):

@@ -6,6 +6,7 @@ only. The table in README.md is made of VARIABLES; a test holds the two together
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -50,10 +51,27 @@ class Settings:
     redis_key_file: str | None
     redis_connect_timeout: float
     redis_timeout: float
+    redis_sentinels: tuple[tuple[str, int], ...] | None
+    redis_sentinel_name: str
+    redis_sentinel_timeout: float
+    redis_failover_seconds: float
 
     def __repr__(self) -> str:
         """Leave the password out, wherever this is printed."""
         return f"Settings(key={self.key!r}, …)"
+
+
+def _addresses(text: str) -> tuple[tuple[str, int], ...]:
+    found = []
+    for one in text.split(","):
+        match = re.fullmatch(r"([0-9A-Za-z.-]+):([0-9]{1,5})", one)
+        if not match or int(match[2]) > 65535:
+            raise ValueError
+        found.append((match[1], int(match[2])))
+    # Two are no better than one: no majority of them outlives either.
+    if len(set(found)) != len(found) or len(found) not in (3, 5, 7):
+        raise ValueError
+    return tuple(found)
 
 
 def _redis_url(text: str) -> RedisAddress:
@@ -177,6 +195,41 @@ VARIABLES = (
         "The most Redis may take to answer: a slow disk makes it wait. With the above, under a "
         "second until the client has its 503.",
     ),
+    Variable(
+        "REDIS_SENTINELS",
+        "redis_sentinels",
+        None,
+        _addresses,
+        "3, 5 or 7 times host:port, with commas",
+        "Sentinels, asked for the master by the user, password and TLS of the above; the host and "
+        "port of REDIS_URL are then not used. A number is given only when a majority of as many "
+        "stores has it.",
+    ),
+    Variable(
+        "REDIS_SENTINEL_NAME",
+        "redis_sentinel_name",
+        "main",
+        pattern(r"[A-Za-z0-9._-]{1,64}"),
+        "1 to 64 letters, digits and ._-",
+        "What the Sentinels call the master.",
+    ),
+    Variable(
+        "REDIS_SENTINEL_TIMEOUT",
+        "redis_sentinel_timeout",
+        "0.2",
+        seconds(0.01, 10),
+        "seconds from 0.01 to 10",
+        "The most a Sentinel may take to answer; one that did not is left alone for a second.",
+    ),
+    Variable(
+        "REDIS_FAILOVER_SECONDS",
+        "redis_failover_seconds",
+        "2.5",
+        seconds(0, 10),
+        "seconds from 0 to 10",
+        "How long a request that Redis refused, and so did not count, waits for the next master: "
+        "longer than a planned failover takes.",
+    ),
 )
 
 
@@ -192,6 +245,11 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         raise SettingsError(
             "REDIS_CA_FILE has no effect without TLS; allowed is a REDIS_URL that starts with "
             "rediss://, or no REDIS_CA_FILE"
+        )
+    if settings.redis_sentinels and settings.redis.path is not None:
+        raise SettingsError(
+            "REDIS_SENTINELS has no effect on a unix socket; allowed is a REDIS_URL that starts "
+            "with redis:// or rediss://, or no REDIS_SENTINELS"
         )
     _check_client_certificate(settings)
     return settings

@@ -1,4 +1,4 @@
-"""The counter in Redis: one INCR a request, never repeated."""
+"""The counter in Redis: one INCR a request, never repeated once it may have counted."""
 
 from __future__ import annotations
 
@@ -13,8 +13,15 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from counter.sentinels import Address, NoMasterError, Sentinels
 from counter.settings import Settings
 from serving.log import Log, describe
+
+# What Redis begins its answer with, beside READONLY, when it has certainly not executed a write.
+REFUSALS = ("NOREPLICAS", "MASTERDOWN")
+# Seconds: a connection that was not used for so long may lead to what was the master. Less than a
+# failover takes.
+IDLE_SECONDS = 1.5
 
 
 class StoreError(Exception):
@@ -30,6 +37,10 @@ class StoreAwayError(StoreError):
 
 class StoreRefusedError(StoreError):
     """Redis answered with an error: no permission, read-only, number too large, …."""
+
+
+class StoreUnconfirmedError(StoreError):
+    """Redis counted, and no majority has it: the number may be lost, and so is given to nobody."""
 
 
 class WrongKeyError(StoreError):
@@ -67,6 +78,10 @@ class Store:
     While Redis is unreachable, one request at a time tries it, one that came after the last try;
     the others fail at once. Without that, requests would queue behind threads that all wait for a
     frozen Redis, and a client would wait for many timeouts, not one.
+
+    With Sentinels, Redis is the master that they name, each number is one that a majority of the
+    stores has (WAIT in the same round trip), and what was refused because the master moves is sent
+    to the next one, for as long as a planned failover takes.
     """
 
     def __init__(self, settings: Settings, log: Log) -> None:
@@ -79,6 +94,11 @@ class Store:
         self._last_failure = 0.0
         self._state = threading.Lock()
         self._connect = _connections(settings)
+        self._sentinels: Sentinels | None = None
+        self._patience = settings.redis_failover_seconds
+        if settings.redis_sentinels:
+            ask = partial(_at, _connections(settings, settings.redis_sentinel_timeout))
+            self._sentinels = Sentinels(settings.redis_sentinels, settings.redis_sentinel_name, ask)
         self._mine = threading.local()
         self._all: list[redis.Connection] = []
         pack = self._connect().pack_command
@@ -86,6 +106,13 @@ class Store:
         self._incr = b"".join(pack("INCR", settings.key))
         self._incr_probe = b"".join(pack("INCR", f"{settings.key}:probe"))
         self._ping = b"".join(pack("PING"))
+        self._wait = b""
+        self._acknowledgements = 0
+        if self._sentinels:
+            self._acknowledgements = self._sentinels.acknowledgements
+            # Shorter than the answer's timeout, so that it is an answer.
+            milliseconds = max(1, int(settings.redis_timeout * 700))
+            self._wait = b"".join(pack("WAIT", self._acknowledgements, milliseconds))
 
     def increment(self, since: float) -> int:
         """Add one and return the new count, for who has waited since then (`time.monotonic()`).
@@ -146,57 +173,96 @@ class Store:
         """Close the connections."""
         for connection in self._all:
             connection.disconnect()
+        if self._sentinels:
+            self._sentinels.close()
 
     def _ask(self, command: bytes, sinces: list[float]) -> list[Any]:
         """Send the packed command for each: its answer, a ResponseError or a StoreError."""
         if self._reachable is not False:
-            return self._exchange(command, len(sinces))
+            return self._exchange(command, sinces)
         answers: list[Any] = [StoreAwayError("Redis was unreachable a moment ago") for _ in sinces]
         # Who has waited through a timeout already does not wait for another one.
         fresh = [number for number, since in enumerate(sinces) if since > self._last_failure]
         if fresh and self._probe.acquire(blocking=False):
             try:
-                (answers[fresh[0]],) = self._exchange(command, 1)
+                (answers[fresh[0]],) = self._exchange(command, [sinces[fresh[0]]])
             finally:
                 self._probe.release()
         return answers
 
-    def _exchange(self, command: bytes, times: int) -> list[Any]:
+    def _exchange(self, command: bytes, sinces: list[float]) -> list[Any]:
+        if self._sentinels is None:
+            return self._attempt(command, len(sinces))
+        deadline = min(sinces) + self._patience
+        while True:
+            answers = self._attempt(command, len(sinces))
+            if not all(map(_is_passing, answers)) or time.monotonic() > deadline:
+                return answers
+            # Nothing was done, and another master is being made.
+            time.sleep(0.02)
+
+    def _attempt(self, command: bytes, times: int) -> list[Any]:
         answers: list[Any] = []
+        wait = self._wait if command is self._incr else b""
         try:
             connection = self._connection()
-            connection.send_packed_command([command * times], check_health=False)
+            connection.send_packed_command([command * times + wait], check_health=False)
             while len(answers) < times:
-                try:
-                    answers.append(connection.read_response())
-                except redis.ResponseError as error:
-                    answers.append(error)
+                answers.append(_answer(connection))
+            if wait:
+                answers = self._confirm(answers, _answer(connection), self._acknowledgements)
+            if self._sentinels and any(_is_refusal(answer) for answer in answers):
+                connection.disconnect()
+            self._mine.used = time.monotonic()
         except (redis.AuthenticationError, redis.ResponseError) as error:
             # While connecting. The first is a ConnectionError in redis-py, but Redis is there and
             # said no.
             self._note(True)
             kind: type[StoreError] = StoreRefusedError
-            why = describe(error)
+            why = error
         except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
-            self._last_failure = time.monotonic()
-            self._writable = False
-            self._note(False, error)
+            if not (isinstance(error, NoMasterError) and error.is_passing):
+                self._last_failure = time.monotonic()
+                self._writable = False
+                self._note(False, error)
             kind = StoreAwayError
-            why = describe(error)
+            why = error
+            if wait:
+                # Counted perhaps; that a majority has it, nobody said.
+                answers = []
         else:
             self._note(True)
             return answers
         # Each its own, as each is raised by itself.
-        return answers + [kind(why) for _ in range(times - len(answers))]
+        failures = [kind(describe(why)) for _ in range(times - len(answers))]
+        for failure in failures:
+            failure.__cause__ = why
+        return answers + failures
+
+    def _confirm(self, answers: list[Any], replicas: object, needed: int) -> list[Any]:
+        """The answers, those that counted only where enough `replicas` have them: WAIT said so."""
+        if isinstance(replicas, int) and replicas >= needed:
+            return answers
+        why = describe(replicas) if isinstance(replicas, Exception) else f"{replicas} replicas"
+        self._drop()
+        return [
+            StoreUnconfirmedError(f"acknowledged by no majority: {why}")
+            if isinstance(answer, int)
+            else answer
+            for answer in answers
+        ]
+
+    def _drop(self) -> None:
+        """Close this thread's connection: the next one goes where the Sentinels say."""
+        self._mine.connection.disconnect()
 
     def _connection(self) -> redis.Connection:
         """This thread's connection, open. Raises what redis-py does."""
         connection = getattr(self._mine, "connection", None)
+        if self._sentinels:
+            connection = self._to_master(connection, self._sentinels)
         if connection is None:
-            connection = self._mine.connection = self._connect()
-            self._mine.seen = None
-            with self._state:
-                self._all.append(connection)
+            connection = self._keep(self._connect())
         sock = connection._sock
         if sock is None or self._mine.seen is not sock:
             connection.connect()
@@ -211,6 +277,31 @@ class Store:
         self._mine.poll.register(sock, select.POLLIN)
         return connection
 
+    def _keep(self, connection: redis.Connection) -> redis.Connection:
+        """Make it this thread's, instead of the one before."""
+        with self._state:
+            before = getattr(self._mine, "connection", None)
+            self._all = [one for one in self._all if one is not before] + [connection]
+        if before is not None:
+            before.disconnect()
+        self._mine.connection, self._mine.seen = connection, None
+        self._mine.used = time.monotonic()
+        return connection
+
+    def _to_master(
+        self, connection: redis.Connection | None, sentinels: Sentinels
+    ) -> redis.Connection:
+        """This thread's connection to the master; Sentinels are asked unless it was just in use."""
+        is_open = connection is not None and connection._sock is not None
+        is_fresh = is_open and time.monotonic() - self._mine.used < IDLE_SECONDS
+        if connection is not None and is_fresh:
+            return connection
+        address = sentinels.master()
+        if connection is not None and is_open and self._mine.address == address:
+            return connection
+        self._mine.address = address
+        return self._keep(_at(self._connect, address))
+
     def _note(self, reachable: bool, error: Exception | None = None) -> None:
         """Log that Redis became unreachable or came back, once for each change."""
         if reachable is self._reachable:
@@ -223,20 +314,49 @@ class Store:
             self._log.write("info", "redis_recovered" if before is False else "redis_connected")
 
 
+def _answer(connection: redis.Connection) -> object:
+    """The next answer; an error that Redis answered is one too."""
+    try:
+        return connection.read_response()
+    except redis.ResponseError as error:
+        return error
+
+
+def _is_refusal(answer: object) -> bool:
+    """Whether Redis has certainly done nothing, and another one may."""
+    return isinstance(answer, redis.exceptions.ReadOnlyError) or (
+        isinstance(answer, redis.ResponseError) and str(answer).startswith(REFUSALS)
+    )
+
+
+def _is_passing(answer: object) -> bool:
+    """Whether nothing was done, because the master is being moved."""
+    if isinstance(answer, StoreAwayError):
+        answer = answer.__cause__
+        return isinstance(answer, NoMasterError) and answer.is_passing
+    return _is_refusal(answer)
+
+
+def _at(connect: Callable[..., redis.Connection], address: Address) -> redis.Connection:
+    return connect(host=address[0], port=address[1])
+
+
 def _raise(answer: Exception) -> None:
     if isinstance(answer, redis.ResponseError):
         raise StoreRefusedError(describe(answer)) from answer
     raise answer
 
 
-def _connections(settings: Settings) -> Callable[[], redis.Connection]:
-    """What makes a connection, not yet open."""
+def _connections(
+    settings: Settings, timeout: float | None = None
+) -> Callable[..., redis.Connection]:
+    """What makes a connection, not yet open; `timeout` seconds for an answer, if not Redis' own."""
     address = settings.redis
     options: dict[str, Any] = {
         "db": address.db,
         "username": address.user,
         "password": settings.redis_password,
-        "socket_timeout": settings.redis_timeout,
+        "socket_timeout": timeout or settings.redis_timeout,
         # redis-py repeats a failed command by default since release 6.
         "retry": Retry(NoBackoff(), 0),
         "retry_on_timeout": False,

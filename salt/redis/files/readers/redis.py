@@ -18,6 +18,7 @@ FIELDS = {
     "aof_current_size": "aof_bytes",
     "aof_delayed_fsync": "aof_delayed",
     "connected_slaves": "replicas",
+    "master_repl_offset": "replication_offset",
     "uptime_in_seconds": "uptime_seconds",
 }
 # 1 when the field says so.

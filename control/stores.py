@@ -1,0 +1,140 @@
+"""Several stores: who is the master, whether a majority is there, moving the master."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from . import ssh
+from .errors import ControlError, OperationError, UserError
+from .topology import Topology
+
+PROGRAM = "/usr/local/sbin/store-set"
+
+
+def are_several(topology: Topology) -> bool:
+    return len(topology.with_role("store")) > 1
+
+
+def look(topology: Topology) -> dict[str, Any]:
+    """
+    What the stores say: ``{master, stores, why}`` (salt/redis/files/store-set). Empty while no machine has the
+    program, on a topology that is still to be converged. OperationError when none can be asked.
+    """
+    trouble = ""
+    for host in topology.with_role("store"):
+        try:
+            answer = ssh.run(
+                topology, host, f"test ! -e {PROGRAM} || {PROGRAM} show --json || true"
+            )
+            return dict(json.loads(answer)) if answer.strip() else {}
+        except (ControlError, ValueError) as error:
+            trouble = trouble or (str(error).splitlines() or ["?"])[0]
+    raise OperationError(f"no store can be asked who is the master: {trouble}")
+
+
+def line(seen: dict[str, Any]) -> str:
+    """Who is the master, the replicas with their lag, and what is wrong."""
+    words = [f"master {seen['master'] or 'unknown'}"]
+    for name, store in seen["stores"].items():
+        if name == seen["master"]:
+            continue
+        lag = store["lag"]
+        state = "not in sync" if lag is None else "in sync" if not lag else f"{lag} bytes behind"
+        words.append(f"{name} {store['role']}, {state}")
+    return "; ".join([*words, *seen["why"]])
+
+
+def refuse_while_missing(topology: Topology, hosts: Sequence[str], what: str) -> None:
+    """
+    Return when ``what`` may restart the stores among ``hosts`` one after the other. UserError, naming what is
+    missing, when it would leave no majority: a store is missing already, and these are others.
+    """
+    chosen = set(hosts) & set(topology.with_role("store"))
+    if not are_several(topology) or not chosen:
+        return
+    seen = look(topology)
+    if not seen or not seen["why"]:
+        return
+    in_use = [name for name in seen["stores"] if name in chosen and seen["stores"][name]["in_sync"]]
+    if in_use:
+        missing = [name for name, one in seen["stores"].items() if not one["in_sync"]]
+        hint = f"; mend it, or {what} HOST={missing[0]} alone" if missing else ""
+        raise UserError(
+            f"refused, nothing was changed: a store is missing already, and without {in_use[0]} too nothing"
+            f" would be counted: {'; '.join(seen['why'])}{hint}"
+        )
+
+
+def require_master(topology: Topology, what: str) -> None:
+    """UserError, naming why, when no majority of several stores has a master: ``what`` would be judged by that."""
+    if not are_several(topology):
+        return
+    seen = look(topology)
+    if seen and seen["master"] is None:
+        raise UserError(f"{what} refused, nothing was changed: {'; '.join(seen['why'])}")
+
+
+def move_master(topology: Topology, host: str = "") -> str:
+    """
+    Move the master to another store without an error; the new one's name. ``host``: only if that is the master,
+    else nothing is done.
+    """
+    seen = look(topology)
+    master = seen.get("master")
+    if master is None:
+        raise UserError(
+            f"no majority of the stores names a master: {'; '.join(seen.get('why', []))}"
+        )
+    if host and host != master:
+        return str(master)
+    print(f"==> {master}", flush=True)
+    code = ssh.stream(topology, str(master), f"{PROGRAM} failover")
+    if code:
+        raise OperationError(f"{master}: the master was not moved (see above)")
+    return str(look(topology)["master"])
+
+
+def make_master(topology: Topology, host: str) -> None:
+    """``host`` is the master when this returns: Sentinel chooses among the replicas, so it may take some moves."""
+    for _ in range(2 * len(topology.with_role("store"))):
+        seen = look(topology)
+        if seen.get("why"):
+            raise UserError(
+                f"not restored: the set of stores is not whole: {'; '.join(seen['why'])}"
+            )
+        if seen.get("master") == host:
+            return
+        move_master(topology)
+        wait_until_whole(topology)
+    raise OperationError(
+        f"{host} did not become the master; HOST={look(topology)['master']} is it now"
+    )
+
+
+def wait_until_whole(topology: Topology, seconds: float = 60) -> None:
+    """Return once every store is in sync and votes; OperationError, saying what is missing, otherwise."""
+    deadline = time.monotonic() + seconds
+    while why := look(topology).get("why"):
+        if time.monotonic() > deadline:
+            raise OperationError(
+                f"the stores are not in sync after {seconds:.0f} s: {'; '.join(why)}"
+            )
+        time.sleep(0.5)
+
+
+@contextlib.contextmanager
+def hold_votes(topology: Topology) -> Iterator[None]:
+    """No Sentinel chooses another master during the block, in which this one's data are exchanged."""
+    hosts = topology.with_role("store")
+    try:
+        for host in hosts:
+            ssh.run(topology, host, f"{PROGRAM} hold")
+        yield
+    finally:
+        for host in hosts:
+            ssh.run(topology, host, f"{PROGRAM} release")
+    wait_until_whole(topology)

@@ -1,0 +1,110 @@
+"""Which role a store takes when it starts, and how a history of a partition is judged."""
+
+from __future__ import annotations
+
+import importlib.machinery
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import partitions
+import pytest
+
+PROGRAM = Path(__file__).resolve().parents[2] / "salt/redis/files/store-set"
+A, B, C = "10.0.0.1", "10.0.0.2", "10.0.0.3"
+SLAVE_OF = {who: ("slave", who, "connect", 0) for who in (A, B, C)}
+
+
+@pytest.fixture
+def program() -> ModuleType:
+    loader = importlib.machinery.SourceFileLoader("store_set", str(PROGRAM))
+    spec = importlib.util.spec_from_loader("store_set", loader)
+    assert spec
+    module = importlib.util.module_from_spec(spec)
+    loader.exec_module(module)
+    return module
+
+
+def decide(
+    program: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    named: dict[str, tuple[str, set[str], int]] | None = None,
+    roles: dict[str, tuple[Any, ...]] | None = None,
+    joined: bool = True,
+    remembered: str | None = None,
+) -> str:
+    """What the store with address A starts as, where B and C answer so."""
+    settings = {"name": "a", "stores": {"a": A, "b": B, "c": C}, "port": 6380, "master": "main"}
+
+    def answer(of: dict[str, Any]) -> Any:
+        def ask(store: Any) -> Any:
+            if store.address not in of:
+                raise OSError
+            return of[store.address]
+
+        return ask
+
+    monkeypatch.setattr(program.Store, "named", answer(named or {}))
+    monkeypatch.setattr(program.Store, "role", answer(roles or {}))
+    monkeypatch.setattr(program, "joined", lambda: joined)
+    monkeypatch.setattr(program, "remembered", lambda: remembered)
+    return str(program.Set(settings).decide())
+
+
+@pytest.mark.parametrize(
+    ("case", "master"),
+    [
+        # Back after a failover, whatever it remembers; the higher epoch is the later one.
+        ({"named": {B: (B, {"master"}, 3), C: (A, {"master"}, 2)}, "remembered": A}, B),
+        # Restarted before anybody noticed.
+        ({"named": {B: (A, {"master"}, 3), C: (A, {"master", "s_down"}, 3)}}, A),
+        # All were off: Sentinels wait for the data, so that nobody names anybody.
+        ({"roles": {B: SLAVE_OF[A]}, "remembered": A}, A),
+        ({"roles": {B: SLAVE_OF[C]}, "remembered": A}, C),
+        ({"roles": {B: SLAVE_OF[A]}, "remembered": C}, C),
+        ({"roles": {B: ("master", B, "connected", 9)}, "remembered": A}, B),
+        # New, wiped: a replica of whoever, and never an empty master.
+        ({"joined": False}, B),
+        ({"joined": False, "roles": {B: SLAVE_OF[A]}, "remembered": A}, B),
+        ({"joined": False, "named": {C: (C, {"master"}, 1)}}, C),
+    ],
+)
+def test_a_store_starts_as_what_the_others_say(
+    program: ModuleType, monkeypatch: pytest.MonkeyPatch, case: dict[str, Any], master: str
+) -> None:
+    assert decide(program, monkeypatch, **case) == master
+
+
+@pytest.mark.parametrize(
+    ("case", "words"),
+    [
+        ({"named": {B: (A, {"master", "o_down"}, 3)}}, "choosing another"),
+        ({"named": {B: (A, {"master", "failover_in_progress"}, 3)}}, "choosing another"),
+        ({"named": {B: (A, {"master"}, 3)}, "joined": False}, "it has no data"),
+        ({"remembered": A}, "no majority"),
+    ],
+)
+def test_a_store_that_must_not_be_master_yet_waits_and_says_why(
+    program: ModuleType, monkeypatch: pytest.MonkeyPatch, case: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(program.Failed, match=words):
+        decide(program, monkeypatch, **case)
+
+
+def answers(*numbers: int) -> list[partitions.Answer]:
+    return [
+        partitions.Answer("a", float(at), at + 0.5, 200 if number else 503, number)
+        for at, number in enumerate(numbers)
+    ]
+
+
+def test_a_number_given_twice_or_lost_is_found_in_a_history() -> None:
+    assert partitions.judge(answers(1, 2, 0, 4), 4).exact
+    verdict = partitions.judge(answers(1, 2, 2, 0, 9), 8)
+    assert (verdict.given, verdict.refused, verdict.twice, verdict.lost) == (4, 1, [2], [9])
+    assert not verdict.exact
+
+
+def test_a_line_that_a_power_cut_left_half_is_no_answer() -> None:
+    assert partitions.parse("a", "1.0 2.0 200 7\n3.0 4.") == [partitions.Answer("a", 1, 2, 200, 7)]

@@ -1,0 +1,123 @@
+"""Which Redis is the master: what a majority of Sentinels says, and nobody else."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import redis
+
+Address = tuple[str, int]
+# Seconds for which a Sentinel that did not answer is left alone, where the others are a majority.
+PAUSE = 1.0
+UNFIT = {"s_down", "o_down", "disconnected"}
+
+
+class NoMasterError(redis.ConnectionError):
+    """No majority names a master. `is_passing`: a failover is under way, so there soon is one."""
+
+    def __init__(self, why: str, is_passing: bool = False) -> None:
+        super().__init__(why)
+        self.is_passing = is_passing
+
+
+class Sentinels:
+    """
+    All Sentinels, each with one kept connection, asked together.
+
+    One answer would not do: a Sentinel that was cut off names the old master. Nor does a majority
+    while one leads a failover: there may be a new master that only this leader knows, and the old
+    one, thawed, may still have a replica that acknowledges.
+    """
+
+    def __init__(
+        self,
+        addresses: Sequence[Address],
+        name: str,
+        connect: Callable[[Address], redis.Connection],
+    ) -> None:
+        self._all = [connect(address) for address in addresses]
+        self._majority = len(addresses) // 2 + 1
+        self._failed = dict.fromkeys(range(len(addresses)), 0.0)
+        pack = self._all[0].pack_command
+        asked = ("MASTER", "GET-MASTER-ADDR-BY-NAME")
+        self._question = b"".join(b"".join(pack("SENTINEL", one, name)) for one in asked)
+        self._lock = threading.Lock()
+
+    @property
+    def acknowledgements(self) -> int:
+        """Replicas that make a majority together with the master."""
+        return self._majority - 1
+
+    def master(self) -> Address:
+        """Its address. Raises NoMasterError."""
+        with self._lock:
+            return self._ask()
+
+    def close(self) -> None:
+        """Close the connections."""
+        for connection in self._all:
+            connection.disconnect()
+
+    def _ask(self) -> Address:
+        recent = time.monotonic() - PAUSE
+        numbers = [number for number, when in self._failed.items() if when < recent]
+        if len(numbers) < self._majority:
+            numbers = list(self._failed)
+        asked = [number for number in numbers if self._send(number)]
+        votes: Counter[Address] = Counter()
+        is_passing = False
+        # All of them: an answer that is not read now would be taken for the next one's.
+        for state, named in [self._read(number) for number in asked]:
+            flags = set(state.get("flags", "disconnected").split(","))
+            if "failover_in_progress" in flags:
+                is_passing = True
+                if named != (state["ip"], int(state["port"])):
+                    # It has promoted this one, and makes the others follow.
+                    return named
+            if not flags & UNFIT and state.get("role-reported") == "master":
+                votes[state["ip"], int(state["port"])] += 1
+        if is_passing:
+            raise NoMasterError("a failover is in progress", is_passing=True)
+        for address, count in votes.items():
+            if count >= self._majority:
+                return address
+        raise NoMasterError(
+            f"no majority of Sentinels names a master: {len(asked)} of {len(self._all)} answered"
+        )
+
+    def _send(self, number: int) -> bool:
+        connection = self._all[number]
+        try:
+            if connection._sock is not None and connection.can_read(0):
+                # Closed meanwhile, or an answer that came too late.
+                connection.disconnect()
+            if connection._sock is None:
+                connection.connect()
+            connection.send_packed_command([self._question], check_health=False)
+        except (redis.RedisError, OSError):
+            return self._fail(number)
+        return True
+
+    def _fail(self, number: int) -> bool:
+        self._all[number].disconnect()
+        self._failed[number] = time.monotonic()
+        return False
+
+    def _read(self, number: int) -> tuple[dict[str, str], Address]:
+        """What it knows of the master, and the address that it names."""
+        connection = self._all[number]
+        try:
+            state, (host, port) = connection.read_response(), connection.read_response()
+        except (redis.RedisError, OSError, TypeError):
+            self._fail(number)
+            return {}, ("", 0)
+        self._failed[number] = 0.0
+        words = [_text(one) for one in state]
+        return dict(zip(words[::2], words[1::2], strict=True)), (_text(host), int(port))
+
+
+def _text(word: bytes | str) -> str:
+    return word.decode() if isinstance(word, bytes) else word
