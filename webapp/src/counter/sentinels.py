@@ -56,6 +56,12 @@ class Sentinels:
         with self._lock:
             return self._ask()
 
+    def verify(self, address: Address) -> None:
+        """Return if that is the master at this moment; raises NoMasterError otherwise."""
+        if (master := self.master()) != address:
+            host, port = master
+            raise NoMasterError(f"the master has moved to {host}:{port}", is_passing=True)
+
     def close(self) -> None:
         """Close the connections."""
         for connection in self._all:

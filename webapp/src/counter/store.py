@@ -22,6 +22,9 @@ REFUSALS = ("NOREPLICAS", "MASTERDOWN")
 # Seconds: a connection that was not used for so long may lead to what was the master. Less than a
 # failover takes.
 IDLE_SECONDS = 1.5
+# Seconds: an answer that took longer may come from a master that was frozen, when another one is
+# there already and a replica still follows the old one.
+SLOW_SECONDS = 0.1
 
 
 class StoreError(Exception):
@@ -206,11 +209,16 @@ class Store:
         wait = self._wait if command is self._incr else b""
         try:
             connection = self._connection()
+            began = time.monotonic()
             connection.send_packed_command([command * times + wait], check_health=False)
             while len(answers) < times:
                 answers.append(_answer(connection))
             if wait:
-                answers = self._confirm(answers, _answer(connection), self._acknowledgements)
+                replicas = _answer(connection)
+                is_slow = time.monotonic() - began > SLOW_SECONDS
+                if self._sentinels and is_slow and any(isinstance(one, int) for one in answers):
+                    self._sentinels.verify(self._mine.address)
+                answers = self._confirm(answers, replicas, self._acknowledgements)
             if self._sentinels and any(_is_refusal(answer) for answer in answers):
                 connection.disconnect()
             self._mine.used = time.monotonic()
@@ -221,6 +229,10 @@ class Store:
             kind: type[StoreError] = StoreRefusedError
             why = error
         except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+            if answers and isinstance(error, NoMasterError):
+                # It counted, and may be no master any more.
+                self._drop()
+                return self._fail_each(StoreUnconfirmedError, error, times)
             if not (isinstance(error, NoMasterError) and error.is_passing):
                 self._last_failure = time.monotonic()
                 self._writable = False
@@ -233,11 +245,14 @@ class Store:
         else:
             self._note(True)
             return answers
-        # Each its own, as each is raised by itself.
-        failures = [kind(describe(why)) for _ in range(times - len(answers))]
+        return answers + self._fail_each(kind, why, times - len(answers))
+
+    def _fail_each(self, kind: type[StoreError], why: Exception, times: int) -> list[StoreError]:
+        """Each its own, as each is raised by itself."""
+        failures = [kind(describe(why)) for _ in range(times)]
         for failure in failures:
             failure.__cause__ = why
-        return answers + failures
+        return failures
 
     def _confirm(self, answers: list[Any], replicas: object, needed: int) -> list[Any]:
         """The answers, those that counted only where enough `replicas` have them: WAIT said so."""
@@ -266,6 +281,9 @@ class Store:
         sock = connection._sock
         if sock is None or self._mine.seen is not sock:
             connection.connect()
+        elif self._sentinels and self._mine.poll.poll(0):
+            connection.disconnect()
+            connection = self._to_master(connection, self._sentinels)
         elif self._mine.poll.poll(0):
             # Closed by Redis, or an answer that came too late: nothing is due on it.
             connection.disconnect()
@@ -300,7 +318,15 @@ class Store:
         if connection is not None and is_open and self._mine.address == address:
             return connection
         self._mine.address = address
-        return self._keep(_at(self._connect, address))
+        made = self._keep(_at(self._connect, address))
+        try:
+            made.connect()
+            # Again, now that it answers: it may have been frozen, and just be back.
+            sentinels.verify(address)
+        except Exception:
+            made.disconnect()
+            raise
+        return made
 
     def _note(self, reachable: bool, error: Exception | None = None) -> None:
         """Log that Redis became unreachable or came back, once for each change."""
