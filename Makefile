@@ -12,7 +12,7 @@ unexport $(filter PYTHON% GIT_%,$(.VARIABLES)) BASH_ENV BASHOPTS SHELLOPTS CDPAT
 export LC_ALL := C.UTF-8
 
 PYTHON ?= python3
-SETTINGS := TOPOLOGY HOST SUITE PROVIDER TEST PILLAR SLS CMD SERVICE REQUEST SINCE FOLLOW ALL VERBOSE VERSION YES SECRET WHY FORCE IDENTITY FORGET NAME RENEW APP
+SETTINGS := TOPOLOGY HOST SUITE PROVIDER TEST PILLAR SLS CMD SERVICE REQUEST SINCE FOLLOW ALL VERBOSE VERSION YES SECRET WHY FORCE IDENTITY FORGET EDGE NAME RENEW APP
 # Taken as they were typed: a `$` in CMD or PILLAR is the machine's, not make's.
 $(foreach name,$(SETTINGS),$(eval override $(name) := $$(value $(name))))
 export $(SETTINGS)
@@ -61,6 +61,10 @@ secret: $(VENV)/.control ## A secret that another system knows, its value by sta
 .PHONY: backup
 backup: $(VENV)/.control ## A backup of the store, now [HOST=h]
 	@$(CONTROL) backup
+
+.PHONY: failover
+failover: $(VENV)/.control ## Move the edges' address to another edge, without a lost request [EDGE=1]
+	@$(CONTROL) failover
 
 .PHONY: restore
 restore: $(VENV)/.control ## The last backup back into the store [VERSION=name] [TEST=1] [YES=1] [FORCE=1] [IDENTITY=file]
@@ -219,7 +223,7 @@ $(DOCS_VENV)/.done: requirements/docs.lock bootstrap/install.py | $(VENV)/bin/py
 	@$(DOCS_VENV)/bin/python bootstrap/install.py $< && touch $@
 
 # Programs that the tests use: a real Redis, and the eyes of an outsider.
-TEST_PACKAGES := rsync redis-server haproxy age openssl curl testssl.sh nmap fail2ban prometheus prometheus-alertmanager skopeo docker-registry
+TEST_PACKAGES := rsync redis-server haproxy keepalived age openssl curl testssl.sh nmap fail2ban prometheus prometheus-alertmanager skopeo docker-registry
 .PHONY: tests-need
 tests-need:
 	@missing=; for package in $(TEST_PACKAGES); do \

@@ -46,6 +46,7 @@ def apply(topology: Topology, options: Options, leaving: Sequence[str] = ()) -> 
         new,
         bool(leaving or left_over),
         failed,
+        options.force,
     )
     if left_over:
         print(

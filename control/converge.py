@@ -9,7 +9,7 @@ import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 
-from . import bundle, fleet, local_state, paths, releases, ssh
+from . import bundle, edges, fleet, local_state, paths, releases, ssh
 from .credentials import shared_secrets
 from .errors import ControlError, UserError
 from .lab import vagrant
@@ -109,6 +109,7 @@ def converge_machines(
     new: Sequence[str] = (),
     edges_first: bool = False,
     known: Iterable[str] = (),
+    is_forced: bool = False,
 ) -> dict[str, int]:
     """
     Every machine converges itself, a batch at a time: ``{host: exit code}`` of those that failed.
@@ -122,12 +123,17 @@ def converge_machines(
         a machine is about to go: nothing is sent to it before its peers forget it
     known
         machines of which it was said already that they cannot be reached
+    is_forced
+        also an edge without which nobody reaches the site meanwhile
     """
 
     def converge(host: str) -> int:
         return converge_host(topology, host, [*(own or {}).get(host, ()), *words])
 
     away: set[str] = set()
+    is_test = "test=True" in words
+    if not is_test and not set(hosts) <= set(new):
+        hosts = edges.standby_first(topology, hosts)
     groups = fleet.batches(topology, fleet.order(topology, hosts), new)
     if edges_first:
         groups.sort(key=lambda group: "edge" not in topology.machines[group[0]].roles)
@@ -141,6 +147,12 @@ def converge_machines(
             )
             failed |= dict.fromkeys(group, 1)
             continue
+        if not (is_test or is_forced or set(group) <= set(new)) and (
+            reason := edges.reason_to_wait(topology, group)
+        ):
+            fleet.say(f"{', '.join(group)}: left as it is: {reason}", sys.stderr)
+            failed |= dict.fromkeys(group, 1)
+            continue
         if len(topology.machines) > 1:
             fleet.say(f"==> {', '.join(group)}")
         codes = fleet.each(topology, converge, group)
@@ -148,7 +160,7 @@ def converge_machines(
         # 255 is ssh's own: the machine was not reached, so nothing is known of the change.
         if any(code not in (0, 255) for code in codes.values()):
             broken.add(stage)
-        if "test=True" not in words and len(topology.machines) > 1:
+        if not is_test and len(topology.machines) > 1:
             try:
                 converged = [host for host in group if not codes[host]]
                 fleet.wait_for_edges(topology, converged, away, {*known, *failed})

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from . import local_state, ssh
 from .cloud import addresses
 from .credentials.certificates import WITHOUT_KEYS
+from .errors import ControlError
 from .paths import ROOT
 from .topology import Topology
 
@@ -20,12 +22,22 @@ def fetch_ca(topology: Topology) -> Path:
     # `||` would take a file that can't be read for one that is not there.
     command = "cd /etc/stack/pki && if [ -e site.pem ]; then pem=site.pem; else pem=ca.pem; fi"
     command += f" && {WITHOUT_KEYS} $pem"
-    path.write_text(ssh.run(topology, topology.edge.name, command), encoding="utf-8")
+    path.write_text(_ask_edge(topology, command), encoding="utf-8")
     return path
 
 
+def _ask_edge(topology: Topology, command: str) -> str:
+    """What the first edge that can be reached answers: they are alike."""
+    *others, last = topology.with_role("edge")
+    for name in others:
+        with contextlib.suppress(ControlError):
+            return ssh.run(topology, name, command)
+    return ssh.run(topology, last, command)
+
+
 def url(topology: Topology) -> str:
-    return f"https://{addresses.read_public_address(topology) or topology.edge.address}/"
+    own = topology.floating_address or topology.edge.address
+    return f"https://{addresses.read_public_address(topology) or own}/"
 
 
 def curl_line(topology: Topology) -> str:

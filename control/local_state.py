@@ -5,10 +5,12 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import yaml
+
 from .errors import UserError
 from .options import lab_cache
 from .paths import ROOT
-from .topology import FOLDER, Topology, read
+from .topology import FOLDER, Topology
 
 # What all checkouts of this user share.
 CACHE = lab_cache()
@@ -24,22 +26,24 @@ def recorded_topology(topology: Topology) -> Path:
     return folder(topology) / "topology.yaml"
 
 
+def _recorded_machines(topology: Topology) -> list[str]:
+    """Their names alone: what else a topology must say may have changed since."""
+    text = recorded_topology(topology).read_text(encoding="utf-8")
+    return list(yaml.safe_load(text)["machines"])
+
+
 def removed_machines(topology: Topology) -> list[str]:
     """Machines that 'make up' made and that the topology no longer has."""
     if not recorded_topology(topology).exists():
         return []
-    return [
-        name
-        for name in read(recorded_topology(topology), topology.name).machines
-        if name not in topology.machines
-    ]
+    return [name for name in _recorded_machines(topology) if name not in topology.machines]
 
 
 def new_machines(topology: Topology) -> list[str]:
     """Machines that the topology has and 'make up' has not yet made, of a topology that is up."""
     if not recorded_topology(topology).exists():
         return []
-    made = read(recorded_topology(topology), topology.name).machines
+    made = _recorded_machines(topology)
     return [name for name in topology.machines if name not in made]
 
 

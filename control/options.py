@@ -112,6 +112,7 @@ class Options:
     identity: str = setting("IDENTITY", "An age identity that opens the backup.", "FILE")
     force: bool = switch("FORCE", "Do it although something speaks against it.", _switch())
     yes: bool = switch("YES", "Do not ask: it is meant.", _switch())
+    edge: bool = switch("EDGE", "The edges' address.", _switch("move the edges' address"))
     name: str = setting("NAME", "What the new service is called, such as memcached.", "SERVICE")
     renew: bool = switch(
         "RENEW", "Take the packages of today, and lock them.", _switch("lock the packages of today")

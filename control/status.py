@@ -240,7 +240,7 @@ def render(
                     one["state"],
                     one["version"],
                     one["port"],
-                    one["health"],
+                    ", ".join(filter(None, (one["health"], one.get("note")))),
                     "" if one["memory"] is None else str(one["memory"]),
                     str(one["restarts"]),
                     age(known, known.metrics.get((host, one.get("metric") or ""))),

@@ -42,6 +42,8 @@ class Machine:
     name: str
     address: str
     roles: tuple[str, ...]
+    # What clients in the cloud use instead.
+    public: str | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,10 @@ class Topology:
     network: ipaddress.IPv4Network
     machines: dict[str, Machine]
     suite: str = "trixie"
+    # Of several edges, the one that clients use.
+    floating_address: str | None = None
+    # In the cloud, that of the load balancer before the edges.
+    balancer: str | None = None
 
     @property
     def gateway(self) -> str:
@@ -62,6 +68,14 @@ class Topology:
     @property
     def edge(self) -> Machine:
         return next(machine for machine in self.machines.values() if "edge" in machine.roles)
+
+    @property
+    def site_addresses(self) -> list[str]:
+        """IPv4 addresses under which clients reach the site, whichever edge answers."""
+        edges = [self.machines[name] for name in self.with_role("edge")]
+        found = [address for one in edges for address in (one.address, one.public)]
+        found += [self.floating_address, self.balancer, "127.0.0.1"]
+        return sorted({address for address in found if address})
 
     def with_role(self, role: str) -> list[str]:
         """Names of the machines that have ``role``, in the topology's order."""
@@ -119,7 +133,7 @@ def read(path: Path, name: str | None = None) -> Topology:
     if wrong:
         raise UserError(f"{path.name}: {wrong[0]}", 2)
     machines = {
-        one: Machine(one, entry["address"], tuple(entry["roles"]))
+        one: Machine(one, entry["address"], tuple(entry["roles"]), entry.get("public"))
         for one, entry in data["machines"].items()
     }
     return Topology(
@@ -128,4 +142,6 @@ def read(path: Path, name: str | None = None) -> Topology:
         ipaddress.IPv4Network(data["network"]),
         machines,
         data.get("suite", "trixie"),
+        data.get("floating_address"),
+        data.get("balancer"),
     )

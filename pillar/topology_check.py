@@ -93,6 +93,37 @@ def _explain(error):
     return [f"{where}{error.message}"]
 
 
+def _entrance(data, network, owner):
+    """What is wrong with the address that several edges share; ``owner`` of each address."""
+    edges = [name for name, machine in data["machines"].items() if "edge" in machine["roles"]]
+    address = data.get("floating_address")
+    if address is None:
+        if len(edges) > 1 and "balancer" not in data:
+            yield (
+                f"floating_address: is missing: {', '.join(edges)} have role edge, and clients need one"
+                f" address that is served by whichever of them works: a free one of network {network}"
+            )
+        return
+    try:
+        inside = ipaddress.IPv4Address(address) in network
+    except ValueError as error:
+        yield f"floating_address: {error}"
+        return
+    if not inside:
+        yield f"floating_address: {address} is not in network {network}"
+    elif address in owner:
+        yield f"floating_address: {address} is {owner[address]}'s already"
+    elif address in (str(network.network_address), str(network.broadcast_address)):
+        yield f"floating_address: {address} is no machine's to have: the first or last of {network}"
+    if len(edges) < 2:
+        yield (
+            f"floating_address: needs two machines with role edge, and there is {', '.join(edges) or 'none'}:"
+            " add one, or take floating_address out"
+        )
+    if "balancer" in data:
+        yield "floating_address: goes with no balancer: clients have one address"
+
+
 def _contradictions(data, name):
     found = []
     if name is not None and not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,40}", name):
@@ -127,6 +158,7 @@ def _contradictions(data, name):
             found.append(f"{where}: {address} is {owner[address]}'s already")
         else:
             owner[address] = machine
+    found += _entrance(data, network, owner)
     for role in NEEDED:
         if not any(role in machine["roles"] for machine in data["machines"].values()):
             found.append(f"no machine has role {role}")

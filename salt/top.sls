@@ -19,6 +19,7 @@ base:
   'machine:roles:edge':
     - match: pillar
     - haproxy
+    - keepalived
   'machine:roles:monitor':
     - match: pillar
     - rsyslog

@@ -10,7 +10,7 @@ import pytest
 
 # Machines, and files (`make test-times` prints their time); all others come after them.
 FIRST = (
-    "tests/machine/test_prod.py", "dev", "devb", "devc", "tests/machine/test_cloud.py", "dev12",
+    "tests/machine/test_prod.py", "dev", "devb", "devc", "tests/machine/test_floating.py", "tests/machine/test_cloud.py", "dev12",
     "tests/unit/test_docs.py", "tests/unit/test_render.py",
     "cloud/saltext-digitalocean/tests/functional/clouds/test_digitalocean_driver.py", "tests/unit/control/cloud/test_cloud.py",
     "webapp/tests/test_build.py", "tests/unit/test_release.py", "tests/unit/control/credentials/test_given_secrets.py",

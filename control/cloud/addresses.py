@@ -164,12 +164,20 @@ def read_topology(path: Path, topology: Topology) -> Topology:
     """``topology`` with the addresses of the file at ``path``."""
     data = yaml.safe_load(path.read_text(encoding="utf-8"))
     machines = {
-        name: dataclasses.replace(machine, address=data["machines"][name]["address"])
+        name: dataclasses.replace(
+            machine,
+            address=data["machines"][name]["address"],
+            public=data["machines"][name].get("public"),
+        )
         for name, machine in topology.machines.items()
         if name in data["machines"]
     }
     return dataclasses.replace(
-        topology, machines=machines, network=ipaddress.IPv4Network(data["network"])
+        topology,
+        machines=machines,
+        network=ipaddress.IPv4Network(data["network"]),
+        floating_address=data.get("floating_address"),
+        balancer=data.get("balancer"),
     )
 
 

@@ -49,4 +49,5 @@ def _merge(declared: dict[str, Any], settings: dict[str, Any]) -> list[dict[str,
     """What formulas declare, with what the settings of the firewall say instead and besides."""
     declared = {**declared, **settings["replace"]}
     allowed = [entry for entries in declared.values() for entry in entries or ()]
-    return [*allowed, *(settings["openings"] or ())]
+    # Of protocols without ports the cloud's firewalls know ICMP alone, and no address floats there.
+    return [one for one in (*allowed, *(settings["openings"] or ())) if "port" in one]

@@ -13,6 +13,7 @@ from . import (
     deploy,
     down,
     export_state,
+    failover,
     images,
     import_state,
     logs,
@@ -31,7 +32,9 @@ from . import (
 
 # In the order in which a person comes to need them.
 SECTIONS = {
-    "Machines": [module.COMMAND for module in (up, url, status, apply, ssh, logs, dashboard, down)],
+    "Machines": [
+        module.COMMAND for module in (up, url, status, apply, failover, ssh, logs, dashboard, down)
+    ],
     "Releases": [module.COMMAND for module in (images, publish, releases, deploy, rollback)],
     "Secrets and data": [module.COMMAND for module in (secret, rotate, backup, restore)],
     "Cloud": [module.COMMAND for module in (cloud_plan, cloud_up, cloud_down)],

@@ -24,5 +24,6 @@ COMMAND = make_command(
     "sls",
     "pillar",
     "verbose",
+    force="Also an edge without which nobody reaches the site meanwhile.",
     host="One machine of the topology, instead of all; `local`: this very one.",
 )

@@ -59,3 +59,31 @@ def fits(
     return not load_module("salt/_utils/certificate_checks.py").problems(
         parts, name, addresses, days, application=client
     )
+
+
+def issue_site(
+    ca: str, ca_key: str, domain: str, names: Sequence[str], addresses: Sequence[str], days: int
+) -> tuple[str, str]:
+    """A certificate and key (PEM) that clients of ``domain`` see, with these names and addresses."""
+    certificate, key = load_module("salt/_utils/certificates.py").issue(
+        ca, ca_key, domain[:64], addresses, days, names=names, usages=["server"]
+    )
+    return certificate, key
+
+
+def fits_site(
+    certificate: str,
+    key: str,
+    ca: str,
+    names: Sequence[str],
+    addresses: Sequence[str],
+    days: int,
+) -> bool:
+    """Whether it is the site's, by this CA, with these names and addresses and no others, for ``days`` more."""
+    checks = load_module("salt/_utils/certificate_checks.py")
+    left = load_module("salt/_utils/certificates.py").days_left
+    return (
+        not checks.pair_problems(certificate + ca, key)
+        and left(certificate) >= days
+        and checks.carries(certificate, names, addresses)
+    )

@@ -24,7 +24,7 @@ from . import shared_secrets
 # Whom a secret is for that every machine needs.
 EVERY = "role.every"
 # Made and signed by the controller or the machine: never a text that somebody gives.
-NOT_GIVEN = ("pki", "pki-ca")
+NOT_GIVEN = ("pki", "pki-ca", "site")
 
 
 def _files(topology: Topology) -> Iterable[Path]:

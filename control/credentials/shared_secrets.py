@@ -110,7 +110,7 @@ def read_declared(topology: Topology) -> dict[str, Secret]:
 def make_for(topology: Topology, machine: Machine) -> dict[str, object]:
     """
     The secrets of one machine and no others', as its pillar has them below ``secrets``: what it
-    shares with others, and ``pki``, its certificate (not those given: control/credentials/given_secrets.py). Made at first need. Empty for a topology of
+    shares with others, ``pki``, its certificate, and ``site``, that of several edges (not those given: control/credentials/given_secrets.py). Made at first need. Empty for a topology of
     one machine, which makes its own and shares nothing.
     """
     if len(topology.machines) == 1:
@@ -123,6 +123,8 @@ def make_for(topology: Topology, machine: Machine) -> dict[str, object]:
             if set(secret.roles) & set(machine.roles)
         }
         values["pki"] = _pki(place, topology, machine)
+        if "edge" in machine.roles and len(topology.with_role("edge")) > 1:
+            values["site"] = _site(place, topology)
     return values
 
 
@@ -208,6 +210,35 @@ def _application(place: Path, ca: str, ca_key: str, machine: Machine) -> dict[st
         certificate, key = certificates.issue(ca, ca_key, name, [], DAYS, client=True)
         write(path, certificate + key)
     return {"certificate": certificate, "key": key}
+
+
+def _site(place: Path, topology: Topology) -> dict[str, str]:
+    """
+    ``{ca, certificate, key}`` in PEM of the site, the same for every edge: by a small CA of the site's own, as
+    an edge alone makes it (salt/_modules/site.py).
+    """
+    ca, ca_key = _read(place / "site-ca.crt"), _read(place / "site-ca.key")
+    if not ca or not ca_key or not certificates.belongs(ca, ca_key):
+        ca, ca_key = certificates.make_ca(f"{topology.domain[:61]} CA", CA_DAYS)
+        write(place / "site-ca.key", ca_key)
+        write(place / "site-ca.crt", ca)
+    applications = (settings.read(topology).get("apps") or {}).values()
+    hosts = {host for one in applications for host in (one or {}).get("hosts") or ()}
+    names = sorted({topology.domain, "localhost", *topology.with_role("edge"), *hosts})
+    certificate, key = _read(place / "site.crt"), _read(place / "site.key")
+    if (
+        not certificate
+        or not key
+        or not certificates.fits_site(
+            certificate, key, ca, names, topology.site_addresses, RENEW_DAYS
+        )
+    ):
+        certificate, key = certificates.issue_site(
+            ca, ca_key, topology.domain, names, topology.site_addresses, DAYS
+        )
+        write(place / "site.key", key)
+        write(place / "site.crt", certificate)
+    return {"ca": ca, "certificate": certificate, "key": key}
 
 
 def rotate(topology: Topology, name: str) -> None:

@@ -49,6 +49,11 @@ class Connection(NamedTuple):
     protocol: str
     ports: str
 
+    @property
+    def label(self) -> str:
+        """``PORTS/PROTOCOL``, or the protocol alone where it has none."""
+        return self.protocol if self.ports == "0" else f"{self.ports}/{self.protocol}"
+
 
 def ranges(ports: set[int]) -> str:
     """`{80, 8001, 8002}` as `80, 8001-8002`."""
@@ -246,7 +251,7 @@ def target_topology(topology: facts.Topology) -> str:
     for count, one in enumerate(wanted, 1):
         picture.badge(32, y - 4, count)
         picture.text(52, y, f"{one.source} → {one.target}", "s")
-        picture.text(292, y, f"{one.ports}/{one.protocol}", "c")
+        picture.text(292, y, one.label, "c")
         spoken = SPOKEN.get(one.formula)
         picture.text(440, y, one.formula + (f": {spoken}" if spoken else ""), "s m")
         y += 22

@@ -37,7 +37,8 @@ OFF_BY_DEFAULT = {"filebeat": {"output": {"kind": "logstash", "hosts": ["logs.ex
 
 @dataclass(frozen=True)
 class Opening:
-    """One line of a firewall.yaml.j2. ``source``: ``everybody``, a role's name or a network."""
+    """One line of a firewall.yaml.j2. ``source``: ``everybody``, a role's name or a network; ``port``: 0
+    for a protocol that has none."""
 
     formula: str
     port: int
@@ -104,7 +105,7 @@ def _openings(
                 source in other["roles"] for name, other in machines.items() if name != own
             ):
                 continue
-            yield Opening(formula, one["port"], one["protocol"], source)
+            yield Opening(formula, one.get("port", 0), one["protocol"], source)
 
 
 def _ask(folder: Path, topology: str, name: str) -> dict[str, Any]:

@@ -226,7 +226,7 @@ def ports_page(topologies: list[facts.Topology]) -> str:
         alone = topology.machines[0].name if len(topology.machines) == 1 else ""
         for one in diagrams.connections(topology):
             to = alone or one.target
-            lines.append(f"| {one.source} | {to} | {one.ports}/{one.protocol} | {one.formula} |")
+            lines.append(f"| {one.source} | {to} | {one.label} | {one.formula} |")
         lines.append("")
         if len(topology.machines) > 1:
             lines += [

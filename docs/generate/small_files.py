@@ -10,7 +10,7 @@ import yaml
 from . import facts, reference
 
 FOLDER = facts.ROOT / "salt" / "_schemas"
-COLLECTORS = ("collectd", "shipper", "fail2ban", "firewalld", "stunnel", "prometheus")
+COLLECTORS = ("collectd", "shipper", "fail2ban", "firewalld", "keepalived", "stunnel", "prometheus")
 
 
 def _resolved(schema: dict[str, Any], root: dict[str, Any]) -> dict[str, Any]:

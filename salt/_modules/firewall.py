@@ -67,7 +67,7 @@ def _sshd_ports():
 def openings():
     """
     Everything this machine lets in: ``[{formula, port, protocol, sources}]``; ``sources`` is None
-    for everybody, else a list of addresses and networks.
+    for everybody, else a list of addresses and networks; ``port`` is 0 for a protocol that has none.
 
     Raises CommandExecutionError for a set that would close SSH.
 
@@ -93,7 +93,8 @@ def openings():
     found = [
         {
             "formula": name,
-            "port": one["port"],
+            # Of a protocol without ports, 0.
+            "port": one.get("port", 0),
             "protocol": one["protocol"],
             "sources": _sources(one["from"]),
         }
@@ -200,7 +201,7 @@ def refuse_others():
 def zone():
     """
     The openings as a zone has them, sorted, each once: ``{ports: [{port, protocol}], rules:
-    [{family, address, port, protocol}]}``.
+    [{family, address, port, protocol}]}``; ``port`` is 0 for a protocol that has none.
 
     CLI Example:
 

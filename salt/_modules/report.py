@@ -5,6 +5,7 @@ Each formula says in its own ``status.yaml.j2`` what there is to ask; this modul
 """
 
 import concurrent.futures
+import contextlib
 import os
 import re
 import shlex
@@ -119,6 +120,10 @@ def _one(name, unit, ask, metric, logs):
         version = _run(ask["version"])[1] if "version" in ask else ""
     except subprocess.TimeoutExpired:
         version = "?"
+    note = ""
+    if "note" in ask and health == "ok":
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            note = _last(_run(ask["note"])[1])
     return {
         "service": name,
         "unit": unit,
@@ -126,6 +131,7 @@ def _one(name, unit, ask, metric, logs):
         "version": version.splitlines()[0] if version else "",
         "port": str(ask.get("port", "")),
         "health": health,
+        "note": note,
         "memory": _memory(state.get("ControlGroup", "")) if active == "active" else None,
         "restarts": int(state.get("NRestarts") or 0),
         "metric": metric,
@@ -136,8 +142,8 @@ def _one(name, unit, ask, metric, logs):
 
 def services():
     """
-    Every service of this machine: ``[{service, unit, state, version, port, health, memory,
-    restarts, metric, logs, well}]``; ``memory`` in MiB, ``health`` is ``ok`` or what went wrong,
+    Every service of this machine: ``[{service, unit, state, version, port, health, note, memory,
+    restarts, metric, logs, well}]``; ``memory`` in MiB, ``health`` is ``ok`` or what went wrong, ``note`` what it is at the moment,
     ``metric`` the one by which the monitor knows that the service is measured, ``logs`` the names of
     its central logs.
 

@@ -50,7 +50,8 @@ def order(settings):
 def files(folder, domain, names, addresses, certificate=None, key=None, ordered=()):
     """
     ``{path: {data, mode, user, group, secret}}`` of certificate and key in ``folder``, and of what a client
-    needs to verify it: the pillar's where it gives one, else signed by a small CA of this machine's own.
+    needs to verify it: the pillar's where it gives one, else the one that several edges share, else signed
+    by a small CA of this machine's own.
     What is there already and fit is kept. CommandExecutionError, a line that says what is wrong, for a
     given one that could not be served.
 
@@ -66,7 +67,11 @@ def files(folder, domain, names, addresses, certificate=None, key=None, ordered=
     """
     if certificate:
         return _given(folder, certificate, key)
-    found = _made(folder, domain, names, addresses)
+    shared = (__pillar__.get("secrets") or {}).get("site")
+    if shared:
+        found = _shared(folder, shared, names, addresses)
+    else:
+        found = _made(folder, domain, names, addresses)
     pair = [_read(os.path.join(folder, f"site.pem{end}")) for end in ("", ".key")]
     if ordered and _is_public(*pair, ordered):
         found |= _pair(folder, *pair)
@@ -107,6 +112,17 @@ def _given(folder, certificate, key):
         **_pair(folder, certificate, text),
         os.path.join(FOLDER, "site.pem"): _file(certificate),
     }
+
+
+def _shared(folder, parts, names, addresses):
+    """What the controller has made for all edges alike, as they can't make it one by one."""
+    certificate, key, ca = (parts[name].strip() + "\n" for name in ("certificate", "key", "ca"))
+    wrong = __utils__["certificate_checks.pair_problems"](certificate + ca, key)
+    if not wrong and not __utils__["certificate_checks.carries"](certificate, names, addresses):
+        wrong = [f"is not for {', '.join([*names, *addresses])}"]
+    if wrong:
+        raise CommandExecutionError(f"pillar secrets:site: {'; '.join(wrong)}")
+    return {**_pair(folder, certificate, key), os.path.join(FOLDER, "ca.pem"): _file(ca)}
 
 
 def _made(folder, domain, names, addresses):

@@ -156,8 +156,25 @@ def instances(one=None, count=None):
     return one.get("cpus") or __grains__.get("num_cpus") or 1
 
 
+def turn():
+    """
+    Which in its turn this machine is among those with the same first role, from 0: of what must not happen
+    to all of them at once.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call topology.turn
+    """
+    own = machine()
+    alike = [one["name"] for one in machines() if one["roles"][:1] == own["roles"][:1]]
+    return alike.index(own["name"]) if own["name"] in alike else 0
+
+
 def hosts():
-    """Lines of /etc/hosts for every machine of the topology; the edge has the clients' name too.
+    """Lines of /etc/hosts for every machine of the topology; the edge has the clients' name too, or the address
+    that several edges share.
 
     CLI Example:
 
@@ -165,11 +182,12 @@ def hosts():
 
         salt-call topology.hosts
     """
-    name = domain()
-    return "".join(
-        f"{one['address']} {one['name']}{f' {name}' if 'edge' in one['roles'] else ''}\n"
+    name, shared = domain(), _data()[0].get("floating_address") or _data()[0].get("balancer")
+    lines = [
+        f"{one['address']} {one['name']}{f' {name}' if 'edge' in one['roles'] and not shared else ''}\n"
         for one in machines()
-    )
+    ]
+    return "".join([*lines, f"{shared} {name}\n"] if shared else lines)
 
 
 def domain():
@@ -195,12 +213,20 @@ def names():
 
         salt-call topology.names
     """
+    # Of all edges, who share one certificate.
     own = machine()
-    dns = {domain(), own["name"], "localhost"}
-    addresses = {own["address"], "127.0.0.1"}
-    # In a cloud, clients come to another address than the other machines do.
-    if own.get("public"):
-        addresses.add(own["public"])
+    edges = [one for one in machines("edge") if one["name"] != own["name"]]
+    dns = {domain(), "localhost"}
+    addresses = {"127.0.0.1"}
+    for one in (own, *edges):
+        dns.add(one["name"])
+        addresses.add(one["address"])
+        # In a cloud, clients come to another address than the other machines do.
+        if one.get("public"):
+            addresses.add(one["public"])
+    # The one address of several edges.
+    shared = (_data()[0].get(key) for key in ("floating_address", "balancer"))
+    addresses.update(address for address in shared if address)
     return {"dns": sorted(dns), "ip": sorted(addresses)}
 
 

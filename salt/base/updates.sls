@@ -11,6 +11,8 @@ unattended security upgrades:
         /etc/apt/apt.conf.d/60stack: {source: salt://base/files/apt.conf.j2}
     - context:
         updates: {{ base.updates | json }}
+        # Machines of one kind reboot one after the other.
+        turn: {{ salt['topology.turn']() | json }}
     - checks:
         - apt-config -c={staged}/etc/apt/apt.conf.d/60stack dump
     - require:

@@ -3,7 +3,11 @@
 {% set served = salt['backends.served']() %}
 {% set names = salt['topology.names']() %}
 {% set hosts = served.applications | sum(attribute='hosts', start=[]) %}
-{% set elsewhere = served.applications | sum(attribute='servers', start=[]) | selectattr('tls') | list | length > 0 %}
+{# The other edges, with whom this one shares what it knows of clients. -#}
+{% set edges = salt['topology.machines']('edge') if haproxy.limit.enabled else [] %}
+{% set peers = edges | rejectattr('name', 'equalto', salt['topology.machine']().name) | list %}
+{% set tls = served.applications | sum(attribute='servers', start=[]) | selectattr('tls') | list %}
+{% set elsewhere = (tls + peers) | length > 0 %}
 
 include:
   - haproxy.tls
@@ -37,8 +41,10 @@ haproxy running:
         haproxy: {{ haproxy | json }}
         served: {{ served | json }}
         trusted: {{ salt['topology.trusted']() | json }}
+        peers: {{ peers | json }}
         machine:
           name: {{ salt['topology.machine']().name | json }}
+          address: {{ salt['topology.machine']().address | json }}
           ipv6: {{ (grains.get('ipv6', []) | length > 0) | json }}
     # The pillar's, or made here and signed by a small CA of this machine's own, so that a client can
     # verify it; renewed by an apply before it ends.

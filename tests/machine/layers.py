@@ -31,7 +31,7 @@ SUITE = "trixie"
 # each machine's first apply, as it is anywhere else.
 PACKAGES = (
     "age", "ca-certificates", "collectd-core", "curl", "debsums", "fail2ban", "firewalld",
-    "haproxy", "less", "libmicrohttpd12t64", "liboping0", "libpam-pwquality", "libprotobuf-c1",
+    "haproxy", "iproute2", "keepalived", "less", "libmicrohttpd12t64", "liboping0", "libpam-pwquality", "libprotobuf-c1",
     "libpython3.13", "needrestart", "netbase", "nftables",
     "openssh-server", "procps", "prometheus", "prometheus-alertmanager", "python3",
     "python3-nftables", "python3-systemd", "redis-server", "redis-tools", "rsync", "rsyslog",

@@ -65,6 +65,12 @@ def test_openings_of_all_formulas_and_the_pillar_are_joined(firewall: Callable[.
     assert {one["formula"] for one in module.openings()} == {"base", "web", "pillar"}
 
 
+def test_a_protocol_without_ports_is_let_in_from_its_peers(firewall: Callable[..., Any]) -> None:
+    vrrp = {"protocol": "vrrp", "from": {"role": "app"}}
+    rules = firewall({"base": [SSH], "keepalived": [vrrp]}).zone()["rules"]
+    assert rules == [{"family": "ipv4", "address": "10.0.0.3", "port": 0, "protocol": "vrrp"}]
+
+
 def test_a_role_is_the_addresses_of_its_other_machines(firewall: Callable[..., Any]) -> None:
     redis = {"port": 6379, "protocol": "tcp", "from": {"role": "app"}}
     rules = firewall({"base": [SSH], "redis": [redis]}).zone()["rules"]
@@ -152,6 +158,8 @@ def test_a_zone_opens_what_the_topology_says_and_nothing_else(rendered: Any) -> 
     wanted = {(9104, address) for address in peers(rendered, "monitor")}
     if "edge" in roles:
         wanted |= {(9105, address) for address in peers(rendered, "monitor")}
+        # Several edges tell each other what they count.
+        wanted |= {(8407, address) for address in peers(rendered, "edge")}
     if "store" in roles:
         wanted |= {(6380, address) for address in peers(rendered, "app")}
     if "app" in roles:

@@ -386,6 +386,8 @@ def test_every_machine_knows_the_names_of_all(rendered: Any) -> None:
     hosts = next(c for c in rendered.low if (c["state"], c["fun"]) == ("file", "blockreplace"))
     lines = {line.split()[1]: line.split()[0] for line in hosts["content"].strip().splitlines()}
     wanted = {name: one["address"] for name, one in rendered.topology["machines"].items()}
+    if shared := rendered.topology.get("floating_address"):
+        wanted[rendered.topology["domain"]] = shared
     assert lines == wanted
 
 

@@ -46,6 +46,26 @@ def formula(formula_on: Callable[..., ModuleType]) -> ModuleType:
 
 # (file, what it says, what the one line says after the file's name)
 WRONG = [
+    (
+        "firewall.yaml.j2",
+        [{"protocol": "vrrp", "from": "any"}],
+        "[0]:from: 'any' does not look right",
+    ),
+    (
+        "firewall.yaml.j2",
+        [{"protocol": "vrrp", "port": 1, "from": {"role": "edge"}}],
+        "[0]: {'protocol': 'vrrp', 'port': 1, 'from': {'role': 'edge'}} does not look right; allowed: vrrp from",
+    ),
+    (
+        "firewall.yaml.j2",
+        [{"protocol": "tcp", "from": "any"}],
+        "[0]: needs port (port of this machine)",
+    ),
+    (
+        "floating.yaml.j2",
+        {"shop": {"unit": "shop.service"}},
+        "shop: needs ports, port, answers, serves, drain",
+    ),
     ("metrics.yaml.j2", metrics(plugin={}), "plugin: unknown key; did you mean 'plugins'? known: "),
     ("metrics.yaml.j2", {"plugins": {}}, "needs required_series (series whose presence proves"),
     ("metrics.yaml.j2", metrics(required_series=[]), "required_series: [] does not look right"),

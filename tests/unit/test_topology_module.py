@@ -118,6 +118,26 @@ def test_roles_select_machines_and_the_certificate_names_the_edge(on: Callable[.
     }
 
 
+def test_edges_that_share_an_address_have_the_same_names_and_hosts_find_it(
+    on: Callable[..., Any],
+) -> None:
+    one, two = on(HA, "one"), on(HA, "two")
+    for edge in (one, two):
+        edge.__pillar__["topology"]["floating_address"] = "10.0.0.9"
+    assert one.names() == two.names()
+    assert one.names() == {
+        "dns": ["counter.test", "localhost", "one", "two"],
+        "ip": ["10.0.0.1", "10.0.0.2", "10.0.0.9", "127.0.0.1"],
+    }
+    assert one.hosts().splitlines() == [
+        *("10.0.0.1 one", "10.0.0.2 two", "10.0.0.3 store", "10.0.0.9 counter.test")
+    ]
+
+
+def test_machines_of_one_kind_take_turns(on: Callable[..., Any]) -> None:
+    assert [on(PROD, name).turn() for name in ("edge1", "app1", "app2", "store1")] == [0, 0, 1, 0]
+
+
 def test_trusted_are_loopback_all_machines_and_what_the_topology_says(
     on: Callable[..., Any],
 ) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from control import endpoint, local_state, ssh
+from control.errors import OperationError
 from control.topology import Topology
 from tests.unit.control.topologies import GOOD
 
@@ -35,3 +36,19 @@ def test_clients_get_the_given_certificate_where_the_machine_has_no_ca_of_its_ow
     assert endpoint.fetch_ca(where).read_text(encoding="ascii") == "its own"
     (folder / "site.pem").write_text("given", encoding="ascii")
     assert endpoint.fetch_ca(where).read_text(encoding="ascii") == "given"
+
+
+def test_an_edge_that_cannot_be_reached_is_passed_over_and_clients_have_the_shared_address(
+    load: Callable[..., Topology], tmp_path: Path, monkeypatch: Any
+) -> None:
+    def run(_: Any, host: str, command: str) -> str:
+        if host == "one":
+            raise OperationError("one: unreachable")
+        return f"of {host}"
+
+    monkeypatch.setattr(ssh, "run", run)
+    monkeypatch.setattr(local_state, "folder", lambda _: tmp_path)
+    machines = {**GOOD["machines"], "three": {"address": "10.1.0.4", "roles": ["edge"]}}
+    where = load({**GOOD, "machines": machines, "floating_address": "10.1.0.9"})
+    assert endpoint.fetch_ca(where).read_text(encoding="ascii") == "of three"
+    assert endpoint.url(where) == "https://10.1.0.9/"

@@ -18,6 +18,12 @@ def changed(**machine: Any) -> dict[str, Any]:
     return {**GOOD, "machines": machines}
 
 
+def two_edges(address: str | None = "10.1.0.9", **more: Any) -> dict[str, Any]:
+    second = {"address": "10.1.0.4", "roles": ["edge"]}
+    shared = {"floating_address": address} if address else {}
+    return {**GOOD, "machines": {**GOOD["machines"], "three": second}, **shared, **more}
+
+
 def test_every_topology_of_the_project_loads() -> None:
     names = sorted(path.stem for path in FOLDER.glob("*.yaml"))
     assert {"dev", "prod"} <= set(names)
@@ -31,6 +37,17 @@ def test_a_good_topology_is_read(load: Callable[..., Topology]) -> None:
     assert read.gateway == "10.1.0.1"
     assert read.suite == "trixie"
     assert read.machine("two").roles == ("store",)
+    assert read.floating_address is None
+
+
+def test_several_edges_are_read_with_the_address_that_they_share(
+    load: Callable[..., Topology],
+) -> None:
+    read = load(two_edges())
+    assert read.floating_address == "10.1.0.9"
+    assert read.site_addresses == ["10.1.0.2", "10.1.0.4", "10.1.0.9", "127.0.0.1"]
+    # In a cloud, a load balancer is before them.
+    assert load(two_edges(None, balancer="192.0.2.7")).site_addresses[-1] == "192.0.2.7"
 
 
 @pytest.mark.parametrize(
@@ -44,6 +61,18 @@ def test_a_good_topology_is_read(load: Callable[..., Topology]) -> None:
         (changed(address=None), "machines:two:address: "),
         (changed(roles=[]), "no machine has role store"),
         ({**GOOD, "network": "10.1.0.0/40"}, "network: "),
+        (
+            {**GOOD, "floating_address": "10.1.0.9"},
+            "floating_address: needs two machines with role",
+        ),
+        (two_edges(None), "floating_address: is missing: one, three have role edge"),
+        (two_edges("10.2.0.9"), "floating_address: 10.2.0.9 is not in network 10.1.0.0/24"),
+        (two_edges("10.1.0.3"), "floating_address: 10.1.0.3 is two's already"),
+        (two_edges("10.1.0.1"), "floating_address: 10.1.0.1 is the lab's host's already"),
+        (two_edges("10.1.0.255"), "floating_address: 10.1.0.255 is no machine's to have"),
+        (two_edges("10.1.0.9/32"), "floating_address: "),
+        (two_edges(balancer="192.0.2.7"), "floating_address: goes with no balancer"),
+        (two_edges(None, floating_adress="10.1.0.9"), "did you mean floating_address?"),
         ({k: v for k, v in GOOD.items() if k != "machines"}, "machines: is missing"),
         ({**GOOD, "netwrok": "x"}, "netwrok: unknown key; did you mean network?"),
         ({**GOOD, "name": "other"}, "name: other is not the file's own, test"),
