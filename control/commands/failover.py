@@ -19,7 +19,9 @@ def run(topology: Topology, options: Options) -> int:
         raise local_state.not_up(topology)
     if options.edge:
         if options.host:
-            raise UserError("HOST= is for the store's master: EDGE=1 moves the address from where it is", 2)
+            raise UserError(
+                "HOST= is for the store's master: EDGE=1 moves the address from where it is", 2
+            )
         print(edges.fail_over(topology))
         return 0
     if not stores.are_several(topology):

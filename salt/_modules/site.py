@@ -32,7 +32,11 @@ def order(settings):
         salt-call site.order "$(salt-call --out json formula.settings haproxy)"
     """
     acme = settings["acme"]
-    if acme["directory"] and acme["challenge"] == "http" and (__pillar__.get("secrets") or {}).get("site"):
+    if (
+        acme["directory"]
+        and acme["challenge"] == "http"
+        and (__pillar__.get("secrets") or {}).get("site")
+    ):
         raise CommandExecutionError(
             "haproxy:acme:challenge: several edges cannot order by http, which only the one with the floating "
             "address could answer: dns, or a certificate in haproxy:tls"
@@ -81,7 +85,7 @@ def files(folder, domain, names, addresses, certificate=None, key=None, ordered=
     pair = [_read(os.path.join(folder, f"site.pem{end}")) for end in ("", ".key")]
     if ordered and _is_public(*pair, ordered):
         found |= _pair(folder, *pair)
-        found[os.path.join(FOLDER, "site.pem")] = _file(pair[0])
+        found[os.path.join(_public_folder(), "site.pem")] = _file(pair[0])
     return found
 
 
@@ -133,7 +137,7 @@ def _shared(folder, parts, names, addresses):
         wrong = [f"is not for {', '.join([*names, *addresses])}"]
     if wrong:
         raise CommandExecutionError(f"pillar secrets:site: {'; '.join(wrong)}")
-    return {**_pair(folder, certificate, key), os.path.join(FOLDER, "ca.pem"): _file(ca)}
+    return {**_pair(folder, certificate, key), os.path.join(_public_folder(), "ca.pem"): _file(ca)}
 
 
 def _made(folder, domain, names, addresses):
