@@ -27,6 +27,7 @@ from control.deploy import lock, lock_agent, roll
 from control.deploy.lock import Held
 from control.errors import ControlError
 from control.options import Options
+from tests.unit.control.topologies import ONE
 
 
 @pytest.fixture
@@ -437,9 +438,8 @@ def locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], A
         return ["sh", "-c", command.replace("python3", sys.executable)]
 
     monkeypatch.setattr(ssh, "command_line", command_line)
-    nowhere: Any = None
     return lambda who: lock.hold_lock(
-        nowhere, "app1", {"action": "deploy", "version": "v2", "who": who, "why": "for a test"}
+        ONE, "app1", {"action": "deploy", "version": "v2", "who": who, "why": "for a test"}
     )
 
 
