@@ -201,7 +201,13 @@ def _find_differences(
 
 
 def make_plan(api: Any, topology: Topology) -> Plan:
-    """What is wanted beside what the account has."""
+    """What is wanted beside what the account has. UserError for what the cloud's network cannot carry."""
+    if topology.floating_address:
+        raise UserError(
+            f"topology {topology.name} has a floating_address, which a cloud's network does not carry, and no load"
+            " balancer is made before its edges yet: use a topology of one edge there",
+            2,
+        )
     from saltext.digitalocean.utils.digitalocean.options import OptionError
 
     sizes = {one["slug"]: one for one in api.kept("sizes")}

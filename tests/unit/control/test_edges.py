@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from control import converge, edges, ssh
+from control.cloud import plan
 from control.errors import ControlError, OperationError
 from tests.unit.control.topologies import PROD, make_topology
 
@@ -114,3 +115,8 @@ def test_a_move_that_could_not_end_well_is_refused(
         edges.fail_over(TWO)
     with pytest.raises(ControlError, match="topology test has no floating_address"):
         edges.fail_over(PROD)
+
+
+def test_a_floating_address_is_refused_in_the_cloud_before_anything_is_made() -> None:
+    with pytest.raises(ControlError, match="floating_address, which a cloud's network does not"):
+        plan.make_plan(None, TWO)
