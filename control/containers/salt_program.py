@@ -51,7 +51,7 @@ def render_host(caller: Any, site_folder: str) -> dict[str, Any]:
     for chunk in low:
         if chunk["state"] == "checked":
             made = {
-                function: {**words, "folder": site_folder}
+                function: {**words, **({"folder": site_folder} if "folder" in words else {})}
                 for function, words in chunk.get("made", {}).items()
             }
             files |= caller.cmd("checked.render", chunk["files"], chunk.get("context"), made)
