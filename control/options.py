@@ -151,7 +151,6 @@ class Options:
     gitlab_user_login: str = surrounding("GITLAB_USER_LOGIN")
     sudo_user: str = surrounding("SUDO_USER")
     # Tools that are run, and that run these commands.
-    vagrant_home: str = surrounding("VAGRANT_HOME")
     salt_cloud_profile: str = surrounding("SALT_CLOUD_PROFILE")
     salt_cloud_deploy: str = surrounding("SALT_CLOUD_DEPLOY")
     salt_cloud_address: str = surrounding("SALT_CLOUD_ADDRESS")
@@ -204,6 +203,11 @@ def refuse_narrowing(command: str, *variables: str) -> None:
 def is_completing() -> bool:
     """Whether a shell asks for completions (click's protocol)."""
     return COMPLETE in os.environ
+
+
+def vagrant_home() -> Path:
+    """Folder of Vagrant's boxes and plugins."""
+    return Path(os.environ.get("VAGRANT_HOME") or Path.home() / ".vagrant.d")
 
 
 def lab_cache() -> Path:

@@ -73,10 +73,16 @@ def _read(path: Path) -> str | None:
 
 @dataclass(frozen=True)
 class Secret:
-    """``roles`` that need it; ``kind``: ``random`` or ``age``."""
+    """``roles`` that need it; ``kind``: ``random`` or ``age``; ``several``: a role of which the topology must have
+    several machines for it to be needed at all."""
 
     roles: tuple[str, ...]
     kind: str = "random"
+    several: str = ""
+
+    def is_for(self, topology: Topology, machine: Machine) -> bool:
+        is_needed = not self.several or len(topology.with_role(self.several)) > 1
+        return is_needed and bool(set(self.roles) & set(machine.roles))
 
 
 def read_declared(topology: Topology) -> dict[str, Secret]:
@@ -98,7 +104,10 @@ def read_declared(topology: Topology) -> dict[str, Secret]:
                 raise UserError(f"{file}: {name}: kind: is one of {', '.join(MAKERS)}")
             if name in declared:
                 raise UserError(f"{file}: {name}: is another formula's already")
-            declared[name] = Secret(roles, kind)
+            several = entry.get("several", "")
+            if several and several not in ROLES:
+                raise UserError(f"{file}: {name}: several: is one of {', '.join(ROLES)}")
+            declared[name] = Secret(roles, kind, several)
     with contextlib.suppress(UserError):
         # Of a template, which only Salt reads, nothing is known here.
         for name, app in (settings.read(topology).get("apps") or {}).items():
@@ -120,7 +129,7 @@ def make_for(topology: Topology, machine: Machine) -> dict[str, object]:
         values: dict[str, object] = {
             name: _value(place, name, secret.kind)
             for name, secret in read_declared(topology).items()
-            if set(secret.roles) & set(machine.roles)
+            if secret.is_for(topology, machine)
         }
         values["pki"] = _pki(place, topology, machine)
         if "edge" in machine.roles and len(topology.with_role("edge")) > 1:

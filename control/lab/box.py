@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .. import local_state, shell
 from ..errors import OperationError
-from ..options import Options, child_environment
+from ..options import Options, child_environment, vagrant_home
 from ..paths import ROOT
 
 
@@ -29,7 +29,7 @@ def ensure_box(suite: str, options: Options) -> None:
     if built.returncode:
         raise OperationError(f"the base box for {suite} could not be built (see above)")
     path = Path(built.stdout.strip().splitlines()[-1])
-    home = Path(options.vagrant_home or Path.home() / ".vagrant.d")
+    home = vagrant_home()
     known = home / "boxes" / f"counter-VAGRANTSLASH-{suite}" / "0" / "lxc" / "metadata.json"
     try:
         if json.loads(known.read_text(encoding="utf-8")).get("key") == path.stem:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from .. import local_state
 from ..errors import OperationError
+from ..options import vagrant_home
 from . import host
 
 # Packages as a machine installs them, without starting what they bring.
@@ -26,7 +27,7 @@ rm /usr/sbin/policy-rc.d
 
 
 def boxes() -> Path:
-    return Path(os.environ.get("VAGRANT_HOME") or Path.home() / ".vagrant.d") / "boxes"
+    return vagrant_home() / "boxes"
 
 
 def box_folder(name: str) -> Path:

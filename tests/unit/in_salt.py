@@ -22,6 +22,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from control import salt_answers
 
 
+# Of what states make by a function, what needs nothing of a machine.
+MADE = {"maintenance.files"}
+
+
 def render_everything(caller: salt.client.Caller) -> dict[str, Any]:
     top = caller.cmd("state.show_top")
     low = caller.cmd("state.show_lowstate")
@@ -29,7 +33,8 @@ def render_everything(caller: salt.client.Caller) -> dict[str, Any]:
     for chunk in low:
         if not isinstance(chunk, dict) or chunk.get("state") != "checked":
             continue
-        rendered = caller.cmd("checked.render", chunk["files"], chunk.get("context"))
+        made = {name: words for name, words in chunk.get("made", {}).items() if name in MADE}
+        rendered = caller.cmd("checked.render", chunk["files"], chunk.get("context"), made)
         for path, spec in rendered.items():
             data = base64.b64encode(spec.pop("data")).decode()
             files[path] = {**spec, "data": data, "id": chunk["__id__"]}

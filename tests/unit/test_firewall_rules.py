@@ -162,6 +162,10 @@ def test_a_zone_opens_what_the_topology_says_and_nothing_else(rendered: Any) -> 
         wanted |= {(8407, address) for address in peers(rendered, "edge")}
     if "store" in roles:
         wanted |= {(6380, address) for address in peers(rendered, "app")}
+        # Several stores copy and watch each other, and their Sentinels tell applications who is master.
+        if others := peers(rendered, "store"):
+            wanted |= {(port, address) for port in (6380, 26380) for address in others}
+            wanted |= {(26380, address) for address in peers(rendered, "app")}
     if "app" in roles:
         for index in range(rendered.machine["cpus"]):
             wanted |= {(8443 + index, address) for address in peers(rendered, "edge")}

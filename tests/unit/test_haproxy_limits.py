@@ -78,9 +78,10 @@ def proxy(
     machine = all_rendered[name, name]
     text = machine.text("/etc/haproxy/haproxy.cfg")
     for path in machine.files:
-        if path.startswith("/etc/haproxy/errors/"):
-            (tmp_path / "errors").mkdir(exist_ok=True)
-            (tmp_path / "errors" / Path(path).name).write_bytes(machine.data(path))
+        if path.startswith("/etc/haproxy/"):
+            beside = tmp_path / Path(path).relative_to("/etc/haproxy")
+            beside.parent.mkdir(exist_ok=True)
+            beside.write_bytes(machine.data(path))
     pki = load_source("salt/_utils/certificates.py")
     certificate, key = pki.issue(*pki.make_ca("one", 30), "edge1", ["127.0.0.1"], 20)
     (tmp_path / "tls").mkdir()

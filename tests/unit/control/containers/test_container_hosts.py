@@ -19,6 +19,7 @@ from control.containers import ignition, rendering
 from control.containers.rendering import File, Host
 from control.errors import OperationError, UserError
 from control.topology import Topology
+from control.application import COUNTER
 from tests.unit.control.topologies import ONE, PROD
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -129,4 +130,4 @@ def test_hosts_are_asked_by_programs_of_their_own() -> None:
     assert "salt-call" not in host_programs.services(containers)
     assert host_programs.services(ONE).endswith("report.services")
     request = {"action": "deploy", "version": "1'2"}
-    assert host_programs.roll(containers, request, []).startswith("STACK_DEPLOY=")
+    assert host_programs.roll(containers, COUNTER, request, []).startswith("STACK_DEPLOY=")
