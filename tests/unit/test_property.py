@@ -250,6 +250,8 @@ ELSEWHERE = {
     "counter:over_tls:": "where Redis is another machine",
     "counter:tunnel_port": "where an edge is another machine",
     "counter:rotation_seconds": "where the edge is another machine",
+    "keepalived:": "where several edges share an address",
+    "sentinel:": "where there are several stores",
     "stunnel:": "where a machine has tunnels",
     "firewalld:confirm_seconds": "0 is not said",
     "firewalld:log_per_minute": "only where there is a kernel log of its own",
