@@ -42,21 +42,21 @@ class Several(Lab):
 
 @pytest.fixture(scope="module")
 def several() -> Iterator[Several]:
-    lab = Several()
-    with made(lab):
-        yield lab
-    networks.remove(lab.file)
+    ha = Several()
+    with made(ha):
+        yield ha
+    networks.remove(ha.file)
 
 
 @pytest.fixture
-def lab(several: Several) -> Several:
+def ha(several: Several) -> Several:
     several.stores.settle()
     several.wait("it serves", several.serving)
     return several
 
 
 @pytest.fixture(autouse=True)
-def leave_it_well(lab: Several) -> None:
+def leave_it_well(ha: Several) -> None:
     """In place of what the fixture of that name does to one machine."""
 
 
@@ -73,26 +73,26 @@ def given_by(history: list[partitions.Answer], client: str, since: float) -> int
     return sum(one.client == client and one.number > 0 and one.began > since for one in history)
 
 
-def test_three_stores_count_and_one_is_the_master(lab: Several) -> None:
-    before = lab.see()
-    assert lab.see() == before + 1
-    seen = lab.stores.settle()
+def test_three_stores_count_and_one_is_the_master(ha: Several) -> None:
+    before = ha.see()
+    assert ha.see() == before + 1
+    seen = ha.stores.settle()
     assert sorted(one["role"] for one in seen["stores"].values()) == [
         "master",
         "replica",
         "replica",
     ]
     assert {one["sentinel"] for one in seen["stores"].values()} == {seen["master"]}
-    assert f"stores: master {seen['master']}" in lab.make("status", check=False).stdout
+    assert f"stores: master {seen['master']}" in ha.make("status", check=False).stdout
 
 
-def test_a_killed_master_is_followed_by_another_and_no_number_comes_twice(lab: Several) -> None:
+def test_a_killed_master_is_followed_by_another_and_no_number_comes_twice(ha: Several) -> None:
     """Powered off: its Redis does not come back by itself within the failover. Afterwards it is a replica."""
-    stores = lab.stores
+    stores = ha.stores
     master = stores.settle()["master"]
     # The monitor and the edge are on the first, which is not to go.
     if master == "one":
-        lab.make("failover")
+        ha.make("failover")
         master = stores.settle()["master"]
     with stores.clients() as history:
         stores.lxc("lxc-stop", master, "--kill")
@@ -115,26 +115,26 @@ def test_a_killed_master_is_followed_by_another_and_no_number_comes_twice(lab: S
 
 
 def test_the_master_moves_on_purpose_without_an_error_and_an_apply_changes_nothing_back(
-    lab: Several,
+    ha: Several,
 ) -> None:
-    stores = lab.stores
+    stores = ha.stores
     before = stores.settle()["master"]
     with stores.clients() as history:
-        lab.make("failover")
+        ha.make("failover")
         after = stores.settle()["master"]
         final = stores.count()
     verdict = checked(stores, history, max(final, stores.count()))
     assert after != before
     assert verdict.refused == 0, [one for one in history if one.status != 200][:5]
-    said = lab.apply(SLS="redis,sentinel").stdout
+    said = ha.apply(SLS="redis,sentinel").stdout
     assert said.count("0 changed, 0 failed") == 3, said
     assert stores.settle()["master"] == after
 
 
 def test_a_master_that_is_cut_off_gives_no_number_twice_with_clients_on_both_sides(
-    lab: Several,
+    ha: Several,
 ) -> None:
-    stores = lab.stores
+    stores = ha.stores
     master = stores.settle()["master"]
     other = next(name for name in stores.names if name != master)
     with stores.clients() as history:
@@ -161,28 +161,28 @@ def test_a_master_that_is_cut_off_gives_no_number_twice_with_clients_on_both_sid
     assert refused, "its side was told that nothing counts"
 
 
-def test_an_apply_is_refused_while_a_store_is_missing_and_names_it(lab: Several) -> None:
-    stores = lab.stores
+def test_an_apply_is_refused_while_a_store_is_missing_and_names_it(ha: Several) -> None:
+    stores = ha.stores
     master = stores.settle()["master"]
     away = next(name for name in stores.names if name != master)
     stores.on(away, "systemctl stop redis-server")
     try:
-        done = lab.apply(check=False, SLS="redis")
+        done = ha.apply(check=False, SLS="redis")
         assert done.returncode == 2
         assert "nothing was changed" in done.stderr
         assert f"{away}: Redis does not answer" in done.stderr
-        assert lab.make("failover", check=False).returncode == 1
+        assert ha.make("failover", check=False).returncode == 1
         assert stores.show()["master"] == master
     finally:
         stores.on(away, "systemctl start --no-block redis-server")
 
 
 @pytest.mark.nightly("wipes and restores: minutes")
-def test_a_backup_is_a_replicas_and_a_restore_reaches_every_store(lab: Several) -> None:
-    stores = lab.stores
-    lab.see()
+def test_a_backup_is_a_replicas_and_a_restore_reaches_every_store(ha: Several) -> None:
+    stores = ha.stores
+    ha.see()
     master = stores.settle()["master"]
-    said = lab.make("backup").stdout
+    said = ha.make("backup").stdout
     assert said.count("its replicas take the backups") == 1
     assert said.count("read back and") == 2
     count = stores.count()
@@ -194,18 +194,18 @@ def test_a_backup_is_a_replicas_and_a_restore_reaches_every_store(lab: Several) 
     for name in stores.names:
         stores.on(name, "systemctl start --no-block redis-server")
     assert stores.count() == 0
-    lab.make("restore", YES="1")
+    ha.make("restore", YES="1")
     seen = stores.settle()
     assert stores.count() == count, master
     for name in seen["stores"]:
         assert int(stores.on(name, "redis-admin GET counter:seen")) == count
-    assert lab.see() == count + 1
+    assert ha.see() == count + 1
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("part", range(10))
-def test_no_number_comes_twice_over_random_faults(lab: Several, part: int) -> None:
+def test_no_number_comes_twice_over_random_faults(ha: Several, part: int) -> None:
     """Ten parts of 20 single and 5 double faults; FAULT_SEED=N repeats a run."""
     seed = int(os.environ.get("FAULT_SEED", random.randrange(1_000_000))) + part
-    verdict = partitions.run(lab.stores, 20, 5, seed)
+    verdict = partitions.run(ha.stores, 20, 5, seed)
     assert verdict.exact, f"seed {seed}: {verdict}: {verdict.twice[:9]} {verdict.lost[:9]}"
