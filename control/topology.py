@@ -60,8 +60,6 @@ class Topology:
     hosts: str = "packages"
     # Of several edges, the one that clients use.
     floating_address: str | None = None
-    # In the cloud, that of the load balancer before the edges.
-    balancer: str | None = None
 
     @property
     def has_containers(self) -> bool:
@@ -80,7 +78,7 @@ class Topology:
         """IPv4 addresses under which clients reach the site, whichever edge answers."""
         edges = [self.machines[name] for name in self.with_role("edge")]
         found = [address for one in edges for address in (one.address, one.public)]
-        found += [self.floating_address, self.balancer, "127.0.0.1"]
+        found += [self.floating_address, "127.0.0.1"]
         return sorted({address for address in found if address})
 
     def with_role(self, role: str) -> list[str]:
@@ -150,5 +148,4 @@ def read(path: Path, name: str | None = None) -> Topology:
         data.get("suite", "trixie"),
         data.get("hosts", "packages"),
         data.get("floating_address"),
-        data.get("balancer"),
     )

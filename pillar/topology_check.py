@@ -98,7 +98,7 @@ def _entrance(data, network, owner):
     edges = [name for name, machine in data["machines"].items() if "edge" in machine["roles"]]
     address = data.get("floating_address")
     if address is None:
-        if len(edges) > 1 and "balancer" not in data:
+        if len(edges) > 1:
             yield (
                 f"floating_address: is missing: {', '.join(edges)} have role edge, and clients need one"
                 f" address that is served by whichever of them works: a free one of network {network}"
@@ -120,8 +120,6 @@ def _entrance(data, network, owner):
             f"floating_address: needs two machines with role edge, and there is {', '.join(edges) or 'none'}:"
             " add one, or take floating_address out"
         )
-    if "balancer" in data:
-        yield "floating_address: goes with no balancer: clients have one address"
 
 
 def _contradictions(data, name):

@@ -177,7 +177,6 @@ def read_topology(path: Path, topology: Topology) -> Topology:
         machines=machines,
         network=ipaddress.IPv4Network(data["network"]),
         floating_address=data.get("floating_address"),
-        balancer=data.get("balancer"),
     )
 
 

@@ -20,13 +20,15 @@ def everything() -> dict[Path, str]:
     """Every generated file under docs/, with what it ought to say."""
     prod = facts.load_topology("prod")
     dev = facts.load_topology("dev")
+    # Has what is nowhere else: several edges and stores.
+    ha = facts.load_topology("ha")
     pages = {
         "reference/index.md": reference.index_page(),
         "reference/commands.md": reference.commands_page(),
         "reference/ports.md": reference.ports_page([prod, dev]),
         "reference/alerts.md": reference.alerts_page(),
         "reference/logs.md": reference.logs_page(dev),
-        "reference/metrics.md": reference.metrics_page(dev),
+        "reference/metrics.md": reference.metrics_page([dev, ha]),
         "reference/settings/index.md": reference.settings_index(),
         "reference/app-toml.md": app_toml.app_toml_page(),
         "reference/small-files.md": small_files.small_files_page(),

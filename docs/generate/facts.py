@@ -32,7 +32,10 @@ ANYBODY = "everybody"
 # Formulas whose settings the diagrams quote.
 QUOTED = ("haproxy", "counter", "redis")
 # Settings without which a formula measures nothing.
-OFF_BY_DEFAULT = {"filebeat": {"output": {"kind": "logstash", "hosts": ["logs.example:5044"]}}}
+OFF_BY_DEFAULT = {
+    "filebeat": {"output": {"kind": "logstash", "hosts": ["logs.example:5044"]}},
+    "apps": {"notes": {"hosts": ["notes.example"]}},
+}
 
 
 @dataclass(frozen=True)

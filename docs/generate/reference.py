@@ -297,13 +297,20 @@ def reader_metrics(said: dict[str, Any]) -> list[str]:
     ]
 
 
-def metrics_page(topology: facts.Topology) -> str:
-    """What every formula measures: its metrics.yaml.j2 as a machine of every role renders it."""
+def measured_by(formula: str, topologies: list[facts.Topology]) -> dict[str, Any]:
+    """What the metrics.yaml.j2 of ``formula`` says on the first machine where it says anything."""
+    machines = [machine for topology in topologies for machine in topology.machines]
+    return next((found for one in machines if (found := one.metrics.get(formula))), {})
+
+
+def metrics_page(topologies: list[facts.Topology]) -> str:
+    """What every formula measures: its metrics.yaml.j2 as the first machine that measures something renders it."""
+    names = ", else of ".join(one.name for one in topologies)
     lines = [
         "# Metrics",
         "",
-        "Made from each formula's `metrics.yaml.j2`, as the machine of topology"
-        f" {topology.name} renders it, and from its README. Metrics that begin with `collectd_` are"
+        "Made from each formula's `metrics.yaml.j2`, as a machine of topology"
+        f" {names} renders it, and from its README. Metrics that begin with `collectd_` are"
         " read on every machine that has the service, each with the label `machine`; what stands in"
         " a second label (an instance, a jail, a unit) is named as the reader is.",
         "",
@@ -311,7 +318,7 @@ def metrics_page(topology: facts.Topology) -> str:
     for folder in facts.formulas():
         if not (folder / "metrics.yaml.j2").exists():
             continue
-        said = topology.machines[0].metrics.get(folder.name) or {}
+        said = measured_by(folder.name, topologies)
         lines += [f"## {folder.name}", ""]
         if said.get("units"):
             lines += ["Units: " + ", ".join(f"`{one}`" for one in said["units"]) + ".", ""]

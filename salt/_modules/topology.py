@@ -182,7 +182,7 @@ def hosts():
 
         salt-call topology.hosts
     """
-    name, shared = domain(), _data()[0].get("floating_address") or _data()[0].get("balancer")
+    name, shared = domain(), _data()[0].get("floating_address")
     lines = [
         f"{one['address']} {one['name']}{f' {name}' if 'edge' in one['roles'] and not shared else ''}\n"
         for one in machines()
@@ -225,8 +225,8 @@ def names():
         if one.get("public"):
             addresses.add(one["public"])
     # The one address of several edges.
-    shared = (_data()[0].get(key) for key in ("floating_address", "balancer"))
-    addresses.update(address for address in shared if address)
+    if shared := _data()[0].get("floating_address"):
+        addresses.add(shared)
     return {"dns": sorted(dns), "ip": sorted(addresses)}
 
 

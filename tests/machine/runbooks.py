@@ -13,12 +13,20 @@ from lab_machine import ROOT, Lab
 
 sys.path.insert(0, str(ROOT))
 
-from docs.generate import runnable
+from docs.generate import facts, runnable
 
 # Those that have commands.
 PAGES = [page for page in sorted((ROOT / "docs" / "runbooks").glob("*.md"))
          if runnable.of_runbook(page)]  # fmt: skip
 assert PAGES
+
+
+def pages_of(*formulas: str) -> list[Path]:
+    """Those of the alerts of these formulas."""
+    names = {one["alert"] for one in facts.alerts() if one["formula"] in formulas}
+    found = [page for page in PAGES if page.stem in names]
+    assert found, formulas
+    return found
 
 
 def failing(lab: Lab, pages: Iterable[Path]) -> list[str]:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import runbooks
 from lab_machine import ROOT, Lab
 
 pytestmark = [pytest.mark.controller, pytest.mark.one_release]
@@ -156,6 +157,13 @@ def test_each_application_is_served_by_its_name_and_others_by_the_default(apps: 
 
 
 @pytest.mark.timeout(900)
+def test_commands_of_their_runbooks_work(apps: Apps) -> None:
+    """The other pages' are test_docs.py's, on a machine without them."""
+    apps.lab.wait("status is good", lambda: apps.lab.make("status", check=False).returncode == 0)
+    wrong = runbooks.failing(apps.lab, runbooks.pages_of("apps"))
+    assert wrong == [], "\n".join(wrong)
+
+
 def test_one_application_is_deployed_and_taken_back_and_no_request_of_any_is_lost(
     apps: Apps,
 ) -> None:

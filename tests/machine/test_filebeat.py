@@ -256,7 +256,7 @@ def test_the_password_lies_open_nowhere_and_the_unit_is_sandboxed(
 @pytest.mark.one_release
 def test_commands_of_its_runbooks_work(lab: Lab, elastic: Elastic) -> None:
     """The other pages' are test_docs.py's, on a machine without Filebeat."""
-    pages = [page for page in runbooks.PAGES if "Filebeat" in page.stem]
+    pages = runbooks.pages_of("filebeat")
     assert len(pages) == 3
     wrong = runbooks.failing(lab, pages)
     assert wrong == [], "\n".join(wrong)

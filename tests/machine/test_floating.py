@@ -21,6 +21,7 @@ from typing import Any
 
 import networks
 import pytest
+import runbooks
 from lab_machine import ROOT, Lab, Outsider, made
 
 pytestmark = [pytest.mark.one_release, pytest.mark.controller]
@@ -158,6 +159,13 @@ def test_clients_have_one_address_and_status_says_which_edge_has_it(edges: Edges
     assert re.search(rf"(?m)^{owner} +keepalived .* ok, has {re.escape(FLOATING)} ", said), said
     (other,) = set(EDGES) - {owner}
     assert re.search(rf"(?m)^{other} +keepalived .* ok, stands by for ", said), said
+
+
+def test_commands_of_the_edges_runbooks_work(edges: Edges) -> None:
+    """The other pages' are test_docs.py's, on a machine that is the only edge."""
+    edges.wait("status is good", lambda: edges.make("status", check=False).returncode == 0)
+    wrong = runbooks.failing(edges, runbooks.pages_of("keepalived"))
+    assert wrong == [], "\n".join(wrong)
 
 
 def test_both_edges_serve_the_same_certificate(edges: Edges) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import networks
 import partitions
 import pytest
+import runbooks
 from lab_machine import Lab, made
 
 pytestmark = [pytest.mark.one_release, pytest.mark.controller]
@@ -84,6 +85,13 @@ def test_three_stores_count_and_one_is_the_master(ha: Several) -> None:
     ]
     assert {one["sentinel"] for one in seen["stores"].values()} == {seen["master"]}
     assert f"stores: master {seen['master']}" in ha.make("status", check=False).stdout
+
+
+def test_commands_of_their_runbooks_work(ha: Several) -> None:
+    """The other pages' are test_docs.py's, on a machine without them."""
+    ha.wait("status is good", lambda: ha.make("status", check=False).returncode == 0)
+    wrong = runbooks.failing(ha, runbooks.pages_of("sentinel"))
+    assert wrong == [], "\n".join(wrong)
 
 
 def test_a_killed_master_is_followed_by_another_and_no_number_comes_twice(ha: Several) -> None:

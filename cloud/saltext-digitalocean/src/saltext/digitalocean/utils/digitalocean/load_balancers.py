@@ -14,8 +14,9 @@ from saltext.digitalocean.utils.digitalocean.options import (
     nearest,
 )
 
-# US dollars a month for each node of a regional load balancer
-# (https://www.digitalocean.com/pricing/load-balancers, read 2026-11). The API tells no price of it.
+# US dollars a month for each node of a regional load balancer; the API tells no price of it. Not read at
+# DigitalOcean: texts of others, of 2026, say $12, stored copies of DigitalOcean's own documentation $10. The dearer
+# one is assumed; check it at https://www.digitalocean.com/pricing/load-balancers before relying on it.
 NODE_PRICE = 12.0
 PROTOCOLS = ("http", "https", "http2", "http3", "tcp", "udp")
 CHECKS = ("http", "https", "tcp")
