@@ -21,7 +21,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from control import salt_answers
 
-
 # Of what states make by a function, what needs nothing of a machine.
 MADE = {"maintenance.files"}
 

@@ -15,11 +15,11 @@ import pytest
 import yaml
 
 from control import host_programs, local_state, topology
+from control.application import COUNTER
 from control.containers import ignition, rendering
 from control.containers.rendering import File, Host
 from control.errors import OperationError, UserError
 from control.topology import Topology
-from control.application import COUNTER
 from tests.unit.control.topologies import ONE, PROD
 
 ROOT = Path(__file__).resolve().parents[4]
