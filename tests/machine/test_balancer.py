@@ -79,7 +79,9 @@ def balancers(lab: Lab) -> Iterator[dict[str, Balancer]]:
             "forwarded_for": [ends.address],
             "forwarded": [f"{other.address}/32"],
         }
-        pillar = json.dumps({"haproxy": {"trusted_proxies": named}})
+        # A limit that a flood is over on a busy machine too.
+        limit = {"requests": 100}
+        pillar = json.dumps({"haproxy": {"trusted_proxies": named, "limit": limit}})
         try:
             lab.apply(SLS="haproxy,fail2ban", PILLAR=pillar)
             assert "0 changed, 0 failed" in lab.apply(SLS="haproxy,fail2ban", PILLAR=pillar).stdout
