@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .. import fleet, local_state, paths, ssh
+from .. import fleet, host_programs, local_state, paths, ssh
 from ..command import make_command
 from ..errors import OperationError, UserError
 from ..options import Options
@@ -15,6 +15,9 @@ def run(topology: Topology, options: Options) -> int:
     On every edge, at once; it stays so over reloads, applies and reboots. The page, the time and who is let through
     are haproxy:maintenance in the pillar.
     """
+    host_programs.refuse_containers(
+        topology, "maintenance", "their edge has no switch so far; 'make deploy' loses no request"
+    )
     if options.on == options.off:
         raise UserError("maintenance: say ON=1 or OFF=1", 2)
     if not local_state.is_up(topology):

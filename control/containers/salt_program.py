@@ -39,6 +39,7 @@ _RULES = "/etc/prometheus/rules/"
 def render_host(caller: Any, site_folder: str) -> dict[str, Any]:
     if caller.cmd("pillar.get", "apps"):
         raise RuntimeError("pillar apps: hosts that run containers serve the counter alone so far")
+    _refuse_unserved(caller.cmd("formula.settings", "haproxy"))
     low = caller.cmd("state.show_low_sls", ",".join(SLS))
     if wrong := [one for one in low if not isinstance(one, dict)]:
         raise RuntimeError("\n".join(map(str, wrong)))
@@ -93,6 +94,25 @@ def render_host(caller: Any, site_folder: str) -> dict[str, Any]:
         "zone": zone,
         "trusted": caller.cmd("topology.trusted"),
     }
+
+
+def _refuse_unserved(haproxy: dict[str, Any]) -> None:
+    """RuntimeError for what a machine does by programs that such a host has not."""
+    refused = {
+        "acme:directory": (
+            haproxy["acme"]["directory"],
+            "order no certificate so far: give one in haproxy:tls, or take it out",
+        ),
+        "trusted_proxies": (
+            any(haproxy["trusted_proxies"].values()),
+            "ban by the address of a connection, which would be the balancer's: take it out",
+        ),
+    }
+    for key, (given, why) in refused.items():
+        if given:
+            raise RuntimeError(
+                f"pillar haproxy:{key}: hosts that run containers {why} (docs/containers.md); nothing was changed"
+            )
 
 
 def _status(caller: Any) -> dict[str, Any]:

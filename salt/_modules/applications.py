@@ -54,7 +54,7 @@ def __virtual__():
 def configured():
     """
     All applications of pillar ``apps``, by name, with all their settings. Raises CommandExecutionError for two that
-    claim the same name or port.
+    claim the same name or port, and for one that wants Redis where it has several stores.
 
     CLI Example:
 
@@ -65,6 +65,14 @@ def configured():
     given = __salt__["formula.settings"]("apps")
     found = {name: _complete(name, given[name] or {}) for name in sorted(given)}
     _refuse_clashes(found)
+    # It would go on asking the first, which is a replica after a failover.
+    stores = len(__salt__["topology.machines"]("store"))
+    for name, one in found.items():
+        if one["redis"] and stores > 1:
+            raise CommandExecutionError(
+                f"pillar apps:{name}:redis: the topology has {stores} stores, whose master no application but the counter"
+                " can follow so far: take it out, or have one store; nothing was changed"
+            )
     return found
 
 

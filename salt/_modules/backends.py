@@ -19,7 +19,8 @@ def served():
     the topology says (``default``), or the only one that there is; it gets what no other claims, and None
     leaves that to a 421. Without any formula that hands one over the edge answers 503.
 
-    Raises CommandExecutionError where the topology's default is not there, two claim a name, or one port.
+    Raises CommandExecutionError where the topology's default is not there, two claim a name, or one port, or nobody
+    could reach one.
 
     CLI Example:
 
@@ -40,6 +41,12 @@ def served():
             f"topology: default: {__salt__['schemas.unknown'](default, sorted(found))}; nothing was changed"
         )
     _refuse_twice(found)
+    for name, given in sorted(found.items()):
+        if name != default and not given.get("hosts"):
+            raise CommandExecutionError(
+                f"{name} has no hosts and is not the topology's default, so that nobody could reach it: write `default:"
+                f" {name}` into pillar/topologies/, or give it hosts; nothing was changed"
+            )
     names = sorted(found, key=lambda name: (name != default, name))
     return {
         "default": default,

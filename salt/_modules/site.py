@@ -71,8 +71,8 @@ def files(folder, domain, names, addresses, certificate=None, key=None, ordered=
     certificate, key
         PEM text, and the name of the secret that is its key
     ordered
-        names of a certificate that a public authority gives (files/acme.py): where one is served it is kept,
-        until it ends
+        names of a certificate that a public authority gives (files/acme.py): where one is served for any of them,
+        or for ``domain``, it is kept until it ends or the next one, with a new name, has come
     """
     if certificate:
         return _given(folder, certificate, key)
@@ -83,7 +83,7 @@ def files(folder, domain, names, addresses, certificate=None, key=None, ordered=
         else _made(folder, domain, names, addresses)
     )
     pair = [_read(os.path.join(folder, f"site.pem{end}")) for end in ("", ".key")]
-    if ordered and _is_public(*pair, ordered):
+    if ordered and _is_public(*pair, {domain, *ordered}):
         found |= _pair(folder, *pair)
         found[os.path.join(_public_folder(), "site.pem")] = _file(pair[0])
     return found
@@ -162,10 +162,11 @@ def _made(folder, domain, names, addresses):
 
 
 def _is_public(certificate, key, names):
-    # One that is made here carries addresses too.
-    return not __utils__["certificate_checks.pair_problems"](certificate, key) and __utils__[
-        "certificate_checks.carries"
-    ](certificate, names, [])
+    if __utils__["certificate_checks.pair_problems"](certificate, key):
+        return False
+    carried = __utils__["certificate_checks.carried"](certificate)
+    # One that is made here, whichever CA signed it, carries addresses too.
+    return carried is not None and bool(carried[0] & names) and not carried[1]
 
 
 def _is_usable(certificate, key, ca, names, addresses):

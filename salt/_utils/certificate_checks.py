@@ -244,15 +244,20 @@ def problems(parts, name, addresses=(), renew_days=0, application=False):
     return found or _openssl(f"{parts['certificate'].strip()}\n{parts['ca']}", parts["key"])
 
 
-def carries(pem, names, addresses):
-    """Whether a certificate's subjectAltName has these DNS names and IP addresses and no others."""
+def carried(pem):
+    """The DNS names and the IP addresses of a certificate's subjectAltName, as two sets; None without any."""
     from cryptography import x509
 
     certificate = x509.load_pem_x509_certificate(pem.encode())
     alternative = _extension(certificate, x509.SubjectAlternativeName)
+    if alternative is None:
+        return None
     return (
-        alternative is not None
-        and set(alternative.get_values_for_type(x509.DNSName)) == set(names)
-        and set(alternative.get_values_for_type(x509.IPAddress))
-        == {ipaddress.ip_address(ip) for ip in addresses}
+        set(alternative.get_values_for_type(x509.DNSName)),
+        set(alternative.get_values_for_type(x509.IPAddress)),
     )
+
+
+def carries(pem, names, addresses):
+    """Whether a certificate's subjectAltName has these DNS names and IP addresses and no others."""
+    return carried(pem) == (set(names), {ipaddress.ip_address(ip) for ip in addresses})

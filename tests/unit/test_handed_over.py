@@ -136,6 +136,7 @@ def test_of_several_the_topologys_default_gets_what_none_claims(
         ("shop", "app-shop"),
     ]
     assert served["applications"][1]["hosts"] == ["shop.test"]
+    both["b"] = {"counter": {**COUNTER["counter"], "hosts": ["counter.test"]}}
     nobody = backends(load_source, both, lambda *_: [])
     assert nobody["default"] is None
     assert {one["proxy"] for one in nobody["applications"]} == {"app-counter", "app-shop"}
@@ -146,6 +147,9 @@ def test_of_several_the_topologys_default_gets_what_none_claims(
     [
         ({}, "shpo", "topology: default: unknown shpo; known: counter, shop"),
         ({"port": 8002}, None, "port 8002 is counter's and shop's"),
+        # The counter went off the air with the first application of a topology without a default.
+        ({}, None, "counter has no hosts .* write `default: counter` into pillar/topologies/"),
+        ({"hosts": []}, "counter", "shop has no hosts"),
     ],
 )
 def test_backends_that_do_not_go_together_are_refused(

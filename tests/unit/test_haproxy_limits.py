@@ -122,6 +122,34 @@ def proxy(
         process.wait()
 
 
+LARGE = {"gt 8192 }": "gt 20000000 }"}
+LONG, MANY = "X-Long: {0:x<8950}\r\n", "".join(f"x{n}: {{0:y<80}}\r\n" for n in range(90))
+
+
+@pytest.mark.parametrize("proxy", [{}, LARGE], indirect=True, ids=["small", "large"])
+def test_no_head_is_so_long_that_a_body_without_a_length_has_no_limit(proxy: Proxy) -> None:
+    """Head and body share a buffer: what a long head left of it was less than any limit."""
+
+    def answer(head: str, length: int, is_whole: bool = False) -> int:
+        """Of so much in small chunks, whole or with more to come; of that what a buffer holds, or it is cut in the middle."""
+        start = f"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n{head.format('')}\r\n"
+        # HAProxy knows the size of a chunk that has begun.
+        body = f"1f4\r\n{'x' * 500}\r\n" * (length // 500)
+        text = f"{start}{body}0\r\n\r\n" if is_whole else f"{start}{body}"[:16384]
+        with proxy.connect() as plain, CONTEXT.wrap_socket(plain) as client:
+            client.sendall(text.encode())
+            return int(client.recv(4096).split(b" ")[1])
+
+    is_large = "20000000" in (proxy.log.parent / "haproxy.cfg").read_text(encoding="utf-8")
+    # Without a server an accepted one is answered 503.
+    for head in ("", LONG, MANY, "Content-Length: 5\r\n", "X-Long: {0:x<2000}\r\n"):
+        assert answer(head, 1000, is_whole=True) == 503, head
+        assert answer(head, 40000) in ((411,) if is_large else (411, 413)), head
+    # So long that what is left of the buffer is less than the limit.
+    assert answer("", 9000, is_whole=True) == (503 if is_large else 413)
+    assert answer(LONG, 40000) == 411
+
+
 def test_of_a_flood_few_lines_are_logged_with_its_number(proxy: Proxy) -> None:
     """Logged each, a flood from one client filled the disk and turned the journal over."""
     statuses = proxy.statuses(890)

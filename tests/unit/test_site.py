@@ -191,6 +191,38 @@ def test_the_longest_domain_has_a_certificate(site: SimpleNamespace) -> None:
     assert site.files(domain=domain, names=[domain]) == made
 
 
+def test_a_public_certificate_serves_on_while_one_with_a_new_name_is_ordered(
+    site: SimpleNamespace, load_source: Callable[..., ModuleType]
+) -> None:
+    """It was replaced by a self-made one at once: who had been there before, HSTS let in no more."""
+    pki = load_source("salt/_utils/certificates.py")
+    authority = pki.make_ca("an authority", 30)
+
+    def given(names: list[str], addresses: Any = ()) -> str:
+        pair = pki.issue(*authority, names[0], addresses, 20, names=names, usages=["server"])
+        for end, text in zip(("", ".key"), pair, strict=True):
+            (site.folder / f"site.pem{end}").write_text(text)
+        return str(pair[0])
+
+    def kept(pem: str, ordered: list[str]) -> bool:
+        made = site.files(ordered=ordered)
+        shown = made.get(str(Path(site.module.FOLDER) / "site.pem"))
+        assert (shown is None) == (made[str(site.folder / "site.pem")]["data"] != pem.encode())
+        return shown is not None
+
+    site.write(site.files())
+    for ordered in (["site.test"], ["site.test", "hello.test"], ["hello.test"]):
+        assert kept(given(["site.test"]), ordered), ordered
+    assert kept(given(["www.test"]), ["www.test", "hello.test"])
+    assert not kept(given(["other.test"]), ["site.test"]), "for nobody who comes here"
+    assert not kept(given(["site.test"]), []), "nothing is ordered any more"
+    # One that was made here, by a CA that is another one by now.
+    assert not kept(given(["site.test", "localhost"], addresses=["127.0.0.1"]), ["site.test"])
+    unfit = given(["site.test"])
+    (site.folder / "site.pem.key").write_text("")
+    assert not kept(unfit, ["site.test"])
+
+
 # --- HAProxy's check of all of it -----------------------------------------------------------------
 
 CONFIG = """\

@@ -14,11 +14,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from control import host_programs, local_state, topology
+from control import host_programs, local_state, salt_copy, topology
 from control.application import COUNTER
+from control.commands import maintenance
 from control.containers import ignition, rendering
 from control.containers.rendering import File, Host
 from control.errors import OperationError, UserError
+from control.options import Options
 from control.topology import Topology
 from tests.unit.control.topologies import ONE, PROD
 
@@ -118,6 +120,43 @@ def test_scripts_of_the_host_are_whole(host: Host, tmp_path: Path) -> None:
 def test_several_machines_are_refused_before_anything_is_made() -> None:
     with pytest.raises(UserError, match="one machine with every role"):
         rendering.render(replace(PROD, hosts="containers"), "app1")
+
+
+@pytest.mark.parametrize(
+    ("haproxy", "said"),
+    [
+        (
+            {"acme": {"directory": "https://acme.test/dir", "email": "a@b.test", "agree": True}},
+            "pillar haproxy:acme:directory: hosts that run containers order no certificate",
+        ),
+        (
+            {"trusted_proxies": {"forwarded_for": ["192.0.2.0/24"]}},
+            "pillar haproxy:trusted_proxies: hosts that run containers ban by the address",
+        ),
+    ],
+    ids=["acme", "trusted_proxies"],
+)
+def test_settings_that_such_a_host_has_no_program_for_are_refused(
+    where: Topology, monkeypatch: pytest.MonkeyPatch, haproxy: dict[str, object], said: str
+) -> None:
+    """They were accepted: nothing was ever ordered, and a balancer was banned for its clients."""
+    copy_tree = salt_copy.copy_tree
+
+    def with_settings(tree: Path, *words: object, **more: object) -> Path:
+        config: Path = copy_tree(tree, *words, **more)
+        folder = tree / "pillar/settings"
+        folder.mkdir(exist_ok=True)
+        (folder / f"{where.name}.sls").write_text(json.dumps({"haproxy": haproxy}))
+        return config
+
+    monkeypatch.setattr(salt_copy, "copy_tree", with_settings)
+    with pytest.raises((OperationError, UserError), match=said):
+        rendering.render(where, "core1")
+
+
+def test_maintenance_is_refused_before_a_host_is_asked() -> None:
+    with pytest.raises(UserError, match="maintenance: not for hosts that run containers"):
+        maintenance.run(replace(ONE, hosts="containers"), Options.read(names=[]))
 
 
 def test_a_secret_file_is_never_in_the_ignition_file() -> None:
