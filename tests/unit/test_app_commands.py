@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import yaml
 from builder import app_toml
 from salt.exceptions import CommandExecutionError
 
@@ -145,3 +147,15 @@ def test_the_unit_of_a_former_application_is_no_obstacle(
 def test_two_commands_of_one_name_are_refused(commands: ModuleType) -> None:
     with pytest.raises(CommandExecutionError, match="worker is the name of two commands"):
         commands.plan({"name": "shop"}, {**GOOD, "cron": {"worker": CRON}})
+
+
+def test_no_application_is_called_as_a_user_or_a_secret_of_redis_is(root: Path) -> None:
+    """Its own password is the secret redis-NAME, and its user is called as itself."""
+    schema = yaml.safe_load((root / "salt/apps/schema.yaml").read_text(encoding="utf-8"))
+    secrets = yaml.safe_load((root / "salt/redis/secrets.yaml").read_text(encoding="utf-8"))
+    users = re.findall(
+        r"^user ([a-z]+) ", (root / "salt/redis/files/users.acl.j2").read_text("utf-8"), re.M
+    )
+    assert {"default", "sentinel"} <= set(users)
+    known = {*users, *(name.removeprefix("redis-") for name in secrets)}
+    assert known <= set(schema["propertyNames"]["not"]["enum"])
