@@ -5,6 +5,7 @@ artifact, a record and units of its own name.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,12 @@ from .topology import Topology, formula_roles
 # The formula that salt/top.sls gives to the application machines: the counter's own. That of all others is the next.
 FORMULA = next(formula for formula, role in formula_roles().items() if role == "app")
 APPS = "apps"
+# What it may be called. It goes into commands of machines, too.
+_NAMES = yaml.safe_load((ROOT / "salt" / APPS / "schema.yaml").read_text(encoding="utf-8"))[
+    "propertyNames"
+]
+# The counter's sources; its name is theirs alone.
+_COUNTER_FOLDER = ROOT / "webapp"
 # What its releases, units and records are called, unless its pillar says otherwise.
 NAME = str(
     yaml.safe_load((ROOT / "salt" / FORMULA / "defaults.yaml").read_text(encoding="utf-8"))["name"]
@@ -64,11 +71,19 @@ def find(options: Options, topology: Topology | None = None) -> Application:
     """
     if not options.app:
         return COUNTER
-    folder = Path(options.app).expanduser()
+    try:
+        folder = Path(options.app).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"APP={options.app}: {error}", 2) from error
     name = options.app
     is_folder = (folder / "app.toml").is_file()
     if is_folder:
         name = _read_name(folder / "app.toml")
+        if name == NAME and folder.resolve() != _COUNTER_FOLDER:
+            raise UserError(
+                f"{folder / 'app.toml'}: name: {NAME} is the application in webapp/: give this one another",
+                2,
+            )
     elif folder.is_dir() and "/" in options.app:
         raise UserError(
             f"APP={options.app}: no app.toml in this folder (docs/your-application.md)", 2
@@ -92,7 +107,8 @@ def find(options: Options, topology: Topology | None = None) -> Application:
         )
     if name == NAME:
         return COUNTER
-    return Application(name, APPS, folder if is_folder else None)
+    # A key of the pillar, which Salt has not read yet, is one too.
+    return Application(_check_name(name, f"APP={options.app}"), APPS, folder if is_folder else None)
 
 
 def _read_name(path: Path) -> str:
@@ -104,6 +120,12 @@ def _read_name(path: Path) -> str:
         raise UserError(
             f"{path}: name: is missing: what the application is called, a-z, 0-9 and -", 2
         )
+    return _check_name(name, f"{path}: name")
+
+
+def _check_name(name: str, where: str) -> str:
+    if not re.fullmatch(_NAMES["pattern"], name):
+        raise UserError(f"{where}: {name!r} is not allowed; use {_NAMES['description']}", 2)
     return name
 
 

@@ -68,6 +68,7 @@ def archive_name(version: str, name: str = NAME) -> str:
 
 def listed(name: str) -> re.Pattern[str]:
     """The hashes of an application's releases, as a repository lists them; the group is the version. Another's name
-    may begin with this one's: the versions of any but the counter begin with a digit."""
-    first = "" if name == NAME else "(?=[0-9])"
+    may begin with this one's: a version of any but the counter begins with a digit, or is one that was built, BASE-gCOMMIT
+    or BASE-src.HASH."""
+    first = "" if name == NAME else r"(?=[0-9]|[A-Za-z][A-Za-z0-9._]*-(?:g[0-9a-f]{12}|src\.))"
     return re.compile(rf"(?<![\w.-]){re.escape(name)}-({first}{VERSION}?)\.tar\.gz\.sha256\b")

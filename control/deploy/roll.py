@@ -266,7 +266,7 @@ def choose_rollback_target(
             now = versions[-1] if versions else "nothing"
             raise UserError(
                 f"{host}: nothing further to go back to: {now} is the first good release of its"
-                " history; 'make releases{app.option}' shows what is stored, 'make deploy{app.option} VERSION=…' goes to any"
+                f" history; 'make releases{app.option}' shows what is stored, 'make deploy{app.option} VERSION=…' goes to any"
             )
         targets[host] = wanted or before[-1]
     if len(set(targets.values())) > 1:

@@ -158,7 +158,7 @@ def _check_room(members, folder, path):
         )
 
 
-def _check_target(top, path, own):
+def _check_target(top, path, name, own):
     """Refuse what is no release, another one, or one that this machine cannot run."""
     try:
         with open(os.path.join(top, "release.json"), encoding="utf-8") as file:
@@ -169,6 +169,10 @@ def _check_target(top, path, own):
         raise CommandExecutionError(
             f"{path}: holds no {own}/release.json that can be read ({error}); refused"
         ) from None
+    if manifest.get("name", name) != name:
+        raise CommandExecutionError(
+            f"{path}: is a release of {manifest['name']!r}, not of {name}; refused, nothing was changed"
+        )
     if manifest.get("python"):
         done = subprocess.run(
             ["/usr/bin/python3", "-I", "-c", "import sys; print('%d.%d' % sys.version_info[:2])"],
@@ -192,19 +196,20 @@ def _check_target(top, path, own):
         )
 
 
-def unpack(path, own, folder):
+def unpack(path, name, version, folder):
     """
-    Unpack an artifact under ``folder``; the path of its only folder ``own``, NAME-VERSION, there.
+    Unpack an artifact under ``folder``; the path of its only folder, NAME-VERSION, there.
 
-    Raises CommandExecutionError where there is no room for it, and for one that is no release or for another
+    Raises CommandExecutionError where there is no room for it, and for one that is no release, another application's or for another
     Python or machine; TarError, EOFError and zlib.error for a damaged one.
     """
     with tarfile.open(path) as archive:
         members = archive.getmembers()
         _check_room(members, os.path.dirname(folder), path)
         _extract(archive, members, folder)
+    own = f"{name}-{version}"
     top = os.path.join(folder, own)
-    _check_target(top, path, own)
+    _check_target(top, path, name, own)
     return top
 
 

@@ -9,9 +9,46 @@ import json
 import os
 import tarfile
 
+from salt.exceptions import CommandExecutionError
+
 __virtualname__ = "commands"
 
 _UNITS = "/etc/systemd/system"
+# Where systemd finds units of others; one of the same name in _UNITS would stand in their place.
+_OTHERS = ("/run/systemd/system", "/usr/local/lib/systemd/system", "/lib/systemd/system")
+_LINE = {"type": "string", "minLength": 1, "description": "a command in one line"}
+_NAME = {
+    "description": "a-z, 0-9 and -, at most 31; not release",
+    "pattern": "^(?!release$)[a-z][a-z0-9-]{0,30}$",
+}
+# What of app.json becomes units, which root reads: whoever made it, and with what (webapp/src/serving/app.schema.json).
+_SAID = {
+    "type": "object",
+    "properties": {
+        "release": {**_LINE, "type": ["string", "null"]},
+        "serve": {
+            "type": "object",
+            "properties": {"watchdog": {"type": "integer", "minimum": 0, "maximum": 3600}},
+        },
+        "processes": {"type": "object", "propertyNames": _NAME, "additionalProperties": _LINE},
+        "cron": {
+            "type": "object",
+            "propertyNames": _NAME,
+            "additionalProperties": {
+                "type": "object",
+                "required": ["schedule"],
+                "properties": {
+                    "schedule": {
+                        "type": "string",
+                        "description": "as systemd's OnCalendar",
+                        "pattern": "^[A-Za-z0-9*][A-Za-z0-9*,.:/~_+ -]*$",
+                    },
+                    "timeout": {"type": "integer", "minimum": 1, "maximum": 86400},
+                },
+            },
+        },
+    },
+}
 # Seconds for which processes that were started are watched before a release counts.
 _WATCH = 5
 
@@ -23,7 +60,7 @@ def __virtual__():
 def manifest(name, root, version):
     """
     What an artifact says of its application, its ``app.json``: of the installed release, or else of the one that was carried. Empty for
-    one that has none.
+    one that has none. Raises CommandExecutionError for one whose units would not be what they are called.
 
     CLI Example:
 
@@ -40,12 +77,25 @@ def manifest(name, root, version):
             with tarfile.open(path) as archive:
                 text = archive.extractfile(f"{name}-{version}/app.json").read().decode()
         # What is wrong with it is release.installed's to say.
-        except (AttributeError, EOFError, KeyError, OSError, TypeError, tarfile.TarError):
+        except (
+            AttributeError,
+            EOFError,
+            KeyError,
+            OSError,
+            TypeError,
+            ValueError,
+            tarfile.TarError,
+        ):
             return {}
     try:
-        return json.loads(text)
+        said = json.loads(text)
     except ValueError:
         return {}
+    where = f"{name} {version}: app.json"
+    wrong = [f"{where}:{line}" for line in __salt__["schemas.odd_keys"](said)]
+    if wrong := wrong or __salt__["schemas.problems"](_SAID, said, where):
+        raise CommandExecutionError(f"{'; '.join(wrong)}; nothing was changed")
+    return said
 
 
 def watchdog(app, said):
@@ -64,6 +114,7 @@ def watchdog(app, said):
 def plan(app, said):
     """
     The units of an application's commands: ``{unit: {kind: release|process|cron, command, timeout, schedule}}``.
+    Raises CommandExecutionError for one that is a unit of the system's, or of another application's.
 
     CLI Example:
 
@@ -75,7 +126,10 @@ def plan(app, said):
 
     def add(kind, command, timeout=0, schedule=""):
         unit = {"kind": kind, "command": command, "timeout": timeout, "schedule": schedule}
-        units[f"{name}-{command}"] = unit
+        if units.setdefault(f"{name}-{command}", unit) is not unit:
+            raise CommandExecutionError(
+                f"{name}: app.json: {command} is the name of two commands; nothing was changed"
+            )
 
     if said.get("release"):
         add("release", "release", app.get("release_seconds", 600))
@@ -83,7 +137,25 @@ def plan(app, said):
         add("process", process)
     for job, given in sorted((said.get("cron") or {}).items()):
         add("cron", job, given.get("timeout", 3600), given["schedule"])
+    _refuse_taken(name, units)
     return units
+
+
+def _refuse_taken(name, units):
+    former = __salt__["applications.former_units"]() if units else ()
+    for file in _files(units):
+        for folder in (_UNITS, *_OTHERS):
+            path = f"{folder}/{file}"
+            # One that is masked is a link to there.
+            if not os.path.lexists(path) or os.path.realpath(path) == os.devnull:
+                continue
+            text = __utils__["atomic_file.read_text"](path) or ""
+            if folder == _UNITS and (text.startswith(_owner(name)) or file in former):
+                continue
+            raise CommandExecutionError(
+                f"{name}: its app.toml's {file.rpartition('.')[0].removeprefix(f'{name}-')} would be unit {file},"
+                f" but {path} is not this application's: give one of them another name; nothing was changed"
+            )
 
 
 def stage(root, version):
@@ -246,15 +318,23 @@ def _fingerprint(root, version, unit, environment, values):
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
+def _files(units):
+    timers = [f"{unit}.timer" for unit in _of_kind(units, "cron")]
+    return [*(f"{unit}.service" for unit in units), *timers]
+
+
+def _owner(name):
+    """What the unit files of an application begin with (salt/apps/files)."""
+    return f"# Managed by Salt (salt/apps) for {name}:"
+
+
 def _surplus(name, units):
     """Unit files of commands that the application no longer has."""
-    wanted = {f"{unit}.service" for unit in units}
-    wanted |= {f"{unit}.timer" for unit in _of_kind(units, "cron")}
-    first = f"# Managed by Salt (salt/apps) for {name}:"
+    wanted = _files(units)
     found = []
     for path in sorted(glob.glob(f"{_UNITS}/{name}-*")):
         if os.path.isfile(path) and os.path.basename(path) not in wanted:
             text = __utils__["atomic_file.read_text"](path) or ""
-            if text.startswith(first):
+            if text.startswith(_owner(name)):
                 found.append(os.path.basename(path))
     return found

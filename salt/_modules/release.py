@@ -186,7 +186,7 @@ def install(name, root, version, source=None, stated=None, signers=None):
     path = f"{name}-{version}.tar.gz"
     try:
         path, sha256, signer = _verified_artifact(name, version, source, stated, signers, aside)
-        top = __salt__["artifact.unpack"](path, f"{name}-{version}", aside)
+        top = __salt__["artifact.unpack"](path, name, version, aside)
         _finish(top, sha256, signer)
         if is_installed:
             __salt__["manifest.mend"](top, target)

@@ -390,6 +390,8 @@ def test_no_room_is_refused_before_a_byte_is_written(
             {"python": ["3.99"]},
             r"needs Python 3.99; /usr/bin/python3 of this machine is 3\.\d+; re",
         ),
+        # Shop's, called as if it were this one's.
+        ({"name": "shop"}, "is a release of 'shop', not of app; refused"),
         ({"platform": "linux-pdp11"}, "is for linux-pdp11, this machine is linux-"),
     ],
 )

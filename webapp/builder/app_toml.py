@@ -17,6 +17,8 @@ from builder.errors import BuildError
 from serving.application import SCHEMA, normalise
 
 FILE = "app.toml"
+# Control characters, and what else some program takes for the end of a line.
+ODD = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -35,6 +37,7 @@ def read(folder: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise BuildError(f"{path}: {error}") from None
     schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
+    _refuse_odd(path, text, given)
     problems = sorted(
         jsonschema.Draft202012Validator(schema).iter_errors(given),
         # What is misspelt explains what is missing.
@@ -46,6 +49,22 @@ def read(folder: Path) -> dict[str, Any]:
     _check_together(path, text, settings)
     _check_files(path, text, settings)
     return settings
+
+
+def _refuse_odd(path: Path, text: str, given: object, keys: tuple[str, ...] = ()) -> None:
+    """BuildError for a control character in a key or a value: systemd ends a line at some."""
+    if isinstance(given, Mapping):
+        for key, value in given.items():
+            _refuse_odd(path, text, key, (*keys, key))
+            _refuse_odd(path, text, value, (*keys, key))
+    elif isinstance(given, list):
+        for value in given:
+            _refuse_odd(path, text, value, keys)
+    elif isinstance(given, str) and (odd := ODD.search(given)):
+        where = (
+            f"{path}:{_line(text, list(keys))}: {'.'.join(keys).encode('unicode_escape').decode()}"
+        )
+        raise BuildError(f"{where}: {odd.group()!r} is no part of one line of text")
 
 
 def _explain(path: Path, text: str, problem: jsonschema.ValidationError) -> str:
@@ -63,7 +82,9 @@ def _explain(path: Path, text: str, problem: jsonschema.ValidationError) -> str:
         return f"{path}:{_line(text, keys)}: {'.'.join([*keys, missing])} is missing"
     if "propertyNames" in problem.absolute_schema_path:
         name = str(problem.instance)
-        allowed = "like /static/" if keys[:1] == ["static"] else "small letters, digits and dashes"
+        allowed = "small letters, digits and dashes; not release, the release command's"
+        if keys[:1] == ["static"]:
+            allowed = "like /static/"
         return (
             f"{path}:{_line(text, [*keys, name])}: {'.'.join([*keys, name])}: this name can't be"
             f" used; allowed: {allowed}"

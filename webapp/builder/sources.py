@@ -79,16 +79,24 @@ def _is_source(path: PurePath) -> bool:
 
 
 def source_files(folder: Path) -> list[str]:
-    """Paths of all source files, relative to the folder, sorted: tracked and new, not ignored."""
+    """Paths of all source files, relative to the folder, sorted: tracked and new, not ignored.
+
+    BuildError for a link, which would bring in what lies anywhere on this computer.
+    """
     listed = None
     if _in_git(folder):
         listed = _git(folder, "ls-files", "-z", "-co", "--exclude-standard", "--", ".")
     if listed is None:
-        paths = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
+        paths = [path.relative_to(folder) for path in folder.rglob("*")]
     else:
-        names = {name for name in listed.split("\0") if name}
-        paths = [Path(name) for name in names if (folder / name).is_file()]
-    return sorted(path.as_posix() for path in paths if _is_source(path))
+        paths = [Path(name) for name in {name for name in listed.split("\0") if name}]
+    paths = [path for path in paths if _is_source(path)]
+    for path in paths:
+        # What git tracks below a folder may be below a link by now.
+        for part in (path, *path.parents[:-1]):
+            if (folder / part).is_symlink():
+                raise BuildError(f"{folder / part} is a link: put the file itself there")
+    return sorted(path.as_posix() for path in paths if (folder / path).is_file())
 
 
 def _is_changed(folder: Path) -> bool:

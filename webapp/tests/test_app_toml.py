@@ -74,6 +74,24 @@ def test_every_default_is_filled_in(tmp_path: Path) -> None:
         ({}, "[processes]\nworker = 'a \"b'", "5: worker: 'a \"b' is no command"),
         ({}, "[build]\nmachine = ['riscv']", "5: build.machine: 'riscv' is not one of"),
         ({"release": "1"}, "", "4: release: 1 is not of type"),
+        ({"name": f'"{"s" * 21}"'}, "", "1: name: 'sssss"),
+        # systemd takes \r for the end of a line, Python's $ also matches before a last \n.
+        (
+            {},
+            "[cron]\na = {schedule = 'hourly', command = \"b\\rc\"}",
+            "5: cron.a.command: '\\r' is no part of one line of text",
+        ),
+        (
+            {},
+            '[cron]\na = {schedule = "hourly\\rUnit=poweroff.target", command = "b"}',
+            "5: cron.a.schedule: '\\r' is no part of one line",
+        ),
+        ({}, "[cron]\na = {schedule = 'hourly\\', command = 'b'}", "5: cron.a.schedule: "),
+        ({"name": '"shop\\n"'}, "", "1: name: '\\n' is no part of one line"),
+        ({"include": '["shop.py", "a\\u0085b"]'}, "", "3: include: '\\x85' is no part"),
+        ({}, '[processes]\n"worker\\n" = "x"', "4: processes.worker\\n: '\\n' is no part"),
+        ({}, "[processes]\nrelease = 'x'", "5: processes.release: this name can't be used"),
+        ({}, "[cron.release]\nschedule = 'hourly'\ncommand = 'x'", "4: cron.release: this name"),
     ],
 )
 def test_what_is_wrong_is_one_line(

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from control import bundle, converge, fleet, local_state, releases, ssh, topology
-from control.application import COUNTER
+from control.application import COUNTER, Application
 from control.artifacts import repository
 from control.artifacts.folder import Folder
 from control.commands import deploy as deploy_command
@@ -322,6 +322,9 @@ def test_a_rollback_is_refused_where_it_would_guess(
     prod.known["app1"] = ["v1"]
     with pytest.raises(ControlError, match="nothing further to go back to: v1 is the first good"):
         rollback_command.run(prod.where, Options.read())
+    monkeypatch.setattr(releases, "read_history", lambda *words: [{"version": "v1"}])
+    with pytest.raises(ControlError, match="'make releases APP=shop' shows what is stored"):
+        roll.choose_rollback_target(prod.where, ["app1"], "", Application("shop", "apps"))
     assert not [one for one in prod.order if "rollback" in one]
 
 
