@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import importlib.machinery
 import importlib.util
+import re
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import partitions
 import pytest
+import yaml
 
-PROGRAM = Path(__file__).resolve().parents[2] / "salt/redis/files/store-set"
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAM = ROOT / "salt/redis/files/store-set"
 A, B, C = "10.0.0.1", "10.0.0.2", "10.0.0.3"
 SLAVE_OF = {who: ("slave", who, "connect", 0) for who in (A, B, C)}
 
@@ -108,3 +111,18 @@ def test_a_number_given_twice_or_lost_is_found_in_a_history() -> None:
 
 def test_a_line_that_a_power_cut_left_half_is_no_answer() -> None:
     assert partitions.parse("a", "1.0 2.0 200 7\n3.0 4.") == [partitions.Answer("a", 1, 2, 200, 7)]
+
+
+def test_no_setting_makes_a_failover_shorter_than_the_fence() -> None:
+    """What was the master refuses, and the application asks again, before another one can be promoted."""
+    schema = yaml.safe_load((ROOT / "salt/sentinel/schema.yaml").read_text(encoding="utf-8"))
+    least = schema["properties"]["down_after"]["minimum"] / 1000
+    config = (ROOT / "salt/redis/files/redis.conf.j2").read_text(encoding="utf-8")
+    application = (ROOT / "webapp/src/counter/store.py").read_text(encoding="utf-8")
+    for pattern, text in (
+        (r"^min-replicas-max-lag (\d+)$", config),
+        (r"^IDLE_SECONDS = ([\d.]+)$", application),
+    ):
+        found = re.search(pattern, text, re.M)
+        assert found, pattern
+        assert float(found[1]) <= least
