@@ -95,6 +95,88 @@ def test_a_store_that_must_not_be_master_yet_waits_and_says_why(
         decide(program, monkeypatch, **case)
 
 
+SETTINGS = {
+    "name": "a",
+    "stores": {"a": A, "b": B, "c": C},
+    "port": 6380,
+    "sentinel_port": 26380,
+    "master": "main",
+}
+FINE = {
+    A: ("master", A, "connected", 9),
+    B: ("slave", A, "connected", 9),
+    C: ("slave", A, "connected", 9),
+}
+
+
+def seen_by(
+    program: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    roles: dict[str, tuple[Any, ...]],
+    named: dict[str, str],
+    name: str = "a",
+) -> Any:
+    """The set as the store ``name`` sees it: each one's role, and whom each Sentinel names."""
+
+    def answer(of: dict[str, Any]) -> Any:
+        def ask(store: Any) -> Any:
+            if store.address not in of:
+                raise OSError
+            return of[store.address]
+
+        return ask
+
+    votes = {who: (address, {"master"}, 1) for who, address in named.items()}
+    monkeypatch.setattr(program.Store, "named", answer(votes))
+    monkeypatch.setattr(program.Store, "role", answer(roles))
+    return program.Set({**SETTINGS, "name": name})
+
+
+@pytest.mark.parametrize("own", [("slave", B, "connect", 0), None])
+def test_a_store_that_is_out_already_may_be_restarted(
+    program: ModuleType, monkeypatch: pytest.MonkeyPatch, own: tuple[Any, ...] | None
+) -> None:
+    """The apply that mends it is not refused, even while another one is missing too."""
+    roles = {B: ("master", B, "connected", 9)} | ({A: own} if own else {})
+    seen_by(program, monkeypatch, roles, {A: B, B: B}).spare()
+
+
+@pytest.mark.parametrize("name", ["a", "b"])
+def test_a_store_that_is_needed_may_not_be_restarted(
+    program: ModuleType, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    seen_by(program, monkeypatch, FINE, dict.fromkeys(FINE, A), name).spare()
+    one_less = {who: FINE[who] for who in (A, B)}
+    with pytest.raises(program.Failed, match="c: Redis does not answer"):
+        seen_by(program, monkeypatch, one_less, dict.fromkeys(one_less, A), name).spare()
+
+
+@pytest.fixture
+def systemctl(program: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What systemd is told."""
+    said: list[str] = []
+    monkeypatch.setattr(program.subprocess, "run", lambda words, **_: said.append(" ".join(words)))
+    return said
+
+
+def test_votes_that_are_held_come_back_by_themselves_and_nothing_is_forgotten(
+    program: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, systemctl: list[str]
+) -> None:
+    """Whoever restores may be killed, and the power may fail meanwhile."""
+    kept = tmp_path / "sentinel.conf"
+    kept.write_text(f"sentinel monitor main {B} 6380 2\n", encoding="utf-8")
+    monkeypatch.setattr(program, "KEPT", kept)
+    program.hold(None)
+    timer = next(number for number, one in enumerate(systemctl) if one.startswith("systemd-run"))
+    mask = next(number for number, one in enumerate(systemctl) if " mask " in one)
+    assert timer < mask
+    assert systemctl[timer].endswith("--on-active=900 /usr/local/sbin/store-set release")
+    assert program.remembered() == B
+    systemctl.clear()
+    program.release(None)
+    assert [one.split()[2] for one in systemctl] == ["stop", "unmask", "start"]
+
+
 def answers(*numbers: int) -> list[partitions.Answer]:
     return [
         partitions.Answer("a", float(at), at + 0.5, 200 if number else 503, number)
