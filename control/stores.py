@@ -20,6 +20,15 @@ def are_several(topology: Topology) -> bool:
     return len(topology.with_role("store")) > 1
 
 
+def refuse_one_of_several(topology: Topology, before: int) -> None:
+    """UserError when ``before`` stores are to become one: it would begin as what it last knew of the others."""
+    if before > 1 and len(topology.with_role("store")) == 1:
+        raise UserError(
+            f"topology {topology.name} has {before} stores, and would have one: a set never becomes a single store in"
+            " place, nothing was changed. Leave three in it; or 'make backup', all machines anew, 'make restore'"
+        )
+
+
 def look(topology: Topology) -> dict[str, Any]:
     """
     What the stores say: ``{master, stores, why}`` (salt/redis/files/store-set). Empty while no machine has the
