@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import importlib.machinery
 import importlib.util
 import re
+import threading
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,6 +20,13 @@ ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = ROOT / "salt/redis/files/store-set"
 A, B, C = "10.0.0.1", "10.0.0.2", "10.0.0.3"
 SLAVE_OF = {who: ("slave", who, "connect", 0) for who in (A, B, C)}
+OUT = {B: SLAVE_OF[A], C: SLAVE_OF[A]}
+# A has been away for more than a minute, and nobody is in its place.
+LONG = {
+    "named": {who: (A, {"master", "o_down"}, 3) for who in (B, C)},
+    "roles": OUT,
+    "down": {B: 61.0, C: 70.0},
+}
 
 
 @pytest.fixture
@@ -36,6 +46,7 @@ def decide(
     roles: dict[str, tuple[Any, ...]] | None = None,
     joined: bool = True,
     remembered: str | None = None,
+    down: dict[str, float] | None = None,
 ) -> str:
     """What the store with address A starts as, where B and C answer so."""
     settings = {"name": "a", "stores": {"a": A, "b": B, "c": C}, "port": 6380, "master": "main"}
@@ -50,6 +61,7 @@ def decide(
 
     monkeypatch.setattr(program.Store, "named", answer(named or {}))
     monkeypatch.setattr(program.Store, "role", answer(roles or {}))
+    monkeypatch.setattr(program.Store, "down", answer(down or {}))
     monkeypatch.setattr(program, "joined", lambda: joined)
     monkeypatch.setattr(program, "remembered", lambda: remembered)
     return str(program.Set(settings).decide())
@@ -62,6 +74,8 @@ def decide(
         ({"named": {B: (B, {"master"}, 3), C: (A, {"master"}, 2)}, "remembered": A}, B),
         # Restarted before anybody noticed.
         ({"named": {B: (A, {"master"}, 3), C: (A, {"master", "s_down"}, 3)}}, A),
+        # For a minute they have found nobody else, and all of them say so.
+        ({"named": {B: (A, {"master", "o_down"}, 3)}, "roles": OUT, "down": {B: 61.0}}, A),
         # All were off: Sentinels wait for the data, so that nobody names anybody.
         ({"roles": {B: SLAVE_OF[A]}, "remembered": A}, A),
         ({"roles": {B: SLAVE_OF[C]}, "remembered": A}, C),
@@ -84,6 +98,12 @@ def test_a_store_starts_as_what_the_others_say(
     [
         ({"named": {B: (A, {"master", "o_down"}, 3)}}, "choosing another"),
         ({"named": {B: (A, {"master", "failover_in_progress"}, 3)}}, "choosing another"),
+        ({**LONG, "named": {C: (A, {"o_down", "failover_in_progress"}, 3)}}, "choosing another"),
+        ({**LONG, "down": {B: 59.0, C: 70.0}}, "choosing another"),
+        ({**LONG, "roles": {B: SLAVE_OF[A]}}, "choosing another"),
+        ({**LONG, "roles": {**OUT, C: ("slave", B, "connected", 9)}}, "choosing another"),
+        ({**LONG, "roles": {**OUT, C: ("master", C, "connected", 9)}}, "choosing another"),
+        ({**LONG, "joined": False}, "it has no data"),
         ({"named": {B: (A, {"master"}, 3)}, "joined": False}, "it has no data"),
         ({"remembered": A}, "no majority"),
     ],
@@ -149,6 +169,125 @@ def test_a_store_that_is_needed_may_not_be_restarted(
     one_less = {who: FINE[who] for who in (A, B)}
     with pytest.raises(program.Failed, match="c: Redis does not answer"):
         seen_by(program, monkeypatch, one_less, dict.fromkeys(one_less, A), name).spare()
+
+
+class Moving:
+    """The master A, whose Redis notes what it is told, and the Sentinel of B, which does what a test says."""
+
+    def __init__(self, program: ModuleType, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+        self.program = program
+        self.told: list[str] = []
+        # None: it does not answer.
+        self.flags: set[str] | None = {"master"}
+        self.begin: Any = lambda: None
+        self.roles: dict[str, tuple[Any, ...]] = dict(FINE)
+        monkeypatch.setattr(program, "ROLE", folder / "role.conf")
+        monkeypatch.setattr(program, "MOVING", folder / "failover")
+        monkeypatch.setattr(program, "SILENT", 1.0)
+        monkeypatch.setattr(program, "admin", lambda: contextlib.nullcontext(self))
+        monkeypatch.setattr(program.Store, "role", lambda one: self.roles[one.address])
+        monkeypatch.setattr(program.Store, "named", lambda _: self.named())
+        monkeypatch.setattr(program.Store, "sentinel", lambda *_: self.begin())
+        monkeypatch.setattr(program.Set, "spare", lambda _: None)
+        monkeypatch.setattr(program.Set, "_wait_for_moment", lambda *_: None)
+        self.set = program.Set(SETTINGS)
+
+    def ask(self, *words: str) -> Any:
+        self.told.append(" ".join(map(str, words)))
+        return ["master", 9, []]
+
+    def named(self) -> tuple[str, set[str], int]:
+        if self.flags is None:
+            raise OSError
+        master = next(who for who, role in self.roles.items() if role[0] == "master")
+        return master, self.flags, 1
+
+    def promote(self) -> None:
+        self.roles = {B: ("master", B, "connected", 9)} | dict.fromkeys(
+            (A, C), ("slave", B, "connected", 9)
+        )
+
+
+@pytest.fixture
+def moving(program: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Moving:
+    return Moving(program, monkeypatch, tmp_path)
+
+
+def test_writes_wait_until_the_old_master_follows_the_new_one(moving: Moving) -> None:
+    moving.begin = moving.promote
+    moving.set.failover()
+    assert moving.told == [
+        "ROLE", "CLIENT PAUSE 8000 WRITE", "ROLE", f"REPLICAOF {B} 6380", "CLIENT UNPAUSE",
+    ]  # fmt: skip
+
+
+def test_writes_wait_for_a_failover_whose_answer_came_too_late(moving: Moving) -> None:
+    """Sentinel has heard, and promotes seconds later: what was counted meanwhile would be lost."""
+
+    def begin() -> None:
+        moving.flags = {"master", "failover_in_progress"}
+        threading.Timer(1.6, moving.promote).start()
+        raise OSError("timed out")
+
+    moving.begin = begin
+    moving.set.failover()
+    assert moving.told[-2:] == [f"REPLICAOF {B} 6380", "CLIENT UNPAUSE"]
+    assert moving.told.count("CLIENT PAUSE 8000 WRITE") > 3
+
+
+def test_writes_go_on_once_sentinel_has_certainly_promoted_nobody(moving: Moving) -> None:
+    def end() -> None:
+        moving.flags = {"master"}
+
+    def begin() -> None:
+        moving.flags = {"master", "failover_in_progress"}
+        threading.Timer(0.5, end).start()
+
+    moving.begin = begin
+    with pytest.raises(moving.program.Failed, match="promoted nobody"):
+        moving.set.failover()
+    assert moving.told[-1] == "CLIENT UNPAUSE"
+
+
+def test_writes_are_not_let_on_while_nobody_knows_whether_one_is_promoted(moving: Moving) -> None:
+    """The pause ends by itself; until then no count is given that the next master has not."""
+
+    def begin() -> None:
+        moving.flags = None
+        raise OSError("cut")
+
+    moving.begin = begin
+    with pytest.raises(moving.program.Failed, match="b does not say whether"):
+        moving.set.failover()
+    assert moving.told[-1] == "CLIENT PAUSE 8000 WRITE"
+
+
+def test_a_refused_failover_lets_writes_on_at_once(moving: Moving) -> None:
+    def begin() -> None:
+        raise moving.program.Failed("NOGOODSLAVE No suitable replica to promote")
+
+    moving.begin = begin
+    with pytest.raises(moving.program.Failed, match="NOGOODSLAVE"):
+        moving.set.failover()
+    assert moving.told[-1] == "CLIENT UNPAUSE"
+
+
+@pytest.mark.parametrize("how", ["failover", "step_down"])
+def test_the_master_is_moved_by_one_at_a_time(moving: Moving, how: str) -> None:
+    """Whatever stops Redis waits for `make failover`, and the other way round."""
+    moving.begin = moving.promote
+    move = (
+        moving.set.failover if how == "failover" else lambda: moving.program.step_down(moving.set)
+    )
+    with moving.program.MOVING.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        other = threading.Thread(target=move)
+        other.start()
+        other.join(0.3)
+        assert other.is_alive()
+        assert "CLIENT PAUSE 8000 WRITE" not in moving.told
+    other.join(30)
+    assert "CLIENT PAUSE 8000 WRITE" in moving.told
 
 
 @pytest.fixture
