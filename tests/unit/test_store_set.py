@@ -7,6 +7,7 @@ import fcntl
 import importlib.machinery
 import importlib.util
 import re
+import subprocess
 import threading
 from pathlib import Path
 from types import ModuleType
@@ -314,6 +315,24 @@ def test_votes_that_are_held_come_back_by_themselves_and_nothing_is_forgotten(
     systemctl.clear()
     program.release(None)
     assert [one.split()[2] for one in systemctl] == ["stop", "unmask", "start"]
+
+
+def test_two_that_each_remember_themselves_wait_until_one_is_told_of_the_other(
+    program: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What the runbook NoMajority has a person do."""
+    with pytest.raises(program.Failed, match="runbook NoMajority"):
+        decide(program, monkeypatch, remembered=A)
+    runbook = (ROOT / "docs/runbooks/NoMajority.md").read_text(encoding="utf-8")
+    found = re.search(r"^sed -i '(.*)' /var/lib/redis-sentinel/sentinel.conf$", runbook, re.M)
+    assert found
+    kept = tmp_path / "sentinel.conf"
+    kept.write_text(f"port 0\nsentinel monitor main {A} 6380 2\n", encoding="utf-8")
+    subprocess.run(["sed", "-i", found[1].replace("ADDRESS", B), kept], check=True)
+    assert kept.read_text(encoding="utf-8") == f"port 0\nsentinel monitor main {B} 6380 2\n"
+    # It follows, and then there is one that answers the other.
+    assert decide(program, monkeypatch, remembered=B) == B
+    assert decide(program, monkeypatch, remembered=A, roles={B: SLAVE_OF[A]}) == A
 
 
 def answers(*numbers: int) -> list[partitions.Answer]:

@@ -68,7 +68,8 @@ def _addresses(text: str) -> tuple[tuple[str, int], ...]:
         if not match or int(match[2]) > 65535:
             raise ValueError
         found.append((match[1], int(match[2])))
-    # Two are no better than one: no majority of them outlives either. Four are three of which one is exchanged.
+    # Two are no better than one: no majority of them outlives either. Four are three of which one
+    # is exchanged.
     if len(set(found)) != len(found) or len(found) < 3:
         raise ValueError
     return tuple(found)
