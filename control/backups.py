@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import shlex
+import sys
 from pathlib import Path
 
 from . import ssh, stores
 from .confirmation import confirm
-from .errors import OperationError, UserError
+from .errors import ControlError, OperationError, UserError
 from .options import Options
 from .topology import Topology
 
@@ -21,7 +22,20 @@ def choose_host(topology: Topology, host: str) -> str:
     machines = topology.with_role("store")
     if host and topology.machine(host).name not in machines:
         raise UserError(f"HOST={host}: has no store; these have: {', '.join(machines)}", 2)
-    return host or max(machines, key=lambda one: _newest(topology, one) if len(machines) > 1 else 0)
+    if host or len(machines) == 1:
+        return host or machines[0]
+    newest: dict[str, int] = {}
+    trouble = []
+    for one in machines:
+        # One that is lost keeps nobody from restoring what another one has.
+        try:
+            newest[one] = _newest(topology, one)
+        except ControlError as error:
+            trouble.append(str(error).splitlines()[0])
+            print(f"left out: {trouble[-1]}", file=sys.stderr)
+    if not newest:
+        raise OperationError(f"no store can be asked for its backups: {trouble[0]}")
+    return max(newest, key=lambda one: newest[one])
 
 
 def _newest(topology: Topology, host: str) -> int:
@@ -71,8 +85,8 @@ def restore(topology: Topology, host: str, options: Options) -> int:
     with contextlib.ExitStack() as stack:
         if stores.are_several(topology) and not options.test:
             # Into the master: its replicas then copy what it has.
-            stores.make_master(topology, host)
-            stack.enter_context(stores.hold_votes(topology))
+            away = stores.make_master(topology, host)
+            stack.enter_context(stores.hold_votes(topology, away))
         code = ssh.stream(topology, host, shlex.join(words), data=identity)
     if code:
         raise OperationError(

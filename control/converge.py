@@ -9,7 +9,7 @@ import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 
-from . import bundle, edges, fleet, local_state, paths, releases, ssh
+from . import bundle, edges, fleet, local_state, paths, releases, ssh, stores
 from .credentials import shared_secrets
 from .errors import ControlError, UserError
 from .lab import vagrant
@@ -77,6 +77,7 @@ def refuse_add_and_remove(topology: Topology, is_booted: bool = False) -> list[s
             f"topology {topology.name} has lost {', '.join(removed)} and gained {', '.join(added)}: first"
             f" add (leave {', '.join(removed)} in it), 'make up', then take away and 'make up' again"
         )
+    stores.refuse_one_of_several(topology, local_state.recorded_stores(topology))
     if is_booted and added:
         raise UserError(f"{', '.join(added)}: new in the topology: 'make up' makes it")
     return removed

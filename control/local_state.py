@@ -39,6 +39,14 @@ def removed_machines(topology: Topology) -> list[str]:
     return [name for name in _recorded_machines(topology) if name not in topology.machines]
 
 
+def recorded_stores(topology: Topology) -> int:
+    """How many stores 'make up' made."""
+    if not recorded_topology(topology).exists():
+        return 0
+    machines = yaml.safe_load(recorded_topology(topology).read_text(encoding="utf-8"))["machines"]
+    return sum("store" in one.get("roles", []) for one in machines.values())
+
+
 def new_machines(topology: Topology) -> list[str]:
     """Machines that the topology has and 'make up' has not yet made, of a topology that is up."""
     if not recorded_topology(topology).exists():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -17,6 +18,15 @@ PROGRAM = "/usr/local/sbin/store-set"
 
 def are_several(topology: Topology) -> bool:
     return len(topology.with_role("store")) > 1
+
+
+def refuse_one_of_several(topology: Topology, before: int) -> None:
+    """UserError when ``before`` stores are to become one: it would begin as what it last knew of the others."""
+    if before > 1 and len(topology.with_role("store")) == 1:
+        raise UserError(
+            f"topology {topology.name} has {before} stores, and would have one: a set never becomes a single store in"
+            " place, nothing was changed. Leave three in it; or 'make backup', all machines anew, 'make restore'"
+        )
 
 
 def look(topology: Topology) -> dict[str, Any]:
@@ -98,16 +108,32 @@ def move_master(topology: Topology, host: str = "") -> str:
     return str(look(topology)["master"])
 
 
-def make_master(topology: Topology, host: str) -> None:
-    """``host`` is the master when this returns: Sentinel chooses among the replicas, so it may take some moves."""
-    for _ in range(2 * len(topology.with_role("store"))):
+def _lacking(seen: dict[str, Any], away: Sequence[str] = ()) -> list[str]:
+    """What is wrong, but for the stores that are ``away``."""
+    return [one for one in seen.get("why", []) if one.partition(":")[0] not in away]
+
+
+def make_master(topology: Topology, host: str) -> list[str]:
+    """
+    ``host`` is the master when this returns: Sentinel chooses among the replicas, so it may take some moves. The
+    stores that are away: one that is the master already has the majority that it needs.
+    """
+    names = topology.with_role("store")
+    for _ in range(2 * len(names)):
         seen = look(topology)
-        if seen.get("why"):
+        away = [name for name, one in seen.get("stores", {}).items() if one["role"] == "down"]
+        # Fewer than a majority: what is left can hold the votes of all.
+        if _lacking(seen, away) or len(away) > (len(names) - 1) // 2:
             raise UserError(
                 f"not restored: the set of stores is not whole: {'; '.join(seen['why'])}"
             )
         if seen.get("master") == host:
-            return
+            return away
+        if away:
+            raise UserError(
+                f"not restored: {', '.join(away)} away, so {seen['master']} must stay the master: mend that,"
+                f" or HOST={seen['master']}"
+            )
         move_master(topology)
         wait_until_whole(topology)
     raise OperationError(
@@ -115,10 +141,13 @@ def make_master(topology: Topology, host: str) -> None:
     )
 
 
-def wait_until_whole(topology: Topology, seconds: float = 60) -> None:
-    """Return once every store is in sync and votes; OperationError, saying what is missing, otherwise."""
+def wait_until_whole(topology: Topology, away: Sequence[str] = (), seconds: float = 60) -> None:
+    """
+    Return once every store, but for those that are ``away``, is in sync and votes; OperationError, saying what is
+    missing, otherwise.
+    """
     deadline = time.monotonic() + seconds
-    while why := look(topology).get("why"):
+    while why := _lacking(look(topology), away):
         if time.monotonic() > deadline:
             raise OperationError(
                 f"the stores are not in sync after {seconds:.0f} s: {'; '.join(why)}"
@@ -127,14 +156,29 @@ def wait_until_whole(topology: Topology, seconds: float = 60) -> None:
 
 
 @contextlib.contextmanager
-def hold_votes(topology: Topology) -> Iterator[None]:
-    """No Sentinel chooses another master during the block, in which this one's data are exchanged."""
-    hosts = topology.with_role("store")
+def hold_votes(topology: Topology, away: Sequence[str] = ()) -> Iterator[None]:
+    """
+    No Sentinel chooses another master during the block, in which this one's data are exchanged: a majority of them
+    is enough for that, so one that is ``away`` may stay so. If this program dies, the machines let their
+    Sentinels vote again (`store-set hold`).
+    """
+    names = topology.with_role("store")
+    held = [name for name in names if name not in away]
     try:
-        for host in hosts:
+        for host in held:
             ssh.run(topology, host, f"{PROGRAM} hold")
         yield
     finally:
-        for host in hosts:
-            ssh.run(topology, host, f"{PROGRAM} release")
-    wait_until_whole(topology)
+        trouble = [why for host in held if (why := _release(topology, host))]
+        for why in trouble:
+            print(f"{why}; its Sentinel votes again within 15 minutes, by itself", file=sys.stderr)
+    wait_until_whole(topology, away)
+
+
+def _release(topology: Topology, host: str) -> str:
+    """Why its Sentinel was not let vote again; empty: it was."""
+    try:
+        ssh.run(topology, host, f"{PROGRAM} release")
+    except ControlError as error:
+        return str(error).splitlines()[0]
+    return ""

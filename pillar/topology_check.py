@@ -122,6 +122,16 @@ def _entrance(data, network, owner):
         )
 
 
+def _stores(data):
+    """What is wrong with how many stores there are."""
+    stores = [name for name, machine in data["machines"].items() if "store" in machine["roles"]]
+    if len(stores) == 2:
+        yield (
+            f"machines: {' and '.join(stores)} have role store, and of two no majority outlives either:"
+            " one, or three and more"
+        )
+
+
 def _contradictions(data, name):
     found = []
     if name is not None and not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,40}", name):
@@ -157,6 +167,7 @@ def _contradictions(data, name):
         else:
             owner[address] = machine
     found += _entrance(data, network, owner)
+    found += _stores(data)
     for role in NEEDED:
         if not any(role in machine["roles"] for machine in data["machines"].values()):
             found.append(f"no machine has role {role}")

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from .. import apply, local_state
+from .. import apply, local_state, stores
 from ..confirmation import confirm
 from ..credentials import shared_secrets
 from ..errors import OperationError, UserError
@@ -40,6 +40,9 @@ def _up(topology: Topology, options: Options) -> int:
             f" {', '.join(one.machine for one in todo.create)}: first add (leave {', '.join(gone)} in"
             " it), 'make cloud-up', then take away and 'make cloud-up' again"
         )
+    tag = account.make_tag(topology, "store")
+    there = [*todo.gone, *(droplet for _, droplet in todo.keep)]
+    stores.refuse_one_of_several(topology, sum(tag in one.get("tags", []) for one in there))
     if todo.keep and not addresses.is_cloud(topology):
         names = ", ".join(droplet["name"] for _, droplet in todo.keep)
         raise UserError(

@@ -92,6 +92,8 @@ redis running:
         /etc/systemd/system/redis-server.service.d/tls.conf: {source: salt://pki/files/member.conf}
     - watch_files: {{ salt['pki.paths']().values() | list | json }}
         {%- endif %}
+    # Where several stores were once: a single one asks nobody.
+    - clean: [/etc/redis/replication.conf, /etc/systemd/system/redis-server.service.d/replication.conf]
     - context:
         redis: {{ redis | json }}
         tls: {{ tls | json }}

@@ -405,3 +405,31 @@ def test_the_reason_is_redis_own_and_no_advice_about_its_host(program: Any) -> N
     )
     assert program.reason("killed\n") == "killed"
     assert program.reason("") == ""
+
+
+@pytest.mark.parametrize(
+    ("said", "elsewhere"),
+    [
+        ('["master",5,[["10.0.0.2","6380","5"]]]', True),
+        ('["master",5,[]]', False),
+        ('["slave","10.0.0.2",6380,"connected",5]', False),
+    ],
+)
+def test_the_replicas_of_a_master_take_the_backups(
+    program: Any, monkeypatch: pytest.MonkeyPatch, said: str, elsewhere: bool
+) -> None:
+    monkeypatch.setattr(program, "run", lambda *_, **__: f"{said}\n")
+    assert program.is_elsewhere("password") is elsewhere
+
+
+@pytest.mark.parametrize(
+    "said", ['error:"LOADING Redis is loading the dataset in memory"', 'error:"NOPERM"', ""]
+)
+def test_a_redis_that_does_not_say_its_role_is_one_line(
+    program: Any, monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    """redis-cli ends with 0 then, and prints no JSON."""
+    monkeypatch.setattr(program, "run", lambda *_, **__: f"{said}\n")
+    with pytest.raises(program.Failed, match="does not say its role") as caught:
+        program.is_elsewhere("password")
+    assert said in str(caught.value)

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import importlib.machinery
 import importlib.util
+import re
+import subprocess
+import threading
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import partitions
 import pytest
+import yaml
 
-PROGRAM = Path(__file__).resolve().parents[2] / "salt/redis/files/store-set"
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAM = ROOT / "salt/redis/files/store-set"
 A, B, C = "10.0.0.1", "10.0.0.2", "10.0.0.3"
 SLAVE_OF = {who: ("slave", who, "connect", 0) for who in (A, B, C)}
+OUT = {B: SLAVE_OF[A], C: SLAVE_OF[A]}
+# A has been away for more than a minute, and nobody is in its place.
+LONG = {
+    "named": {who: (A, {"master", "o_down"}, 3) for who in (B, C)},
+    "roles": OUT,
+    "down": {B: 61.0, C: 70.0},
+}
 
 
 @pytest.fixture
@@ -33,6 +47,7 @@ def decide(
     roles: dict[str, tuple[Any, ...]] | None = None,
     joined: bool = True,
     remembered: str | None = None,
+    down: dict[str, float] | None = None,
 ) -> str:
     """What the store with address A starts as, where B and C answer so."""
     settings = {"name": "a", "stores": {"a": A, "b": B, "c": C}, "port": 6380, "master": "main"}
@@ -47,6 +62,7 @@ def decide(
 
     monkeypatch.setattr(program.Store, "named", answer(named or {}))
     monkeypatch.setattr(program.Store, "role", answer(roles or {}))
+    monkeypatch.setattr(program.Store, "down", answer(down or {}))
     monkeypatch.setattr(program, "joined", lambda: joined)
     monkeypatch.setattr(program, "remembered", lambda: remembered)
     return str(program.Set(settings).decide())
@@ -59,6 +75,8 @@ def decide(
         ({"named": {B: (B, {"master"}, 3), C: (A, {"master"}, 2)}, "remembered": A}, B),
         # Restarted before anybody noticed.
         ({"named": {B: (A, {"master"}, 3), C: (A, {"master", "s_down"}, 3)}}, A),
+        # For a minute they have found nobody else, and all of them say so.
+        ({"named": {B: (A, {"master", "o_down"}, 3)}, "roles": OUT, "down": {B: 61.0}}, A),
         # All were off: Sentinels wait for the data, so that nobody names anybody.
         ({"roles": {B: SLAVE_OF[A]}, "remembered": A}, A),
         ({"roles": {B: SLAVE_OF[C]}, "remembered": A}, C),
@@ -81,6 +99,12 @@ def test_a_store_starts_as_what_the_others_say(
     [
         ({"named": {B: (A, {"master", "o_down"}, 3)}}, "choosing another"),
         ({"named": {B: (A, {"master", "failover_in_progress"}, 3)}}, "choosing another"),
+        ({**LONG, "named": {C: (A, {"o_down", "failover_in_progress"}, 3)}}, "choosing another"),
+        ({**LONG, "down": {B: 59.0, C: 70.0}}, "choosing another"),
+        ({**LONG, "roles": {B: SLAVE_OF[A]}}, "choosing another"),
+        ({**LONG, "roles": {**OUT, C: ("slave", B, "connected", 9)}}, "choosing another"),
+        ({**LONG, "roles": {**OUT, C: ("master", C, "connected", 9)}}, "choosing another"),
+        ({**LONG, "joined": False}, "it has no data"),
         ({"named": {B: (A, {"master"}, 3)}, "joined": False}, "it has no data"),
         ({"remembered": A}, "no majority"),
     ],
@@ -90,6 +114,225 @@ def test_a_store_that_must_not_be_master_yet_waits_and_says_why(
 ) -> None:
     with pytest.raises(program.Failed, match=words):
         decide(program, monkeypatch, **case)
+
+
+SETTINGS = {
+    "name": "a",
+    "stores": {"a": A, "b": B, "c": C},
+    "port": 6380,
+    "sentinel_port": 26380,
+    "master": "main",
+}
+FINE = {
+    A: ("master", A, "connected", 9),
+    B: ("slave", A, "connected", 9),
+    C: ("slave", A, "connected", 9),
+}
+
+
+def seen_by(
+    program: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    roles: dict[str, tuple[Any, ...]],
+    named: dict[str, str],
+    name: str = "a",
+) -> Any:
+    """The set as the store ``name`` sees it: each one's role, and whom each Sentinel names."""
+
+    def answer(of: dict[str, Any]) -> Any:
+        def ask(store: Any) -> Any:
+            if store.address not in of:
+                raise OSError
+            return of[store.address]
+
+        return ask
+
+    votes = {who: (address, {"master"}, 1) for who, address in named.items()}
+    monkeypatch.setattr(program.Store, "named", answer(votes))
+    monkeypatch.setattr(program.Store, "role", answer(roles))
+    return program.Set({**SETTINGS, "name": name})
+
+
+@pytest.mark.parametrize("own", [("slave", B, "connect", 0), None])
+def test_a_store_that_is_out_already_may_be_restarted(
+    program: ModuleType, monkeypatch: pytest.MonkeyPatch, own: tuple[Any, ...] | None
+) -> None:
+    """The apply that mends it is not refused, even while another one is missing too."""
+    roles = {B: ("master", B, "connected", 9)} | ({A: own} if own else {})
+    seen_by(program, monkeypatch, roles, {A: B, B: B}).spare()
+
+
+@pytest.mark.parametrize("name", ["a", "b"])
+def test_a_store_that_is_needed_may_not_be_restarted(
+    program: ModuleType, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    seen_by(program, monkeypatch, FINE, dict.fromkeys(FINE, A), name).spare()
+    one_less = {who: FINE[who] for who in (A, B)}
+    with pytest.raises(program.Failed, match="c: Redis does not answer"):
+        seen_by(program, monkeypatch, one_less, dict.fromkeys(one_less, A), name).spare()
+
+
+class Moving:
+    """The master A, whose Redis notes what it is told, and the Sentinel of B, which does what a test says."""
+
+    def __init__(self, program: ModuleType, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+        self.program = program
+        self.told: list[str] = []
+        # None: it does not answer.
+        self.flags: set[str] | None = {"master"}
+        self.begin: Any = lambda: None
+        self.roles: dict[str, tuple[Any, ...]] = dict(FINE)
+        monkeypatch.setattr(program, "ROLE", folder / "role.conf")
+        monkeypatch.setattr(program, "MOVING", folder / "failover")
+        monkeypatch.setattr(program, "SILENT", 1.0)
+        monkeypatch.setattr(program, "admin", lambda: contextlib.nullcontext(self))
+        monkeypatch.setattr(program.Store, "role", lambda one: self.roles[one.address])
+        monkeypatch.setattr(program.Store, "named", lambda _: self.named())
+        monkeypatch.setattr(program.Store, "sentinel", lambda *_: self.begin())
+        monkeypatch.setattr(program.Set, "spare", lambda _: None)
+        monkeypatch.setattr(program.Set, "_wait_for_moment", lambda *_: None)
+        self.set = program.Set(SETTINGS)
+
+    def ask(self, *words: str) -> Any:
+        self.told.append(" ".join(map(str, words)))
+        return ["master", 9, []]
+
+    def named(self) -> tuple[str, set[str], int]:
+        if self.flags is None:
+            raise OSError
+        master = next(who for who, role in self.roles.items() if role[0] == "master")
+        return master, self.flags, 1
+
+    def promote(self) -> None:
+        self.roles = {B: ("master", B, "connected", 9)} | dict.fromkeys(
+            (A, C), ("slave", B, "connected", 9)
+        )
+
+
+@pytest.fixture
+def moving(program: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Moving:
+    return Moving(program, monkeypatch, tmp_path)
+
+
+def test_writes_wait_until_the_old_master_follows_the_new_one(moving: Moving) -> None:
+    moving.begin = moving.promote
+    moving.set.failover()
+    assert moving.told == [
+        "ROLE", "CLIENT PAUSE 8000 WRITE", "ROLE", f"REPLICAOF {B} 6380", "CLIENT UNPAUSE",
+    ]  # fmt: skip
+
+
+def test_writes_wait_for_a_failover_whose_answer_came_too_late(moving: Moving) -> None:
+    """Sentinel has heard, and promotes seconds later: what was counted meanwhile would be lost."""
+
+    def begin() -> None:
+        moving.flags = {"master", "failover_in_progress"}
+        threading.Timer(1.6, moving.promote).start()
+        raise OSError("timed out")
+
+    moving.begin = begin
+    moving.set.failover()
+    assert moving.told[-2:] == [f"REPLICAOF {B} 6380", "CLIENT UNPAUSE"]
+    assert moving.told.count("CLIENT PAUSE 8000 WRITE") > 3
+
+
+def test_writes_go_on_once_sentinel_has_certainly_promoted_nobody(moving: Moving) -> None:
+    def end() -> None:
+        moving.flags = {"master"}
+
+    def begin() -> None:
+        moving.flags = {"master", "failover_in_progress"}
+        threading.Timer(0.5, end).start()
+
+    moving.begin = begin
+    with pytest.raises(moving.program.Failed, match="promoted nobody"):
+        moving.set.failover()
+    assert moving.told[-1] == "CLIENT UNPAUSE"
+
+
+def test_writes_are_not_let_on_while_nobody_knows_whether_one_is_promoted(moving: Moving) -> None:
+    """The pause ends by itself; until then no count is given that the next master has not."""
+
+    def begin() -> None:
+        moving.flags = None
+        raise OSError("cut")
+
+    moving.begin = begin
+    with pytest.raises(moving.program.Failed, match="b does not say whether"):
+        moving.set.failover()
+    assert moving.told[-1] == "CLIENT PAUSE 8000 WRITE"
+
+
+def test_a_refused_failover_lets_writes_on_at_once(moving: Moving) -> None:
+    def begin() -> None:
+        raise moving.program.Failed("NOGOODSLAVE No suitable replica to promote")
+
+    moving.begin = begin
+    with pytest.raises(moving.program.Failed, match="NOGOODSLAVE"):
+        moving.set.failover()
+    assert moving.told[-1] == "CLIENT UNPAUSE"
+
+
+@pytest.mark.parametrize("how", ["failover", "step_down"])
+def test_the_master_is_moved_by_one_at_a_time(moving: Moving, how: str) -> None:
+    """Whatever stops Redis waits for `make failover`, and the other way round."""
+    moving.begin = moving.promote
+    move = (
+        moving.set.failover if how == "failover" else lambda: moving.program.step_down(moving.set)
+    )
+    with moving.program.MOVING.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        other = threading.Thread(target=move)
+        other.start()
+        other.join(0.3)
+        assert other.is_alive()
+        assert "CLIENT PAUSE 8000 WRITE" not in moving.told
+    other.join(30)
+    assert "CLIENT PAUSE 8000 WRITE" in moving.told
+
+
+@pytest.fixture
+def systemctl(program: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What systemd is told."""
+    said: list[str] = []
+    monkeypatch.setattr(program.subprocess, "run", lambda words, **_: said.append(" ".join(words)))
+    return said
+
+
+def test_votes_that_are_held_come_back_by_themselves_and_nothing_is_forgotten(
+    program: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, systemctl: list[str]
+) -> None:
+    """Whoever restores may be killed, and the power may fail meanwhile."""
+    kept = tmp_path / "sentinel.conf"
+    kept.write_text(f"sentinel monitor main {B} 6380 2\n", encoding="utf-8")
+    monkeypatch.setattr(program, "KEPT", kept)
+    program.hold(None)
+    timer = next(number for number, one in enumerate(systemctl) if one.startswith("systemd-run"))
+    mask = next(number for number, one in enumerate(systemctl) if " mask " in one)
+    assert timer < mask
+    assert systemctl[timer].endswith("--on-active=900 /usr/local/sbin/store-set release")
+    assert program.remembered() == B
+    systemctl.clear()
+    program.release(None)
+    assert [one.split()[2] for one in systemctl] == ["stop", "unmask", "start"]
+
+
+def test_two_that_each_remember_themselves_wait_until_one_is_told_of_the_other(
+    program: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What the runbook NoMajority has a person do."""
+    with pytest.raises(program.Failed, match="runbook NoMajority"):
+        decide(program, monkeypatch, remembered=A)
+    runbook = (ROOT / "docs/runbooks/NoMajority.md").read_text(encoding="utf-8")
+    found = re.search(r"^sed -i '(.*)' /var/lib/redis-sentinel/sentinel.conf$", runbook, re.M)
+    assert found
+    kept = tmp_path / "sentinel.conf"
+    kept.write_text(f"port 0\nsentinel monitor main {A} 6380 2\n", encoding="utf-8")
+    subprocess.run(["sed", "-i", found[1].replace("ADDRESS", B), kept], check=True)
+    assert kept.read_text(encoding="utf-8") == f"port 0\nsentinel monitor main {B} 6380 2\n"
+    # It follows, and then there is one that answers the other.
+    assert decide(program, monkeypatch, remembered=B) == B
+    assert decide(program, monkeypatch, remembered=A, roles={B: SLAVE_OF[A]}) == A
 
 
 def answers(*numbers: int) -> list[partitions.Answer]:
@@ -108,3 +351,18 @@ def test_a_number_given_twice_or_lost_is_found_in_a_history() -> None:
 
 def test_a_line_that_a_power_cut_left_half_is_no_answer() -> None:
     assert partitions.parse("a", "1.0 2.0 200 7\n3.0 4.") == [partitions.Answer("a", 1, 2, 200, 7)]
+
+
+def test_no_setting_makes_a_failover_shorter_than_the_fence() -> None:
+    """What was the master refuses, and the application asks again, before another one can be promoted."""
+    schema = yaml.safe_load((ROOT / "salt/sentinel/schema.yaml").read_text(encoding="utf-8"))
+    least = schema["properties"]["down_after"]["minimum"] / 1000
+    config = (ROOT / "salt/redis/files/redis.conf.j2").read_text(encoding="utf-8")
+    application = (ROOT / "webapp/src/counter/store.py").read_text(encoding="utf-8")
+    for pattern, text in (
+        (r"^min-replicas-max-lag (\d+)$", config),
+        (r"^IDLE_SECONDS = ([\d.]+)$", application),
+    ):
+        found = re.search(pattern, text, re.M)
+        assert found, pattern
+        assert float(found[1]) <= least

@@ -118,6 +118,19 @@ WRONG += [
     for value in ("/nonexistent", "/", "/dev/null")
 ]
 
+WRONG += [
+    ("REDIS_SENTINELS", value)
+    for value in ("", "a:1", "a:1,b:1", "a:1,b:1,a:1", "a:1,b:1,c", "a:1,b:1,c:99999", "a:1,b:1,")
+]
+
+
+@pytest.mark.parametrize("number", [3, 4, 5])
+def test_any_number_of_sentinels_from_three_is_right(number: int) -> None:
+    """A store is exchanged for another one by way of one more."""
+    listed = [f"10.0.0.{each}:26380" for each in range(number)]
+    found = read_settings({"REDIS_SENTINELS": ",".join(listed)}).redis_sentinels
+    assert found == tuple((f"10.0.0.{each}", 26380) for each in range(number))
+
 
 @pytest.mark.parametrize(("name", "value"), WRONG)
 def test_a_wrong_value_is_refused_by_name_with_what_is_allowed(name: str, value: str) -> None:

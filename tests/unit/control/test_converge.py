@@ -18,7 +18,7 @@ from control import (
 )
 from control.errors import ControlError
 from control.topology import Topology
-from tests.unit.control.topologies import GOOD, ONE, PROD
+from tests.unit.control.topologies import GOOD, ONE, PROD, make_topology
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -166,7 +166,7 @@ def made(home: Path, *names: str) -> None:
         "domain": "counter.test",
         "network": "10.0.0.0/24",
         "machines": {
-            name: {"address": f"10.0.0.{number}", "roles": ["edge", "app", "store"]}
+            name: {"address": f"10.0.0.{number}", "roles": [name.rstrip("0123456789")]}
             for number, name in enumerate(names, 2)
         },
     }
@@ -184,6 +184,17 @@ def test_to_add_and_to_take_away_at_once_is_refused(home: Path) -> None:
     made(home, "edge1", "app1", "app3", "store1", "monitor1")
     with pytest.raises(ControlError, match="lost app3 and gained app2: first add"):
         converge.refuse_add_and_remove(PROD)
+
+
+def test_a_set_of_stores_never_becomes_one_in_place(home: Path) -> None:
+    """What is left would be a replica without a master, or count on without what the others have."""
+    made(home, "edge1", "app1", "app2", "store1", "store2", "store3", "monitor1")
+    with pytest.raises(ControlError, match="has 3 stores, and would have one"):
+        converge.refuse_add_and_remove(PROD)
+    with pytest.raises(ControlError, match="has 3 stores, and would have one"):
+        converge.refuse_add_and_remove(PROD, is_booted=True)
+    fewer = make_topology(edge1=["edge"], **{f"store{n}": ["store"] for n in (1, 2, 3)})
+    assert converge.refuse_add_and_remove(fewer) == ["app1", "app2", "monitor1"]
 
 
 def test_a_new_machine_wants_up_before_apply(home: Path) -> None:

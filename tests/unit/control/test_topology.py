@@ -24,6 +24,19 @@ def two_edges(address: str | None = "10.1.0.9", **more: Any) -> dict[str, Any]:
     return {**GOOD, "machines": {**GOOD["machines"], "three": second}, **shared, **more}
 
 
+def stores(number: int) -> dict[str, Any]:
+    more = {
+        f"store{each}": {"address": f"10.1.0.{each + 20}", "roles": ["store"]}
+        for each in range(2, number + 1)
+    }
+    return {**GOOD, "machines": {**GOOD["machines"], **more}}
+
+
+@pytest.mark.parametrize("number", [1, 3, 4, 5])
+def test_one_store_or_three_and_more_are_read(load: Callable[..., Topology], number: int) -> None:
+    assert len(load(stores(number)).with_role("store")) == number
+
+
 def test_every_topology_of_the_project_loads() -> None:
     names = sorted(path.stem for path in FOLDER.glob("*.yaml"))
     assert {"dev", "prod"} <= set(names)
@@ -58,6 +71,7 @@ def test_several_edges_are_read_with_the_address_that_they_share(
         (changed(address="10.1.0"), "machines:two:address: "),
         (changed(address=None), "machines:two:address: "),
         (changed(roles=[]), "no machine has role store"),
+        (stores(2), "machines: store2 and two have role store, and of two no majority outlives"),
         ({**GOOD, "network": "10.1.0.0/40"}, "network: "),
         (
             {**GOOD, "floating_address": "10.1.0.9"},

@@ -68,8 +68,9 @@ def _addresses(text: str) -> tuple[tuple[str, int], ...]:
         if not match or int(match[2]) > 65535:
             raise ValueError
         found.append((match[1], int(match[2])))
-    # Two are no better than one: no majority of them outlives either.
-    if len(set(found)) != len(found) or len(found) not in (3, 5, 7):
+    # Two are no better than one: no majority of them outlives either. Four are three of which one
+    # is exchanged.
+    if len(set(found)) != len(found) or len(found) < 3:
         raise ValueError
     return tuple(found)
 
@@ -200,7 +201,7 @@ VARIABLES = (
         "redis_sentinels",
         None,
         _addresses,
-        "3, 5 or 7 times host:port, with commas",
+        "3 times host:port or more, with commas",
         "Sentinels, asked for the master by the user, password and TLS of the above; the host and "
         "port of REDIS_URL are then not used. A number is given only when a majority of as many "
         "stores has it.",

@@ -517,6 +517,21 @@ def test_to_add_and_to_take_away_at_once_is_refused(
     assert len(api.names()) == 5
 
 
+def test_a_set_of_stores_never_becomes_one_in_place(
+    api: Standin, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = topology.load("prod")
+    more = {
+        name: replace(where.machines["store1"], name=name, address=f"192.168.56.{number}")
+        for number, name in ((98, "store2"), (99, "store3"))
+    }
+    made(api, replace(where, machines={**where.machines, **more}))
+    monkeypatch.setenv("YES", "1")
+    with pytest.raises(ControlError, match="has 3 stores, and would have one"):
+        make_up(where, Applied())
+    assert len(api.names()) == 7
+
+
 def test_machines_are_converged_once_they_let_in_and_have_booted(
     api: Standin, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

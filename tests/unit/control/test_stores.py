@@ -1,0 +1,109 @@
+"""A restore into several stores, of which one may be away, and the votes that it holds."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from control import backups, ssh, stores
+from control.errors import ControlError, OperationError
+from tests.unit.control.topologies import ONE, make_topology
+
+HA = make_topology(one=["edge", "app", "store"], two=["store"], three=["store"])
+NAMES = ["one", "two", "three"]
+
+
+def seen(master: str, *away: str) -> dict[str, Any]:
+    """What `store-set show` says."""
+    found = {
+        name: {
+            "role": "down" if name in away else "master" if name == master else "replica",
+            "in_sync": name not in away,
+            "lag": None,
+            "sentinel": None if name in away else master,
+        }
+        for name in NAMES
+    }
+    said = ("Redis does not answer", "its Sentinel has no vote")
+    return {
+        "master": master,
+        "stores": found,
+        "why": [f"{name}: {why}" for name in away for why in said],
+    }
+
+
+class Machines:
+    """What each is told; one that is ``unreachable`` is not."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+        self.unreachable: list[str] = []
+        self.state = seen("one")
+        self.backups = dict.fromkeys(NAMES, 1)
+
+    def run(self, _: Any, host: str, command: str, **__: Any) -> str:
+        if host in self.unreachable:
+            raise OperationError(f"{host}: no route\n  to it")
+        if "show --json" in command:
+            return json.dumps(self.state)
+        if "list --json" in command:
+            return json.dumps([{"time": self.backups[host], "own": True}])
+        self.told.append(f"{host} {command.rpartition(' ')[2]}")
+        return ""
+
+
+@pytest.fixture
+def machines(monkeypatch: pytest.MonkeyPatch) -> Machines:
+    found = Machines()
+    monkeypatch.setattr(ssh, "run", found.run)
+    return found
+
+
+def test_votes_are_let_go_on_every_machine_that_can_be_reached(
+    machines: Machines, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ControlError, match="the restore"), stores.hold_votes(HA):
+        assert machines.told == [f"{name} hold" for name in NAMES]
+        machines.unreachable = ["one"]
+        raise OperationError("the restore failed")
+    assert machines.told[3:] == ["two release", "three release"]
+    assert "one: no route; its Sentinel votes again" in capsys.readouterr().err
+
+
+def test_a_restore_does_without_a_store_that_is_away(machines: Machines) -> None:
+    machines.state = seen("two", "one")
+    machines.unreachable = ["one"]
+    machines.backups["three"] = 2
+    assert backups.choose_host(HA, "") == "three"
+    assert stores.make_master(HA, "two") == ["one"]
+    with stores.hold_votes(HA, ["one"]):
+        pass
+    assert machines.told == ["two hold", "three hold", "two release", "three release"]
+
+
+def test_a_master_that_cannot_be_moved_now_is_named(machines: Machines) -> None:
+    machines.state = seen("two", "one")
+    with pytest.raises(ControlError, match="one away, so two must stay the master: .* HOST=two"):
+        stores.make_master(HA, "three")
+
+
+def test_a_store_that_is_there_and_not_in_sync_is_waited_for(machines: Machines) -> None:
+    machines.state["why"] = ["three: is not in sync (connect)"]
+    with pytest.raises(ControlError, match="not whole: three: is not in sync"):
+        stores.make_master(HA, "one")
+
+
+def test_without_a_majority_nothing_is_restored(machines: Machines) -> None:
+    machines.state = seen("one", "two", "three")
+    with pytest.raises(ControlError, match="not whole: two: Redis does not answer"):
+        stores.make_master(HA, "one")
+
+
+def test_that_no_store_can_be_asked_is_one_line(machines: Machines) -> None:
+    machines.unreachable = NAMES
+    with pytest.raises(ControlError, match="no store can be asked for its backups: one: no route$"):
+        backups.choose_host(HA, "")
+    # Where there is one, it is that: what is wrong is said by what is asked of it.
+    assert backups.choose_host(ONE, "") == "one"
