@@ -195,17 +195,17 @@ $(VENV)/bin/python:
 	@if ! $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then \
 	    echo "Python 3.11 or later is needed, $$($(PYTHON) --version) was found" >&2; exit 2; fi
 	@if ! $(PYTHON) -c 'import venv, ensurepip' 2>/dev/null; then \
-	    echo "installing python3-venv (the project's Python packages stay in $(VENV))"; \
+	    echo "installing python3-venv (the project's Python packages stay in $(VENV))" >&2; \
 	    lab/apt python3-venv; fi
 	@$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.control: requirements/control.lock bootstrap/install.py | $(VENV)/bin/python
-	@echo "installing the controller's Python packages into $(VENV)"
+	@echo "installing the controller's Python packages into $(VENV)" >&2
 	@$(WHOLE_VENV)
 	@$(VENV)/bin/python bootstrap/install.py $< && touch $@
 
 $(VENV)/.dev: requirements/dev.lock bootstrap/install.py | $(VENV)/bin/python
-	@echo "installing the Python packages for lint and tests into $(VENV)"
+	@echo "installing the Python packages for lint and tests into $(VENV)" >&2
 	@$(WHOLE_VENV)
 	@$(VENV)/bin/python bootstrap/install.py $<
 	@touch $@ $(VENV)/.control
@@ -217,7 +217,7 @@ $(VENV)/audit/.whole: requirements/audit.lock bootstrap/install.py | $(VENV)/bin
 
 # salt-cloud and DigitalOcean's client, for those who use the cloud: 83 MB more.
 $(VENV)/.cloud: requirements/cloud.lock bootstrap/install.py cloud/saltext-digitalocean/pyproject.toml | $(VENV)/.control
-	@echo "installing salt-cloud and its driver for DigitalOcean into $(VENV)"
+	@echo "installing salt-cloud and its driver for DigitalOcean into $(VENV)" >&2
 	@$(VENV)/bin/python bootstrap/install.py $<
 	@$(VENV)/bin/pip --disable-pip-version-check install --quiet --no-deps --no-index \
 	    --no-build-isolation --editable cloud/saltext-digitalocean
@@ -225,7 +225,7 @@ $(VENV)/.cloud: requirements/cloud.lock bootstrap/install.py cloud/saltext-digit
 
 # Sphinx in an environment of its own: its packages and Salt's never have to agree.
 $(DOCS_VENV)/.done: requirements/docs.lock bootstrap/install.py | $(VENV)/bin/python
-	@echo "installing Sphinx into $(DOCS_VENV)"
+	@echo "installing Sphinx into $(DOCS_VENV)" >&2
 	@$(PYTHON) -m venv --clear $(DOCS_VENV)
 	@$(DOCS_VENV)/bin/python bootstrap/install.py $< && touch $@
 

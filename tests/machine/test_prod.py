@@ -517,9 +517,13 @@ def test_an_application_machine_that_dies_loses_only_what_it_had_in_its_hands(pr
     prod.wait("app1 is back", prod.all_ready)
 
 
-# Watched where there is something to watch: a clock of one's own, a silence, Filebeat.
+# Watched where there is something to watch: a clock of one's own, a silence, Filebeat, other applications, several
+# edges or stores (test_apps.py, test_floating.py and test_stores.py have them).
 # collectd_unit_failed is there once a unit has failed: test_a_failed_unit_is_told_of (make test-faults).
-ELSEWHERE = re.compile("collectd_(clock_synchronised|unit_failed|silences_until|filebeat_.+)")
+ELSEWHERE = re.compile(
+    "collectd_(clock_synchronised|unit_failed|silences_until|filebeat_.+|apps_.+|keepalived_.+|sentinel_.+"
+    "|redis_(link_up|master|replication_offset))"
+)
 
 
 def test_every_alert_asks_for_metrics_that_are_there(prod: Many) -> None:
