@@ -5,6 +5,7 @@ on a laptop; lxc where there is no hypervisor.
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import time
@@ -195,7 +196,9 @@ def bring_up(topology: Topology, options: Options, more: Mapping[str, str] | Non
     if new:
         code, lines = _vagrant_up(topology, options, provider, new, more=more)
         if code:
-            raise OperationError("vagrant up failed:\n" + "".join(lines[-15:]).rstrip())
+            # What went wrong stands above Ruby's trace of where.
+            said = [line for line in lines if not re.match(r"\S+\.rb:\d+:in ", line)]
+            raise OperationError("vagrant up failed:\n" + "".join(said[-15:]).rstrip())
     # A hypervisor may have given what was started another port; a container has its own address.
     if new or (stopped and provider != "lxc"):
         _write_ssh_config(topology, options, provider)
