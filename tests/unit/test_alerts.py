@@ -182,7 +182,10 @@ def test_rules_and_pages_of_every_service_of_the_topology_are_on_the_monitor(
         for service in WITH_ALERTS:
             assert f"{MONITOR}/rules/{service}.yaml" in one.files, service
             # Those of what is between machines.
-            shown = service not in {"sentinel", "stunnel"} or len(one.topology["machines"]) > 1
+            shown = (
+                service not in {"keepalived", "sentinel", "stunnel"}
+                or len(one.topology["machines"]) > 1
+            )
             assert (f"{MONITOR}/consoles/{service}.html" in one.files) == shown, service
 
 
