@@ -15,13 +15,14 @@ from .errors import UserError
 from .topology import Topology
 
 
-def _salt(function: str) -> str:
+def salt_call(function: str) -> str:
+    """One of Salt's functions on a machine that has it, as JSON below ``local``."""
     return f"cd {paths.PLACE} && {paths.SALT_CALL} --out=json {function}"
 
 
 def services(topology: Topology) -> str:
     """The table of a machine's services, as JSON below ``local``."""
-    return "stack-status" if topology.has_containers else _salt("report.services")
+    return "stack-status" if topology.has_containers else salt_call("report.services")
 
 
 def releases(topology: Topology, app: Application) -> str:
@@ -29,7 +30,7 @@ def releases(topology: Topology, app: Application) -> str:
     return (
         "stack-roll --overview"
         if topology.has_containers
-        else _salt(f"release.overview {app.name}")
+        else salt_call(f"release.overview {app.name}")
     )
 
 

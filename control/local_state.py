@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -26,33 +27,28 @@ def recorded_topology(topology: Topology) -> Path:
     return folder(topology) / "topology.yaml"
 
 
-def _recorded_machines(topology: Topology) -> list[str]:
-    """Their names alone: what else a topology must say may have changed since."""
-    text = recorded_topology(topology).read_text(encoding="utf-8")
-    return list(yaml.safe_load(text)["machines"])
+def _recorded_machines(topology: Topology) -> dict[str, Any]:
+    """The machines that 'make up' made, by name, unchecked: what a topology must say may have changed since. Empty
+    where it made none."""
+    path = recorded_topology(topology)
+    return yaml.safe_load(path.read_text(encoding="utf-8"))["machines"] if path.exists() else {}
 
 
 def removed_machines(topology: Topology) -> list[str]:
     """Machines that 'make up' made and that the topology no longer has."""
-    if not recorded_topology(topology).exists():
-        return []
     return [name for name in _recorded_machines(topology) if name not in topology.machines]
 
 
 def recorded_stores(topology: Topology) -> int:
     """How many stores 'make up' made."""
-    if not recorded_topology(topology).exists():
-        return 0
-    machines = yaml.safe_load(recorded_topology(topology).read_text(encoding="utf-8"))["machines"]
-    return sum("store" in one.get("roles", []) for one in machines.values())
+    machines = _recorded_machines(topology).values()
+    return sum("store" in one.get("roles", []) for one in machines)
 
 
 def new_machines(topology: Topology) -> list[str]:
     """Machines that the topology has and 'make up' has not yet made, of a topology that is up."""
-    if not recorded_topology(topology).exists():
-        return []
     made = _recorded_machines(topology)
-    return [name for name in topology.machines if name not in made]
+    return [name for name in topology.machines if made and name not in made]
 
 
 def record_topology(topology: Topology) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .. import fleet, host_programs, local_state, paths, ssh
+from .. import fleet, host_programs, local_state, ssh
 from ..command import make_command
 from ..errors import OperationError, UserError
 from ..options import Options
@@ -25,11 +25,7 @@ def run(topology: Topology, options: Options) -> int:
     word = "true" if options.on else "false"
 
     def switch(host: str) -> int:
-        ssh.run(
-            topology,
-            host,
-            f"cd {paths.PLACE} && {paths.SALT_CALL} --out=json maintenance.switch {word}",
-        )
+        ssh.run(topology, host, host_programs.salt_call(f"maintenance.switch {word}"))
         fleet.say(f"{host}: maintenance is {'on' if options.on else 'off'}")
         return 0
 

@@ -171,6 +171,20 @@ def _refuse_clashes(found):
         ports[name] = block
 
 
+def owner(path):
+    """
+    The application that unit file ``path`` is of; None for another's, and for one that is not there.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call applications.owner /etc/systemd/system/counter@.service
+    """
+    found = _OWNER.match(__utils__["atomic_file.read_text"](path) or "")
+    return found and found.group(1)
+
+
 def former_units():
     """
     Unit files of applications that are no longer there, or are called otherwise by now: ``[shop@.service, …]``.
@@ -185,9 +199,8 @@ def former_units():
     found = []
     for path in sorted(glob.glob(f"{_UNITS}/*.service") + glob.glob(f"{_UNITS}/*.timer")):
         # A masked one is a link.
-        text = "" if os.path.islink(path) else __utils__["atomic_file.read_text"](path) or ""
-        owner = _OWNER.match(text)
-        if owner and owner.group(1) not in names:
+        of = None if os.path.islink(path) else owner(path)
+        if of and of not in names:
             found.append(os.path.basename(path))
     return found
 

@@ -149,8 +149,9 @@ def _refuse_taken(name, units):
             # One that is masked is a link to there.
             if not os.path.lexists(path) or os.path.realpath(path) == os.devnull:
                 continue
-            text = __utils__["atomic_file.read_text"](path) or ""
-            if folder == _UNITS and (text.startswith(_owner(name)) or file in former):
+            if folder == _UNITS and (
+                file in former or __salt__["applications.owner"](path) == name
+            ):
                 continue
             raise CommandExecutionError(
                 f"{name}: its app.toml's {file.rpartition('.')[0].removeprefix(f'{name}-')} would be unit {file},"
@@ -323,18 +324,13 @@ def _files(units):
     return [*(f"{unit}.service" for unit in units), *timers]
 
 
-def _owner(name):
-    """What the unit files of an application begin with (salt/apps/files)."""
-    return f"# Managed by Salt (salt/apps) for {name}:"
-
-
 def _surplus(name, units):
     """Unit files of commands that the application no longer has."""
     wanted = _files(units)
     found = []
     for path in sorted(glob.glob(f"{_UNITS}/{name}-*")):
-        if os.path.isfile(path) and os.path.basename(path) not in wanted:
-            text = __utils__["atomic_file.read_text"](path) or ""
-            if text.startswith(_owner(name)):
-                found.append(os.path.basename(path))
+        if os.path.basename(path) in wanted or not os.path.isfile(path):
+            continue
+        if __salt__["applications.owner"](path) == name:
+            found.append(os.path.basename(path))
     return found

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import testinfra
 
@@ -250,6 +251,27 @@ def made(machine: Lab, timeout: int = 1500, bare: bool = False) -> Iterator[Lab]
     finally:
         if ours:
             machine.make("down", check=False)
+
+
+class Machines(Lab):
+    """A topology of several machines, of which ``host`` is in the place of the one."""
+
+    def __init__(self, topology: str, host: str) -> None:
+        super().__init__(topology)
+        self.host = self.name = host
+
+    def on(self, host: str, command: str, **options: Any) -> str:
+        """`run` on another of them."""
+        self.host = host
+        try:
+            return self.run(command, **options)
+        finally:
+            self.host = self.name
+
+    def lxc(self, tool: str, host: str, *words: str) -> str:
+        container = f"counter_{self.topology}_{host}"
+        line = [str(ROOT / "lab" / "enter"), tool, "--name", container, *words]
+        return subprocess.run(line, capture_output=True, text=True, check=True, timeout=120).stdout
 
 
 class Outsider:

@@ -22,7 +22,7 @@ from typing import Any
 import networks
 import pytest
 import runbooks
-from lab_machine import ROOT, Lab, Outsider, made
+from lab_machine import Machines, Outsider, made
 
 pytestmark = [pytest.mark.one_release, pytest.mark.controller]
 
@@ -41,7 +41,7 @@ ADVERT, DEAD = 0.2, 0.72
 AT_MOST = 20
 
 
-class Edges(Lab):
+class Edges(Machines):
     """The topology; the commands of :class:`Lab` go to its first edge."""
 
     def __init__(self) -> None:
@@ -51,15 +51,7 @@ class Edges(Lab):
             {name: {**one, **sizes} for name, one in MACHINES.items()},
             floating_address=FLOATING,
         )
-        super().__init__(NAME)
-        self.host = self.name = "edge1"
-
-    def on(self, host: str, command: str, **options: Any) -> str:
-        self.host = host
-        try:
-            return self.run(command, **options)
-        finally:
-            self.host = "edge1"
+        super().__init__(NAME, "edge1")
 
     def count(self) -> int:
         return int(self.on("core1", "redis-admin GET counter:seen").strip() or 0)
@@ -85,10 +77,6 @@ class Edges(Lab):
 
     def settled(self) -> bool:
         return all(self.is_ready(edge) for edge in EDGES) and len(self.owners()) == 1
-
-    def lxc(self, tool: str, host: str, *words: str) -> str:
-        line = [str(ROOT / "lab" / "enter"), tool, "--name", f"counter_{NAME}_{host}", *words]
-        return subprocess.run(line, capture_output=True, text=True, check=True, timeout=120).stdout
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from typing import Any
 import networks
 import pytest
 from artifacts import variant
-from lab_machine import ROOT, Lab, Outsider, Scanner, made
+from lab_machine import ROOT, Machines, Outsider, Scanner, made
 
 pytestmark = [pytest.mark.one_release, pytest.mark.controller]
 
@@ -38,14 +38,13 @@ IN_FLIGHT = 16
 RATE = 100
 
 
-class Many(Lab):
+class Many(Machines):
     """The topology, its edge in the place of the one machine."""
 
     def __init__(self) -> None:
         self.machines: tuple[str, ...] = ()
         self.choose(*FIVE)
-        super().__init__(NAME)
-        self.host = self.name = "edge1"
+        super().__init__(NAME, "edge1")
 
     def choose(self, *names: str) -> None:
         """Write the topology with these machines."""
@@ -61,19 +60,8 @@ class Many(Lab):
         self.file = networks.write(NAME, machines)
         self.machines = names
 
-    def on(self, host: str, command: str, **options: Any) -> str:
-        self.host = host
-        try:
-            return self.run(command, **options)
-        finally:
-            self.host = "edge1"
-
     def count(self) -> int:
         return int(self.on("store1", "redis-admin GET counter:seen").strip() or 0)
-
-    def lxc(self, tool: str, host: str, *words: str) -> str:
-        line = [str(ROOT / "lab" / "enter"), tool, "--name", f"counter_{NAME}_{host}", *words]
-        return subprocess.run(line, capture_output=True, text=True, check=True, timeout=120).stdout
 
     def answers(self, host: str) -> bool:
         return self.on(host, "echo yes", check=False, timeout=20) == "yes\n"

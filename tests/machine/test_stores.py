@@ -14,7 +14,7 @@ import networks
 import partitions
 import pytest
 import runbooks
-from lab_machine import Lab, made
+from lab_machine import Machines, made
 
 pytestmark = [pytest.mark.one_release, pytest.mark.controller]
 
@@ -22,7 +22,7 @@ NAME = networks.named("stores")
 NUMBERS = {"one": 81, "two": 82, "three": 83}
 
 
-class Several(Lab):
+class Several(Machines):
     """The topology, its edge in the place of the one machine."""
 
     def __init__(self) -> None:
@@ -36,17 +36,18 @@ class Several(Lab):
             for name, number in NUMBERS.items()
         }
         self.file = networks.write(NAME, machines)
-        super().__init__(NAME)
-        self.host = self.name = "one"
+        super().__init__(NAME, "one")
         self.stores = partitions.Stores(NAME)
 
 
 @pytest.fixture(scope="module")
 def several() -> Iterator[Several]:
     ha = Several()
-    with made(ha):
-        yield ha
-    networks.remove(ha.file)
+    try:
+        with made(ha):
+            yield ha
+    finally:
+        networks.remove(ha.file)
 
 
 @pytest.fixture

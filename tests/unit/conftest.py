@@ -244,20 +244,6 @@ class Rendered:
         return self.data(path).decode()
 
 
-# Two edges that share an address; only the first of its machines is rendered.
-PAIR: dict[str, Any] = {
-    "name": "pair",
-    "domain": "counter.test",
-    "network": "192.168.99.0/24",
-    "floating_address": "192.168.99.10",
-    "machines": {
-        "edge1": {"address": "192.168.99.11", "roles": ["edge"], "cpus": 1},
-        "edge2": {"address": "192.168.99.12", "roles": ["edge"], "cpus": 1},
-        "core1": {"address": "192.168.99.20", "roles": ["app", "store", "monitor"], "cpus": 1},
-    },
-}
-
-
 def topologies() -> list[dict[str, Any]]:
     """All but those that tests on machines write and remove meanwhile."""
     texts = [
@@ -268,7 +254,6 @@ def topologies() -> list[dict[str, Any]]:
 
 
 MACHINES = [(one["name"], name) for one in topologies() for name in one["machines"]]
-MACHINES.append((PAIR["name"], "edge1"))
 
 
 def render_all(trees: Path) -> dict[str, Any]:
@@ -278,9 +263,6 @@ def render_all(trees: Path) -> dict[str, Any]:
         topology, name = which
         tree = trees / f"{topology}-{name}"
         copy_tree(tree, {"topology": topology, "name": name, "release": RELEASE})
-        if topology == PAIR["name"]:
-            place = tree / "pillar" / "topologies" / f"{topology}.yaml"
-            place.write_text(yaml.safe_dump(PAIR), encoding="utf-8")
         (answer,) = ask_salt(tree, [["render everything", [], {}]])
         return f"{topology}/{name}", answer
 
@@ -303,7 +285,7 @@ def all_rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, st
             part.write_text(json.dumps(answers), encoding="utf-8")
             part.rename(kept)
     answers = json.loads(kept.read_text(encoding="utf-8"))
-    by_name = {one["name"]: one for one in (*topologies(), PAIR)}
+    by_name = {one["name"]: one for one in topologies()}
 
     def rendered(topology: str, name: str) -> Rendered:
         answer = answers[f"{topology}/{name}"]

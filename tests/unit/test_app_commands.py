@@ -37,6 +37,7 @@ def commands(
     dist = tmp_path / "dist" / "shop-1.0.tar.gz"
     salt["artifact.carried"] = lambda name, version: (str(dist), "0" * 64)
     salt["applications.former_units"] = lambda: ["shop-former.service"]
+    salt["applications.owner"] = load_source("salt/_modules/applications.py").owner
     module = load_source("salt/_modules/commands.py", salt=salt)
     for folder in ("dist", "etc", "lib"):
         (tmp_path / folder).mkdir()

@@ -11,32 +11,33 @@ from typing import Any
 
 import pytest
 
-from tests.unit.conftest import PAIR, ROOT
+from tests.unit.conftest import ROOT
 
-ADDRESS = PAIR["floating_address"]
+# Of topology ha.
+ADDRESS = "192.168.63.19"
 
 
 @pytest.fixture(scope="module")
 def edge(all_rendered: dict[Any, Any]) -> Any:
-    return all_rendered["pair", "edge1"]
+    return all_rendered["ha", "edge1"]
 
 
 def test_adverts_go_to_the_other_edge_alone(edge: Any) -> None:
     text = edge.text("/etc/keepalived/keepalived.conf")
     assert "vrrp_version 3" in text
     peers = re.search(r"unicast_peer \{([^}]*)\}", text)
-    assert peers and peers[1].split() == ["192.168.99.12"]
-    assert "unicast_src_ip 192.168.99.11" in text
+    assert peers and peers[1].split() == ["192.168.63.21"]
+    assert "unicast_src_ip 192.168.63.20" in text
     assert f"{ADDRESS}/32 dev " in text
 
 
 def test_the_firewall_and_its_guard_let_adverts_in_from_the_other_edge_alone(edge: Any) -> None:
     zone = edge.text("/etc/firewalld/zones/stack.xml")
     rules = re.findall(r'<source address="([^"]+)"/>\s+<protocol value="vrrp"/>', zone)
-    assert rules == ["192.168.99.12"]
+    assert rules == ["192.168.63.21"]
     guard = edge.text("/etc/firewalld/guard.nft")
     assert re.findall(r"(?m)^ +(.*meta l4proto 112.*)$", guard) == [
-        "ip saddr 192.168.99.12 meta l4proto 112 accept"
+        "ip saddr 192.168.63.21 meta l4proto 112 accept"
     ]
 
 
@@ -88,6 +89,6 @@ def test_keepalived_accepts_it_and_refuses_what_is_wrong(edge: Any, tmp_path: Pa
 def test_edges_share_what_they_count_and_take_a_reload_by_the_same_peers(edge: Any) -> None:
     text = edge.text("/etc/haproxy/haproxy.cfg")
     assert "localpeer edge1" in text
-    assert "server edge2 192.168.99.12:8407 verifyhost edge2" in text
+    assert "server edge2 192.168.63.21:8407 verifyhost edge2" in text
     assert "peers reload" not in text
     assert text.count("peers edges store") == 3
