@@ -2,115 +2,111 @@
 
 from __future__ import annotations
 
-import datetime
-import hashlib
-import hmac
-import urllib.error
-import urllib.parse
-import urllib.request
-import xml.etree.ElementTree
-from collections.abc import Mapping
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
 
+from ..application import NAME
 from ..errors import OperationError, UserError
-from ..options import Options
+from ..options import Options, child_environment
 from . import files
-from .files import StoredRelease
-from .http import Http
+from .files import FileExists, StoredRelease
+from .http import PATIENCE
+
+LOGIN = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+# Of s3cmd (S3/ExitCodes.py), by what the server answered: 404, 409, 412, 403.
+NOT_FOUND, CONFLICT, PRECONDITION, DENIED = 12, 13, 14, 77
 
 
-class S3(Http):
-    """Any store that speaks S3, by path (ENDPOINT/bucket/key) and signature version 4."""
+class S3:
+    """Any server that speaks S3, by path (ENDPOINT/bucket/key), through s3cmd, as backups are (salt/backup)."""
 
-    login = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+    shared, is_default = True, False
+    application = NAME
 
     def __init__(self, url: str, options: Options) -> None:
-        parts = urllib.parse.urlsplit(url)
-        self.region = options.aws_region or "us-east-1"
-        endpoint = options.aws_endpoint_url or f"https://s3.{self.region}.amazonaws.com"
-        self.prefix = parts.path.strip("/")
-        self.bucket = f"{endpoint.rstrip('/')}/{parts.netloc}"
-        super().__init__(f"{self.bucket}/{self.prefix}", options)
-        self.where = url
         if not options.aws_access_key_id or not options.aws_secret_access_key:
-            raise UserError(
-                "ARTIFACT_STORE=s3://…: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY", 2
-            )
+            raise UserError(f"ARTIFACT_STORE=s3://…: set {LOGIN}", 2)
+        region = options.aws_region or "us-east-1"
+        endpoint = options.aws_endpoint_url or f"https://s3.{region}.amazonaws.com"
+        scheme, _, host = endpoint.rstrip("/").partition("://")
+        self.where = url
+        self.base = url.rstrip("/")
+        self.settings = {
+            "access_key": options.aws_access_key_id,
+            "secret_key": options.aws_secret_access_key,
+            "access_token": options.aws_session_token,
+            "host_base": host,
+            # The bucket in the path: no wildcard certificate is needed.
+            "host_bucket": host,
+            "bucket_location": region,
+            "use_https": scheme == "https",
+            # In one part, or the condition of an upload would not hold.
+            "enable_multipart": False,
+            "guess_mime_type": False,
+            "socket_timeout": PATIENCE,
+            "max_retries": 2,
+        }
 
-    def headers(self, method: str, url: str, content: bytes) -> dict[str, str]:
-        token = self.options.aws_session_token
-        own = {"x-amz-security-token": token} if token else {}
-        key, secret = self.options.aws_access_key_id, self.options.aws_secret_access_key
-        now = datetime.datetime.now(datetime.UTC)
-        return sign(method, url, own, content, key, secret, self.region, now)
+    def _run(self, *words: str) -> tuple[int, bytes]:
+        """Exit code and output of s3cmd; OperationError for what no caller expects."""
+        with tempfile.TemporaryDirectory() as folder:
+            # A file, for arguments can be read by everybody.
+            config = Path(folder) / "s3cmd"
+            config.touch(0o600)
+            lines = "".join(f"{key} = {value}\n" for key, value in self.settings.items())
+            config.write_text(f"[default]\n{lines}", encoding="utf-8")
+            program = [str(Path(sys.prefix) / "bin" / "s3cmd"), f"--config={config}"]
+            done = subprocess.run(
+                [*program, "--no-progress", *words],
+                env=child_environment(PYTHONWARNINGS="ignore"),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                check=False,
+            )
+        if done.returncode in (0, NOT_FOUND, CONFLICT, PRECONDITION):
+            return done.returncode, done.stdout
+        if b"does not exist" in done.stderr:
+            # Of one file, which s3cmd takes for a wrong argument.
+            return NOT_FOUND, b""
+        said = done.stderr.decode(errors="replace")
+        # What it had not foreseen is in the middle of a report to its makers.
+        problems = re.findall(r"(?m)^Problem: .*", said) or said.strip().splitlines() or [""]
+        denied = f"; is its key set ({LOGIN}), and may it write?"
+        hint = denied if done.returncode == DENIED else ""
+        raise OperationError(
+            f"{self.where} at {self.settings['host_base']}: s3cmd {words[0]}: {problems[-1]}{hint}"
+        )
 
     def releases(self) -> list[StoredRelease]:
-        stored: list[StoredRelease] = []
-        start = f"{self.prefix}/" if self.prefix else ""
-        query = {"list-type": "2", "prefix": f"{start}{self.application}-"}
-        while True:
-            url = f"{self.bucket}?{urllib.parse.urlencode(query, quote_via=urllib.parse.quote)}"
-            status, body, _ = self.ask("GET", url)
-            if status != 200:
-                raise self.refuse("GET", url, status, body)
-            try:
-                tree = xml.etree.ElementTree.fromstring(body)
-            except xml.etree.ElementTree.ParseError as error:
-                raise OperationError(f"{url}: not the answer of an S3 server: {error}") from error
-            namespace = {"": tree.tag.partition("}")[0].lstrip("{")} if "}" in tree.tag else {}
-            for entry in tree.findall("Contents", namespace):
-                key = (entry.findtext("Key", "", namespace)).removeprefix(start)
-                if match := files.listed(self.application).fullmatch(key):
-                    when = entry.findtext("LastModified", "", namespace)[:19]
-                    stored.append(StoredRelease(match[1], f"{when}Z" if when else ""))
-            token = tree.findtext("NextContinuationToken", None, namespace)
-            if not token:
-                return sorted(stored, key=lambda release: release.at)
-            query["continuation-token"] = token
+        code, output = self._run("ls", f"{self.base}/{self.application}-")
+        if code:
+            raise OperationError(f"{self.where}: no such bucket at {self.settings['host_base']}")
+        stored = []
+        for line in output.decode(errors="replace").splitlines():
+            # "2026-11-28 14:30      1234   s3://bucket/prefix/NAME", in UTC.
+            when, _, name = line.partition(f"{self.base}/")
+            if match := files.listed(self.application).fullmatch(name):
+                stored.append(StoredRelease(match[1], "T".join(when.split()[:2]) + "Z"))
+        return sorted(stored, key=lambda release: release.at)
 
+    def read(self, version: str, name: str) -> bytes | None:
+        code, content = self._run("get", f"{self.base}/{name}", "-")
+        return None if code == NOT_FOUND else content
 
-def sign(
-    method: str,
-    url: str,
-    headers: Mapping[str, str],
-    content: bytes,
-    key: str,
-    secret: str,
-    region: str,
-    now: datetime.datetime,
-) -> dict[str, str]:
-    """
-    ``headers`` with what AWS signature version 4 adds for S3 ("Authenticating Requests:
-    Authorization Header" in Amazon's S3 API reference, whose examples are this function's tests).
-    """
-    parts = urllib.parse.urlsplit(url)
-    stamp = now.strftime("%Y%m%dT%H%M%SZ")
-    payload = hashlib.sha256(content).hexdigest()
-    signed = {
-        **{name.lower(): value for name, value in headers.items()},
-        "host": parts.netloc,
-        "x-amz-content-sha256": payload,
-        "x-amz-date": stamp,
-    }
-    pairs = sorted(urllib.parse.parse_qsl(parts.query, keep_blank_values=True))
-    query = "&".join(
-        f"{urllib.parse.quote(name, safe='-_.~')}={urllib.parse.quote(value, safe='-_.~')}"
-        for name, value in pairs
-    )
-    names = ";".join(sorted(signed))
-    lines = "".join(f"{name}:{signed[name].strip()}\n" for name in sorted(signed))
-    path = urllib.parse.quote(urllib.parse.unquote(parts.path or "/"), safe="/-_.~")
-    canonical = f"{method}\n{path}\n{query}\n{lines}\n{names}\n{payload}"
-    scope = f"{stamp[:8]}/{region}/s3/aws4_request"
-    digest = hashlib.sha256(canonical.encode()).hexdigest()
-    to_sign = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{digest}"
-    step = f"AWS4{secret}".encode()
-    for part in (stamp[:8], region, "s3", "aws4_request"):
-        step = hmac.new(step, part.encode(), hashlib.sha256).digest()
-    signature = hmac.new(step, to_sign.encode(), hashlib.sha256).hexdigest()
-    del signed["host"]
-    return {
-        **headers,
-        **{name: value for name, value in signed.items() if name.startswith("x-amz-")},
-        "Authorization": f"AWS4-HMAC-SHA256 Credential={key}/{scope}, SignedHeaders={names},"
-        f" Signature={signature}",
-    }
+    def add(self, version: str, name: str, content: bytes) -> None:
+        # The condition (RFC 9110 section 13.1.2) closes the gap between looking and writing, at a
+        # server that knows it.
+        if self.read(version, name) is not None:
+            raise FileExists(name)
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(content)
+            file.flush()
+            condition = "--add-header=If-None-Match:*"
+            code, _ = self._run("put", "--quiet", condition, file.name, f"{self.base}/{name}")
+        if code == PRECONDITION or (code == CONFLICT and self.read(version, name) is not None):
+            raise FileExists(name)
+        if code:
+            raise OperationError(f"{self.where}: no such bucket at {self.settings['host_base']}")
