@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from . import git, local_state, machine_pillar, paths, ssh
+from . import atomic_file, git, local_state, machine_pillar, paths, ssh
 from .application import COUNTER, Application
 from .errors import UserError
 from .paths import ROOT
@@ -86,8 +86,7 @@ def write_identity(topology: Topology, name: str, release: str) -> None:
     """Say in this checkout that this very host is machine ``name``, at whatever address it has."""
     identity = machine_pillar.identity(topology, name, release, address="auto")
     target = ROOT / paths.IDENTITY
-    target.with_suffix(".new").write_text(yaml.safe_dump(identity), encoding="utf-8")
-    target.with_suffix(".new").replace(target)
+    atomic_file.write(target, yaml.safe_dump(identity), 0o644)
 
 
 def upload(

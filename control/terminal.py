@@ -13,6 +13,8 @@ import sys
 from collections.abc import Iterator
 from typing import IO
 
+from .by_path import load_module
+
 # What programs of this project write where they see a terminal: the end of a line, its beginning anew,
 # erased (bootstrap/converge), and colours (central-logs).
 _OBEYED = re.compile(r"(\r?\n|\r(?:\x1b\[K)?|\x1b\[[0-9;]{0,8}m)")
@@ -20,27 +22,16 @@ _OBEYED = re.compile(r"(\r?\n|\r(?:\x1b\[K)?|\x1b\[[0-9;]{0,8}m)")
 _BEGUN = re.compile(r"(\r|\r?\x1b(\[[0-9;]{0,8})?)$")
 
 
+_SHARED = load_module("salt/_utils/printable.py")
+# A stream of text of which only newlines are obeyed; `write_obeyed` writes what `pieces` has left in it.
+Printable = _SHARED.Printable
+
+
 def printable(text: str, keep: str = "") -> str:
     """Each character that a terminal obeys, that ends a line or reverses what is read, as its escape, but
     those of ``keep``."""
-    if text.isprintable():
-        return text
-    return "".join(
-        one if one.isprintable() or one in keep else one.encode("unicode_escape").decode()
-        for one in text
-    )
-
-
-class Printable(io.TextIOWrapper):
-    """A stream of text to a terminal or file, of which only newlines are obeyed."""
-
-    def write(self, text: str, /) -> int:
-        super().write(printable(text, "\n"))
-        return len(text)
-
-    def write_obeyed(self, text: str) -> None:
-        """With what :func:`pieces` has left in it."""
-        super().write(text)
+    escaped: str = _SHARED.escape(text, keep)
+    return escaped
 
 
 def guard() -> None:

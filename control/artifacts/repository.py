@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import re
-import threading
 from pathlib import Path
 
+from .. import atomic_file
 from ..application import NAME
 from ..errors import OperationError, UserError
 from ..options import Options
@@ -113,14 +112,14 @@ def fetch(repository: Repository, version: str, folder: Path) -> tuple[Path, str
                 f"{repository.where}: sha256 of {path.name} is {real}, but the repository states {stated}: damaged"
                 " or tampered with; refused, no machine was touched"
             )
-        _write(path, content)
-    _write(folder / f"{path.name}.sha256", f"{stated}  {path.name}\n".encode())
+        atomic_file.write(path, content, 0o644)
+    atomic_file.write(folder / f"{path.name}.sha256", f"{stated}  {path.name}\n".encode(), 0o644)
     signature = repository.read(version, f"{path.name}.sig")
     beside = folder / f"{path.name}.sig"
     if signature is None:
         beside.unlink(missing_ok=True)
     else:
-        _write(beside, signature)
+        atomic_file.write(beside, signature, 0o644)
     return path, stated
 
 
@@ -185,9 +184,3 @@ def publish(repository: Repository, path: Path, key: Path | None = None) -> tupl
             f"{repository.where}: does not give back what was stored for {version}"
         )
     return True, digest
-
-
-def _write(path: Path, content: bytes) -> None:
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
-    unfinished.write_bytes(content)
-    unfinished.replace(path)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 import ssl
 import subprocess
 import urllib.request
 
-from .. import bundle
+from .. import atomic_file, bundle
 from ..application import NAME
 from ..artifacts import build
 from ..credentials.certificates import WITHOUT_KEYS
@@ -34,9 +33,7 @@ def _prepare(topology: Topology, options: Options) -> int:
         return 0
     release = build.build_artifact(options)
     _, archive = bundle.pack(topology, topology.edge.name, release)
-    staged = TREE.with_name(f"{TREE.name}.{os.getpid()}")
-    staged.write_bytes(archive)
-    staged.replace(TREE)
+    atomic_file.write(TREE, archive)
     api = account.connect()
     name, tag = f"{NAME}-{SINGLE}", f"{NAME}:{SINGLE}"
     inbound = inbound_rules.ask_machines(

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from .. import paths, salt_copy
+from .. import atomic_file, paths, salt_copy
 from ..credentials import given_secrets, shared_secrets
 from ..errors import UserError
 from ..paths import ROOT
@@ -101,7 +101,7 @@ def _ask_salt(topology: Topology, host: str, question: list[Any] | None = None) 
         given = given_secrets.read_for(topology, topology.machine(host))
         if given:
             path = Path(folder, "tree", paths.SECRETS)
-            shared_secrets.write(path, yaml.safe_dump(given))
+            atomic_file.write(path, yaml.safe_dump(given))
         everything = ["render host", [str(site)], {}]
         ((answer,),) = salt_copy.ask([config], [question or everything], PROGRAM)
     return answer
@@ -117,7 +117,7 @@ def render(topology: Topology, host: str) -> Host:
         spec["data"] = base64.b64decode(spec["data"])
         if Path(path).parent == site:
             # Kept for the next time; the key of the CA never leaves this folder.
-            shared_secrets.write(Path(path), spec["data"].decode())
+            atomic_file.write(Path(path), spec["data"].decode())
             name = Path(path).name
             if name == "ca.key":
                 continue

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from .. import by_path, local_state, settings, topology
+from .. import atomic_file, by_path, local_state, settings, topology
 from ..errors import ControlError, UserError
 from ..paths import ROOT
 from ..topology import Machine, Topology
@@ -148,7 +148,7 @@ def keep(topology: Topology, name: str, value: str, host: str | None = None) -> 
     else:
         with shared_secrets.lock_folder(topology) as folder:
             for recipient in whom:
-                shared_secrets.write(folder / f"given.{recipient}.{name}", value)
+                atomic_file.write(folder / f"given.{recipient}.{name}", value)
             if not host:
                 delete(topology, name, whom)
     return [machine.name for machine in topology.machines.values() if is_for(machine, whom)]

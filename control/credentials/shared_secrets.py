@@ -12,17 +12,15 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import os
 import re
 import secrets
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
-from .. import local_state, paths, settings, ssh
+from .. import atomic_file, local_state, paths, settings, ssh
 from ..errors import UserError
 from ..paths import ROOT
 from ..topology import ROLES, Machine, Topology
@@ -48,20 +46,6 @@ def lock_folder(topology: Topology) -> Iterator[Path]:
     with open(place / ".lock", "a", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield place
-
-
-def write(path: Path, text: str) -> None:
-    """Whole or not at all, and never readable by anybody else (mkstemp makes it 0600)."""
-    handle, staged = tempfile.mkstemp(dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(staged, path)
-    except BaseException:
-        os.unlink(staged)
-        raise
 
 
 def _read(path: Path) -> str | None:
@@ -171,7 +155,7 @@ def _value(place: Path, name: str, kind: str = "random") -> str:
     value = _read(path)
     if not value:
         value = MAKERS[kind]()
-        write(path, value)
+        atomic_file.write(path, value)
     return value
 
 
@@ -180,8 +164,8 @@ def _authority(place: Path, topology: Topology) -> tuple[str, str]:
     ca, ca_key = _read(place / "ca.crt"), _read(place / "ca.key")
     if not ca or not ca_key or not certificates.belongs(ca, ca_key):
         ca, ca_key = certificates.make_ca(f"machines of {topology.name}", CA_DAYS)
-        write(place / "ca.key", ca_key)
-        write(place / "ca.crt", ca)
+        atomic_file.write(place / "ca.key", ca_key)
+        atomic_file.write(place / "ca.crt", ca)
     return ca, ca_key
 
 
@@ -200,8 +184,8 @@ def _pki(place: Path, topology: Topology, machine: Machine) -> dict[str, object]
         or not certificates.fits(certificate, key, ca, machine.name, addresses, RENEW_DAYS)
     ):
         certificate, key = certificates.issue(ca, ca_key, machine.name, addresses, DAYS)
-        write(place / f"machine-{machine.name}.key", key)
-        write(place / f"machine-{machine.name}.crt", certificate)
+        atomic_file.write(place / f"machine-{machine.name}.key", key)
+        atomic_file.write(place / f"machine-{machine.name}.crt", certificate)
     identity: dict[str, object] = {"ca": ca, "certificate": certificate, "key": key}
     if "app" in machine.roles:
         identity["application"] = _application(place, ca, ca_key, machine)
@@ -217,7 +201,7 @@ def _application(place: Path, ca: str, ca_key: str, machine: Machine) -> dict[st
         certificate, key, ca, name, [], RENEW_DAYS, client=True
     ):
         certificate, key = certificates.issue(ca, ca_key, name, [], DAYS, client=True)
-        write(path, certificate + key)
+        atomic_file.write(path, certificate + key)
     return {"certificate": certificate, "key": key}
 
 
@@ -229,8 +213,8 @@ def _site(place: Path, topology: Topology) -> dict[str, str]:
     ca, ca_key = _read(place / "site-ca.crt"), _read(place / "site-ca.key")
     if not ca or not ca_key or not certificates.belongs(ca, ca_key):
         ca, ca_key = certificates.make_ca(f"{topology.domain[:61]} CA", CA_DAYS)
-        write(place / "site-ca.key", ca_key)
-        write(place / "site-ca.crt", ca)
+        atomic_file.write(place / "site-ca.key", ca_key)
+        atomic_file.write(place / "site-ca.crt", ca)
     applications = (settings.read(topology).get("apps") or {}).values()
     hosts = {host for one in applications for host in (one or {}).get("hosts") or ()}
     names = sorted({topology.domain, "localhost", *topology.with_role("edge"), *hosts})
@@ -245,8 +229,8 @@ def _site(place: Path, topology: Topology) -> dict[str, str]:
         certificate, key = certificates.issue_site(
             ca, ca_key, topology.domain, names, topology.site_addresses, DAYS
         )
-        write(place / "site.key", key)
-        write(place / "site.crt", certificate)
+        atomic_file.write(place / "site.key", key)
+        atomic_file.write(place / "site.crt", certificate)
     return {"ca": ca, "certificate": certificate, "key": key}
 
 
@@ -261,9 +245,9 @@ def rotate(topology: Topology, name: str) -> None:
         _refuse_second_set(topology, place)
         value, before = _value(place, name), place / f"{name}.previous"
         if not before.exists():
-            write(before, value)
+            atomic_file.write(before, value)
         if before.read_text(encoding="utf-8") == value:
-            write(place / name, secrets.token_urlsafe(32))
+            atomic_file.write(place / name, secrets.token_urlsafe(32))
 
 
 def replace(topology: Topology, name: str, value: str) -> None:
@@ -272,7 +256,7 @@ def replace(topology: Topology, name: str, value: str) -> None:
         _refuse_second_set(topology, place)
         if read_declared(topology)[name].kind == "age" and "AGE-SECRET-KEY-1" not in value:
             raise UserError(f"{name}: needs an age identity, AGE-SECRET-KEY-1…", 2)
-        write(place / name, value)
+        atomic_file.write(place / name, value)
 
 
 def delete_previous(topology: Topology, name: str) -> None:

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from .. import atomic_file
 from ..errors import OperationError, UserError
 from ..options import Options, child_environment
 from ..paths import ROOT
@@ -107,9 +108,7 @@ def write(lock: Lock) -> None:
         },
     }
     file = path(lock.suite)
-    unfinished = file.with_name(f".{file.name}.new")
-    unfinished.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    unfinished.replace(file)
+    atomic_file.write(file, json.dumps(value, indent=1) + "\n", 0o644)
 
 
 def mirror(options: Options) -> str:

@@ -51,7 +51,7 @@ def _properties(unit):
 def _last(text):
     """Its last line, clipped; what is not to be printed, as its escape."""
     line = (text.splitlines() or [""])[-1].strip()[:WIDTH]
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    return __utils__["printable.escape"](line)
 
 
 def _why_down(state):
