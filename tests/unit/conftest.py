@@ -126,6 +126,7 @@ def formula_on() -> Callable[..., ModuleType]:
         schemas = load(ROOT / "salt/_modules/schemas.py")
         secret = load(ROOT / "salt/_modules/secret.py")
         topology = load(ROOT / "salt/_modules/topology.py")
+        rules = load(ROOT / "salt/_modules/rules.py")
         names = ("nearest", "odd_keys", "problems", "secrets", "unknown")
         return load(
             ROOT / "salt/_modules/formula.py",
@@ -137,6 +138,7 @@ def formula_on() -> Callable[..., ModuleType]:
                 "secret.problem": secret.problem,
                 "topology.roles": topology.roles,
                 **{f"schemas.{name}": getattr(schemas, name) for name in names},
+                **functions(rules=rules),
             },
             grains={"os_family": "Debian", "oscodename": "bookworm"},
         )

@@ -828,6 +828,7 @@ def state(
         "units.last_words": lambda unit, lines: f"last words of {unit}",
     }
     salt |= functions(commands=load_source("salt/_modules/commands.py", salt=salt))
+    salt |= functions(moves=load_source("salt/_modules/moves.py", salt=salt))
     salt |= functions(roll=load_source("salt/_modules/roll.py", salt=salt))
     module = load_source("salt/_states/release.py", salt=salt)
 

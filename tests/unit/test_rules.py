@@ -146,9 +146,9 @@ def formula(formula_on: Callable[..., ModuleType]) -> ModuleType:
 def test_the_defaults_keep_every_rule(
     formula: ModuleType, where: str, rule: dict[str, str]
 ) -> None:
-    assert formula.rule_problem(rule, DEFAULTS) is None
+    assert formula.__salt__["rules.problem"](rule, DEFAULTS) is None
     assert set(rule) == {"setting", "holds", "says"}
-    named = formula.rule_formulas(rule)
+    named = formula.__salt__["rules.formulas"](rule)
     # Whose setting is named, or it would be looked for in vain.
     assert rule["setting"].split(":")[0] in named
     # A formula knows its own settings; what holds between two is the tree's to say.
@@ -172,7 +172,7 @@ def test_every_rule_is_broken_by_one_of_these(formula: ModuleType) -> None:
         for settings, (pillar, _) in zip(merged, BROKEN, strict=True):
             for one, given in pillar.items():
                 overlay(settings[one], given)
-        if not any(formula.rule_problem(rule, settings) for settings in merged):
+        if not any(formula.__salt__["rules.problem"](rule, settings) for settings in merged):
             kept.append(name)
     assert kept == []
 
