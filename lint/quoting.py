@@ -13,7 +13,7 @@ constant is none.
 - Shell (.sh.j2, or a first line that names sh): `| quote`, or `| int`.
 
 Other syntaxes have no quotes for most of what is written there: a setting's schema must allow no character that
-means something where it goes, which tests/unit/test_property.py tries.
+means something where it goes, which tests/unit/salt/test_property.py tries.
 
 A line that must differ says why: `{# unquoted: REASON #}`.
 """

@@ -12,12 +12,12 @@ import pytest
 FIRST = (
     "tests/machine/test_prod.py", "tests/machine/test_stores.py", "dev", "devb", "devc", "tests/machine/test_floating.py",
     "tests/machine/test_cloud.py", "pods", "dev12",
-    "tests/unit/test_docs.py", "tests/unit/test_render.py",
+    "tests/unit/test_docs.py", "tests/unit/salt/test_render.py",
     "cloud/saltext-digitalocean/tests/functional/clouds/test_digitalocean_driver.py", "tests/unit/control/cloud/test_cloud.py",
-    "webapp/tests/test_build.py", "tests/unit/test_release.py", "tests/unit/control/credentials/test_given_secrets.py",
-    "tests/unit/test_pipeline.py", "tests/unit/test_shipper.py", "tests/unit/test_central_logs.py",
-    "tests/unit/control/test_converge.py", "tests/unit/test_filebeat_formula.py", "tests/unit/test_property.py",
-    "tests/unit/test_tiers.py", "tests/unit/test_rules.py",
+    "webapp/tests/test_build.py", "tests/unit/salt/_modules/test_release.py", "tests/unit/control/credentials/test_given_secrets.py",
+    "tests/unit/test_pipeline.py", "tests/unit/salt/shipper/test_shipper.py", "tests/unit/salt/rsyslog/test_central_logs.py",
+    "tests/unit/control/test_converge.py", "tests/unit/salt/filebeat/test_filebeat_formula.py", "tests/unit/salt/test_property.py",
+    "tests/unit/test_tiers.py", "tests/unit/salt/_modules/test_rules.py",
 )  # fmt: skip
 
 

@@ -150,7 +150,7 @@ def test_nobody_is_asked_where_there_is_nobody(lab: Lab) -> None:
     assert "pass YES=1 to confirm" in refused.stderr
 
 
-@pytest.mark.nightly("tests/unit/test_backup.py races the same without a machine")
+@pytest.mark.nightly("tests/unit/salt/backup/test_backup.py races the same without a machine")
 def test_redis_account_leads_root_nowhere_while_it_restores(lab: Lab) -> None:
     lab.see()
     take(lab)

@@ -14,8 +14,8 @@ import yaml
 from control import new_service
 from control.errors import UserError
 from tests import page
-from tests.unit import test_formula_shape, test_matrix
 from tests.unit.conftest import RELEASE, ask_salt, copy_tree
+from tests.unit.salt import test_formula_shape, test_matrix
 
 ROOT = Path(__file__).resolve().parents[3]
 

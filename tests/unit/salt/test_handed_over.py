@@ -14,7 +14,7 @@ from salt.exceptions import CommandExecutionError
 
 from tests.unit.conftest import functions
 
-TREE = Path(__file__).resolve().parents[2] / "salt"
+TREE = Path(__file__).resolve().parents[3] / "salt"
 COUNTER = {"counter": {"role": "app", "port": 8001, "tunnel_port": 8443, "health": "/readyz"}}
 REDIS = {"redis": {"role": "store", "clients": "app", "port": 6379, "tls_port": 6380}}
 ADDRESSES = {"edge1": "10.0.0.1", "app1": "10.0.0.11", "store1": "10.0.0.21"}

@@ -16,7 +16,7 @@ import pytest
 
 from tests.unit.conftest import copy_tree
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[4]
 
 
 def run(words: list[str], given: dict[str, str], **more: Any) -> subprocess.CompletedProcess[str]:

@@ -19,7 +19,7 @@ import pytest
 
 from control.deploy import roll
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 # A lock and the list it is made from.
 LOCKS = {
     "bootstrap/salt.lock": "bootstrap/salt.in",

@@ -52,7 +52,7 @@ class Store:
         return path
 
     def run(self, *words: str) -> subprocess.CompletedProcess[bytes]:
-        program = Path(__file__).parents[2] / "salt/rsyslog/files/central-logs"
+        program = Path(__file__).parents[4] / "salt/rsyslog/files/central-logs"
         return subprocess.run(
             [sys.executable, "-I", str(program), "show", f"--folder={self.folder}", *words],
             capture_output=True,
@@ -687,7 +687,7 @@ def test_root_reads_the_logs_as_the_account_that_owns_them(tmp_path: Path) -> No
         (logs / "web1").mkdir(parents=True)
         (logs / "web1" / "sshd.log").write_text(private.read_text().replace("others", "its own"))
         (logs / "web1" / "sudo.log").symlink_to(private)
-        root = Path(__file__).resolve().parents[2]
+        root = Path(__file__).resolve().parents[4]
         text = (root / "salt/rsyslog/files/central-logs").read_text(encoding="utf-8")
         program = Path(folder) / "central-logs"
         program.write_text(text.replace('FOLDER = "/var/log/central"', f"FOLDER = {str(logs)!r}"))

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from salt.exceptions import CommandExecutionError
 
-APPLICATION = Path(__file__).resolve().parents[2] / "salt/apps/application.yaml"
+APPLICATION = Path(__file__).resolve().parents[4] / "salt/apps/application.yaml"
 
 
 @pytest.fixture

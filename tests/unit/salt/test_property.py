@@ -25,9 +25,9 @@ import yaml
 from hypothesis import HealthCheck, Phase
 from hypothesis import strategies as st
 from hypothesis.internal.conjecture import providers
+from test_formula_shape import FORMULAS, TREE, schema, settings_of
 
 from tests.unit.conftest import RELEASE, ask_salt, copy_tree
-from tests.unit.test_formula_shape import FORMULAS, TREE, schema, settings_of
 
 SEED = 14
 # Of what each setting is given, and how often a machine is rendered with all of them.

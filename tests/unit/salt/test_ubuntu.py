@@ -20,7 +20,7 @@ from salt.exceptions import CommandExecutionError
 from control import salt_copy
 from tests.unit.conftest import RELEASE, copy_tree
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 RELEASES = {"jammy": "22.04", "noble": "24.04", "resolute": "26.04"}
 # Of another repository than the distribution's.
 ELSEWHERE = {"filebeat"}
@@ -72,7 +72,7 @@ def on_ubuntu(
             settings |= {"grains": grains(codename), "grains_cache": False}
             config.write_text(yaml.safe_dump(settings), encoding="utf-8")
             configs.append(config)
-        program = Path(__file__).with_name("in_salt.py")
+        program = Path(__file__).parents[1] / "in_salt.py"
         answers = salt_copy.ask(configs, [["render everything", [], {}]], program)
         return [answer for (answer,) in answers]
 

@@ -15,8 +15,7 @@ from salt.exceptions import CommandExecutionError
 
 from control.credentials import certificates
 from control.credentials.certificates import WITHOUT_KEYS
-
-from .conftest import functions as functions_of
+from tests.unit.conftest import functions as functions_of
 
 ADDRESSES = ["127.0.0.1", "192.0.2.7"]
 OPTIONS = {"machine": "app1", "addresses": ADDRESSES, "days": 90, "ca_days": 3650}

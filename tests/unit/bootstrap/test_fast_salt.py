@@ -13,7 +13,7 @@ import jinja2
 import jinja2.sandbox
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def render(folder: Path, source: str, **values: object) -> tuple[str, bool]:

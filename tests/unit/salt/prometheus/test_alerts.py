@@ -17,7 +17,7 @@ import jsonschema
 import pytest
 import yaml
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[4]
 WITH_ALERTS = sorted(path.parent.name for path in ROOT.glob("salt/*/alerts.yaml"))
 MONITOR = "/etc/prometheus"
 

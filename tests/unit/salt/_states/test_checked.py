@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from salt.exceptions import CommandExecutionError
 
-from .conftest import functions
+from tests.unit.conftest import functions
 
 HAS_ANALYZE = bool(shutil.which("systemd-analyze"))
 UNIT = """\

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-TREE = Path(__file__).resolve().parents[2] / "salt"
+TREE = Path(__file__).resolve().parents[4] / "salt"
 FORMULAS = sorted(path.parent.name for path in TREE.glob("*/defaults.yaml"))
 RULES = [
     (path.parent.name, rule)

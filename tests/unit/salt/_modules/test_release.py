@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from salt.exceptions import CommandExecutionError
 
-from .conftest import functions
+from tests.unit.conftest import functions
 
 
 @pytest.fixture

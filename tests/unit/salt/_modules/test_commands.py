@@ -16,7 +16,7 @@ import yaml
 from builder import app_toml
 from salt.exceptions import CommandExecutionError
 
-from .conftest import functions
+from tests.unit.conftest import functions
 
 CRON = {"command": "x", "schedule": "hourly", "timeout": 60}
 GOOD: dict[str, Any] = {

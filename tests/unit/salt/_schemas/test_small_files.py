@@ -13,7 +13,7 @@ import pytest
 import yaml
 from salt.exceptions import CommandExecutionError
 
-TREE = Path(__file__).resolve().parents[2] / "salt"
+TREE = Path(__file__).resolve().parents[4] / "salt"
 SCHEMAS = sorted((TREE / "_schemas").glob("*.schema.yaml"))
 JAIL = {"journal": ["_SYSTEMD_UNIT=a.service"], "maxretry": 5, "findtime": "1m", "bantime": "1h"}
 WEB = {"port": 443, "protocol": "tcp", "from": "any"}

@@ -13,7 +13,7 @@ from types import ModuleType
 import pytest
 from salt.exceptions import CommandExecutionError
 
-from .conftest import functions
+from tests.unit.conftest import functions
 
 
 @pytest.fixture
@@ -252,7 +252,7 @@ def test_what_the_pillar_gave_once_is_rotated_like_any_other(
 def test_what_is_no_text_never_becomes_a_secret(
     secret: ModuleType, state: ModuleType, value: object
 ) -> None:
-    """A formula that is applied by itself has its pillar checked too (test_pillar.py); and here."""
+    """A formula that is applied by itself has its pillar checked too (test_formula.py); and here."""
     secret.__pillar__["secrets"] = {"one": value}
     ret = state.present("one")
     assert ret["result"] is False

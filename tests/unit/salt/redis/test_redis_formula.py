@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[4]
 HEALTH = ROOT / "salt/redis/files/redis-health"
 KEY = "counter:seen"
 

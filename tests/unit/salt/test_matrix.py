@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 # What an alert must say. `runbook` is a page that is there.
 LABELS = {"severity", "service"}
 ANNOTATIONS = {"summary", "description", "runbook"}

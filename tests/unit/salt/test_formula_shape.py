@@ -13,7 +13,7 @@ import yaml
 
 from docs.generate import modules
 
-TREE = Path(__file__).resolve().parents[2] / "salt"
+TREE = Path(__file__).resolve().parents[3] / "salt"
 FORMULAS = sorted(
     path.name for path in TREE.iterdir() if path.is_dir() and not path.name.startswith(("_", "."))
 )

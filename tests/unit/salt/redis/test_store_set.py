@@ -17,7 +17,7 @@ import partitions
 import pytest
 import yaml
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[4]
 PROGRAM = ROOT / "salt/redis/files/store-set"
 A, B, C = "10.0.0.1", "10.0.0.2", "10.0.0.3"
 SLAVE_OF = {who: ("slave", who, "connect", 0) for who in (A, B, C)}

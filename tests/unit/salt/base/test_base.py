@@ -17,7 +17,7 @@ import pytest
 import yaml
 from salt.exceptions import CommandExecutionError
 
-FILES = Path(__file__).resolve().parents[2] / "salt" / "base" / "files"
+FILES = Path(__file__).resolve().parents[4] / "salt" / "base" / "files"
 SETTINGS = {
     "net.ipv4.ip_forward": {"value": 0, "why": "no router"},
     "net.ipv4.conf.*.rp_filter": {"value": 1, "why": "forged"},
