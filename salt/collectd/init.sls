@@ -37,6 +37,7 @@ collectd running:
         /etc/collectd/stack.types.db: {contents: {{ (salt['metrics.types']() | join('\n') ~ '\n') | json }}}
         /etc/collectd/readers.json: {source: salt://collectd/files/readers.json.j2}
         /usr/local/lib/stack/collectd/stack.py: {source: salt://collectd/files/stack.py}
+        /usr/local/lib/stack/collectd/reader_clients.py: {source: salt://collectd/files/reader_clients.py}
         {% for name, one in readers.items() %}
         {{ ('/usr/local/lib/stack/collectd/readers/' ~ name ~ '.py') | json }}: {source: {{ one.source | json }}}
         {% endfor %}

@@ -1,19 +1,8 @@
 """The instances of the applications: whether each lives and is ready. Neither question counts."""
 
-import http.client
 import os
 
-
-def status(address, port, path):
-    """Status of the answer to GET ``path``; 0 without one within a second and a half."""
-    connection = http.client.HTTPConnection(address, port, timeout=1.5)
-    try:
-        connection.request("GET", path, headers={"User-Agent": "collectd"})
-        return connection.getresponse().status
-    except (OSError, http.client.HTTPException):
-        return 0
-    finally:
-        connection.close()
+from reader_clients import status
 
 
 def read(settings):

@@ -7,6 +7,8 @@ import contextlib
 import socket
 import ssl
 
+from reader_clients import call
+
 FIELDS = {
     "connected_clients": "clients",
     "blocked_clients": "blocked_clients",
@@ -30,26 +32,6 @@ STATES = {
     # Of a replica only.
     "master_link_status": ("link_up", "up"),
 }
-
-
-def call(stream, *words):
-    """Answer to one command: text, int, or None. RuntimeError for an error of Redis' own."""
-    stream.write(b"*%d\r\n" % len(words))
-    for word in map(str.encode, words):
-        stream.write(b"$%d\r\n%s\r\n" % (len(word), word))
-    stream.flush()
-    line = stream.readline()
-    if not line.endswith(b"\r\n"):
-        raise OSError("the connection was cut")
-    kind, rest = line[:1], line[1:-2].decode(errors="replace")
-    if kind == b"-":
-        raise RuntimeError(rest)
-    if kind == b":":
-        return int(rest)
-    if kind == b"$":
-        size = int(rest)
-        return None if size < 0 else stream.read(size + 2)[:-2].decode(errors="replace")
-    return rest
 
 
 def parse(info):

@@ -3,31 +3,7 @@
 import socket
 import ssl
 
-
-def call(stream, *words):
-    """Answer to one command: text, int, None or a list. RuntimeError for an error of Sentinel's own."""
-    stream.write(b"*%d\r\n" % len(words))
-    for word in map(str.encode, words):
-        stream.write(b"$%d\r\n%s\r\n" % (len(word), word))
-    stream.flush()
-    return answer(stream)
-
-
-def answer(stream):
-    line = stream.readline()
-    if not line.endswith(b"\r\n"):
-        raise OSError("the connection was cut")
-    kind, rest = line[:1], line[1:-2].decode(errors="replace")
-    if kind == b"-":
-        raise RuntimeError(rest)
-    if kind == b":":
-        return int(rest)
-    if kind == b"$":
-        size = int(rest)
-        return None if size < 0 else stream.read(size + 2)[:-2].decode(errors="replace")
-    if kind == b"*":
-        return [answer(stream) for _ in range(int(rest))]
-    return rest
+from reader_clients import call
 
 
 def read(settings):
