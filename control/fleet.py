@@ -23,18 +23,18 @@ AT_ONCE = 8
 PATIENCE = 60
 
 
-def order(where: Topology, hosts: Iterable[str] | None = None) -> list[str]:
+def order(topology: Topology, hosts: Iterable[str] | None = None) -> list[str]:
     """Machines in the order in which they are converged: stores, applications, edges, monitors;
     one with several roles by the first of them."""
-    chosen = list(where.machines) if hosts is None else list(hosts)
-    return sorted(chosen, key=lambda host: stage(where, host))
+    chosen = list(topology.machines) if hosts is None else list(hosts)
+    return sorted(chosen, key=lambda host: stage(topology, host))
 
 
-def stage(where: Topology, host: str) -> int:
-    return min((ROLES.index(role) for role in where.machines[host].roles), default=len(ROLES))
+def stage(topology: Topology, host: str) -> int:
+    return min((ROLES.index(role) for role in topology.machines[host].roles), default=len(ROLES))
 
 
-def batches(where: Topology, hosts: Iterable[str], fresh: Iterable[str] = ()) -> list[list[str]]:
+def batches(topology: Topology, hosts: Iterable[str], fresh: Iterable[str] = ()) -> list[list[str]]:
     """
     Groups to be worked on one after the other. Of machines that serve already with the same first
     role never more than a quarter at once (one at least), so that the rest goes on serving; those
@@ -43,28 +43,28 @@ def batches(where: Topology, hosts: Iterable[str], fresh: Iterable[str] = ()) ->
     """
     new, found = set(fresh), []
     chosen = list(hosts)
-    if new >= set(where.machines):
-        apps = [host for host in chosen if stage(where, host) == ROLES.index("app")]
+    if new >= set(topology.machines):
+        apps = [host for host in chosen if stage(topology, host) == ROLES.index("app")]
         return [group for group in ([h for h in chosen if h not in apps], apps) if group]
-    for number in sorted({stage(where, host) for host in chosen}):
-        same = [host for host in chosen if stage(where, host) == number]
+    for number in sorted({stage(topology, host) for host in chosen}):
+        same = [host for host in chosen if stage(topology, host) == number]
         first = [host for host in same if host in new]
         rest = [host for host in same if host not in new]
         if first:
             found.append(first)
-        size = max(1, sum(stage(where, host) == number for host in where.machines) // 4)
+        size = max(1, sum(stage(topology, host) == number for host in topology.machines) // 4)
         found += [rest[at : at + size] for at in range(0, len(rest), size)]
     return found
 
 
 def each(
-    where: Topology, work: Callable[[str], int], hosts: Sequence[str] | None = None
+    topology: Topology, work: Callable[[str], int], hosts: Sequence[str] | None = None
 ) -> dict[str, int]:
     """
     ``work(host)`` for every machine, several at once: ``{host: exit code}``, in the given order.
     A machine that refuses or cannot be reached is named on stderr and counts as 1; the others go on.
     """
-    chosen = list(where.machines) if hosts is None else list(hosts)
+    chosen = list(topology.machines) if hosts is None else list(hosts)
 
     def guarded(host: str) -> int:
         try:
@@ -86,11 +86,11 @@ def say(text: str, file: object = None) -> None:
         print(text, file=file or sys.stdout, flush=True)  # type: ignore[arg-type]
 
 
-def label(where: Topology, host: str) -> str:
+def label(topology: Topology, host: str) -> str:
     """What stands before each line of a machine; nothing where there is only one."""
-    if len(where.machines) == 1:
+    if len(topology.machines) == 1:
         return ""
-    return host.ljust(max(map(len, where.machines))) + "  "
+    return host.ljust(max(map(len, topology.machines))) + "  "
 
 
 class NotReached(ControlError):
@@ -98,24 +98,27 @@ class NotReached(ControlError):
 
 
 def wait_for_edges(
-    where: Topology, hosts: Sequence[str], away: set[str] | None = None, known: Iterable[str] = ()
+    topology: Topology,
+    hosts: Sequence[str],
+    away: set[str] | None = None,
+    known: Iterable[str] = (),
 ) -> None:
     """
     Return once every edge sends requests to the instances of these machines, as far as it knows
-    any; Refused, with what it says instead, after a minute. So that the next ones are not drained
+    any; ControlError, with what it says instead, after a minute. So that the next ones are not drained
     while these are not yet in use.
 
     away
         edges that are not asked, since they could not be before: one that cannot be reached is
         added, and named unless it is among the ``known``; without this, it is an error
     """
-    apps = [host for host in hosts if "app" in where.machines[host].roles]
-    for edge in where.with_role("edge"):
+    apps = [host for host in hosts if "app" in topology.machines[host].roles]
+    for edge in topology.with_role("edge"):
         if away is not None and edge in away:
             continue
         try:
             for app in apps:
-                _wait_for_edge(where, edge, app)
+                _wait_for_edge(topology, edge, app)
         except NotReached as error:
             if away is None:
                 raise
@@ -124,26 +127,26 @@ def wait_for_edges(
                 say(f"{edge}: not asked whether it uses {', '.join(apps)}: {error}", sys.stderr)
 
 
-def unused_first(where: Topology, hosts: Sequence[str]) -> list[str]:
+def unused_first(topology: Topology, hosts: Sequence[str]) -> list[str]:
     """
     ``hosts`` in their order, but first those that an edge does not send requests to at this moment:
     such as one that a killed deploy left in the middle of a restart. An edge that cannot be reached
     says nothing.
     """
     unused: set[str] = set()
-    for edge in where.with_role("edge"):
+    for edge in topology.with_role("edge"):
         with contextlib.suppress(NotReached):
             # Each as ``app1-2 (DOWN)``.
             unused |= {
                 one.split()[0].rpartition("/")[2].rpartition("-")[0]
-                for one in _not_used(where, edge, *hosts)
+                for one in _not_used(topology, edge, *hosts)
             }
     return sorted(hosts, key=lambda host: host not in unused)
 
 
-def _wait_for_edge(where: Topology, edge: str, app: str) -> None:
+def _wait_for_edge(topology: Topology, edge: str, app: str) -> None:
     deadline = time.monotonic() + PATIENCE
-    while waiting := _not_used(where, edge, app):
+    while waiting := _not_used(topology, edge, app):
         if time.monotonic() > deadline:
             raise ControlError(
                 f"{edge} does not use {', '.join(waiting)} after {PATIENCE} s: see"
@@ -152,13 +155,13 @@ def _wait_for_edge(where: Topology, edge: str, app: str) -> None:
         time.sleep(0.5)
 
 
-def _not_used(where: Topology, edge: str, *apps: str) -> list[str]:
+def _not_used(topology: Topology, edge: str, *apps: str) -> list[str]:
     asked = shlex.join(apps)
     command = (
         f"cd {paths.PLACE} 2>/dev/null && {paths.SALT_CALL} --out=json edge.waiting {asked} || true"
     )
     try:
-        said = ssh.run(where, edge, command)
+        said = ssh.run(topology, edge, command)
     except ControlError as error:
         # The command itself always succeeds.
         raise NotReached(str(error)) from error

@@ -79,9 +79,9 @@ class Known:
     trouble: str = ""
 
 
-def services(where: Topology, host: str) -> list[dict[str, Any]]:
-    """What a machine says of its own services; Refused when it does not."""
-    said = ssh.run(where, host, host_programs.services(where))
+def services(topology: Topology, host: str) -> list[dict[str, Any]]:
+    """What a machine says of its own services; UserError when it does not."""
+    said = ssh.run(topology, host, host_programs.services(topology))
     try:
         found = json.loads(said)["local"]
     except (ValueError, KeyError) as error:
@@ -125,7 +125,7 @@ def parse(said: str) -> Known:
         when, path = line.split(" ", 1)
         machine, _, name = path.partition("/")
         known.logs[machine, name.removesuffix(".log")] = float(when)
-    # Nothing while Alertmanager is away.
+    # Nothing while Alertmanager is unreachable.
     for one in json.loads("".join(more).strip() or "[]"):
         if one["status"]["state"] == "active":
             known.silences.append(silence(one))
@@ -158,12 +158,12 @@ def question(metrics: list[str]) -> str:
     )
 
 
-def ask_monitor(where: Topology, metrics: list[str]) -> Known:
-    monitors = where.with_role("monitor")
+def ask_monitor(topology: Topology, metrics: list[str]) -> Known:
+    monitors = topology.with_role("monitor")
     if not monitors:
         return Known(trouble="this topology has no monitor")
     try:
-        return parse(ssh.run(where, monitors[0], question(metrics)))
+        return parse(ssh.run(topology, monitors[0], question(metrics)))
     except (ControlError, ValueError, KeyError) as error:
         first = (str(error).splitlines() or ["?"])[0]
         return Known(trouble=f"{monitors[0]} can't be asked for metrics, logs and alerts: {first}")
@@ -253,12 +253,12 @@ def render(
     return [(*map(clip, map(printable, row[:-1])), printable(row[-1])) for row in rows], well
 
 
-def table(where: Topology) -> tuple[str, bool, list[str]]:
+def table(topology: Topology) -> tuple[str, bool, list[str]]:
     """The table as text, whether all services are well, and the open alerts that call for somebody."""
-    hosts = list(where.machines)
+    hosts = list(topology.machines)
     found: dict[str, list[dict[str, Any]] | str] = {}
     with concurrent.futures.ThreadPoolExecutor(max_workers=max(1, len(hosts))) as pool:
-        asked = {host: pool.submit(services, where, host) for host in hosts}
+        asked = {host: pool.submit(services, topology, host) for host in hosts}
         for host, answer in asked.items():
             try:
                 found[host] = answer.result()
@@ -273,16 +273,16 @@ def table(where: Topology) -> tuple[str, bool, list[str]]:
             if one.get("metric")
         }
     )
-    known = ask_monitor(where, metrics)
+    known = ask_monitor(topology, metrics)
     rows, well = render(found, known)
     widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
     lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
     ]
-    if stores.are_several(where):
+    if stores.are_several(topology):
         try:
-            seen = stores.look(where)
+            seen = stores.look(topology)
             lines += ["", printable(f"stores: {stores.line(seen)}")] if seen else []
             well = well and not seen.get("why")
         except ControlError as error:
@@ -311,9 +311,9 @@ def table(where: Topology) -> tuple[str, bool, list[str]]:
     return "\n".join(lines), well, [one.name for one in calling]
 
 
-def command(where: Topology) -> int:
+def command(topology: Topology) -> int:
     began = time.monotonic()
-    text, well, calling = table(where)
+    text, well, calling = table(topology)
     print(text)
     print(
         f"\n{'healthy' if well and not calling else 'UNHEALTHY'}, asked in {time.monotonic() - began:.1f} s"
