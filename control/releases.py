@@ -85,7 +85,7 @@ def find_for_new_machines(topology: Topology) -> dict[str, dict[str, str]]:
     new: set[str] = set()
 
     def ask(host: str) -> int:
-        # One that is away is named where it is worked on.
+        # One that is unreachable is named where it is worked on.
         with contextlib.suppress(ControlError):
             if known := read_history(topology, host):
                 ends[host] = known[-1]

@@ -116,7 +116,7 @@ def _lacking(seen: dict[str, Any], away: Sequence[str] = ()) -> list[str]:
 def make_master(topology: Topology, host: str) -> list[str]:
     """
     ``host`` is the master when this returns: Sentinel chooses among the replicas, so it may take some moves. The
-    stores that are away: one that is the master already has the majority that it needs.
+    stores that are unreachable: one that is the master already has the majority that it needs.
     """
     names = topology.with_role("store")
     for _ in range(2 * len(names)):

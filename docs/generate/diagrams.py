@@ -31,12 +31,12 @@ class Pair(NamedTuple):
     formula: str
     protocol: str
 
-    def having(self, end: str, name: str) -> Pair:
+    def with_end(self, end: str, name: str) -> Pair:
         """The same with ``name`` as its ``end``, `source` or `target`."""
         return self._replace(target=name) if end == "target" else self._replace(source=name)
 
     def without(self, end: str) -> Pair:
-        return self.having(end, "")
+        return self.with_end(end, "")
 
 
 class Connection(NamedTuple):
@@ -92,8 +92,8 @@ def connections(topology: facts.Topology) -> list[Connection]:
             other = rest.source if end == "target" else rest.target
             if len(found) < 2 or other == EVERY or found < set(tiers) - {other}:
                 continue
-            opened -= {(rest.having(end, own), port) for own in found}
-            opened.add((rest.having(end, EVERY), port))
+            opened -= {(rest.with_end(end, own), port) for own in found}
+            opened.add((rest.with_end(end, EVERY), port))
     ports: dict[Pair, set[int]] = defaultdict(set)
     for pair, port in opened:
         ports[pair].add(port)

@@ -60,7 +60,7 @@ haproxy running:
           certificate: {{ haproxy.tls.certificate | json }}
           key: {{ haproxy.tls.key | json }}
           ordered: {{ (salt['site.order'](haproxy).names if haproxy.acme.directory else []) | json }}
-    # Of a given certificate, which is given no longer.
+    # Of a given certificate that the pillar no longer gives.
     - clean: [/etc/stack/pki/site.pem]
     - checks:
         - {{ ('salt://haproxy/files/check {staged} ' ~ haproxy.tls.directory) | json }}

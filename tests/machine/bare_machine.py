@@ -47,7 +47,7 @@ def copy_checkout(target: Path) -> None:
     subprocess.run(["tar", "-x", "-C", str(target)], input=archive, check=True)
 
 
-def carry(lab: Lab, checkout: Path, place: str) -> None:
+def upload(lab: Lab, checkout: Path, place: str) -> None:
     """Put a checkout onto the machine, with what `make` needs there."""
     archive = subprocess.run(
         ["tar", "-cz", "-C", str(checkout), "."], capture_output=True, check=True

@@ -197,7 +197,7 @@ class Lab:
 
     def reboot(self) -> None:
         """
-        Reboot the machine and wait until it serves again. That it was away is seen by its next boot, not
+        Reboot the machine and wait until it serves again. That it was unreachable is seen by its next boot, not
         by a look at the right moment: a container is back within seconds.
         """
         boot = "cat /proc/sys/kernel/random/boot_id; stat -c %Y /proc/1"

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from bare_machine import carry, copy_checkout
+from bare_machine import copy_checkout, upload
 from lab_machine import Lab
 
 CHECKOUT = "/root/checkout"
@@ -17,7 +17,7 @@ CHECKOUT = "/root/checkout"
 def test_a_server_converges_itself_from_a_checkout(lab: Lab, tmp_path: Path) -> None:
     before = lab.see()
     copy_checkout(tmp_path / "checkout")
-    carry(lab, tmp_path / "checkout", CHECKOUT)
+    upload(lab, tmp_path / "checkout", CHECKOUT)
     try:
         said = lab.run(f"cd {CHECKOUT} && make apply HOST=local", timeout=600)
         assert re.search(r"(?m)^\d+ changed, 0 failed$", said), said

@@ -327,7 +327,7 @@ def test_lines_that_cannot_be_delivered_and_are_lost_are_told_of(lab: Lab, alarm
     lab.run("systemctl stop rsyslog")
     try:
         alarm.wait("ShipperBehind", began, seconds=150)
-        # More than the journal keeps, for an hour of a monitor that is away.
+        # More than the journal keeps, for an hour of a monitor that is unreachable.
         lab.run("for i in $(seq 50); do logger lost-$i; done; journalctl --sync")
         lab.run("journalctl -q --rotate --vacuum-time=1s")
     finally:

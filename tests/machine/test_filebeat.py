@@ -300,7 +300,7 @@ def test_a_target_that_is_away_or_refuses_and_a_dead_filebeat_are_told_of(
     assert said.count(f"this one is a {elastic.refused}") == 1, (
         "what it says of one is not sent and refused in turn"
     )
-    assert "determining cgroups" not in said, "it complains whenever its figures are asked for"
+    assert "determining cgroups" not in said, "it complains whenever its metrics are asked for"
 
 
 @pytest.mark.one_release

@@ -8,7 +8,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from bare_machine import carry, copy_checkout
+from bare_machine import copy_checkout, upload
 from lab_machine import Lab
 
 from control import new_service
@@ -25,7 +25,7 @@ def test_a_new_service_runs_and_is_seen_by_everything(lab: Lab, tmp_path: Path) 
     copy_checkout(checkout)
     new_service.lay_out("memcached", checkout)
     page.type_into(checkout)
-    carry(lab, checkout, CHECKOUT)
+    upload(lab, checkout, CHECKOUT)
     try:
         said = lab.run(
             f"cd {CHECKOUT} && make apply HOST=local TOPOLOGY={lab.topology}", timeout=600

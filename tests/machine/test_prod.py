@@ -576,7 +576,7 @@ def test_a_dead_tunnel_is_told_of(prod: Many) -> None:
 
 @pytest.mark.timeout(1500)
 def test_every_machine_in_turn_reboots_and_the_count_is_kept(prod: Many) -> None:
-    """Edge and store are one each: while they are away nothing can be counted. All others: no
+    """Edge and store are one each: while they are unreachable nothing can be counted. All others: no
     request is lost."""
     boots, before = prod.boots(), prod.count()
     with prod.under_load(mode="keepalive", concurrency=8, rate=RATE) as load:

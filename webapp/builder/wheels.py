@@ -20,7 +20,7 @@ from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from builder.errors import BuildError
 from builder.locks import Requirement, is_wanted
 
-# Debian's names of processors, and the kernel's.
+# Debian's names of architectures, and the kernel's.
 MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 # The minor versions of glibc that a wheel may want, the newest first: Debian 12 has 2.36.
 GLIBC = range(36, 4, -1)

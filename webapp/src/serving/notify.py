@@ -11,7 +11,7 @@ from collections.abc import Mapping
 class Notifier:
     """Sends state to the socket in NOTIFY_SOCKET; does nothing where there is none.
 
-    Sending never raises and never blocks: a service manager that is away or busy must not
+    Sending never raises and never blocks: a service manager that is unreachable or busy must not
     disturb requests.
     """
 

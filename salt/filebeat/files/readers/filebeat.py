@@ -1,4 +1,4 @@
-"""Filebeat's own figures: what it took in, and what its target has acknowledged."""
+"""Filebeat's own metrics: what it took in, and what its target has acknowledged."""
 
 import contextlib
 import glob

@@ -27,7 +27,7 @@ def read(settings):
         connection.request("GET", "/api/v2/silences")
         text = connection.getresponse().read(MOST)
     except (OSError, http.client.HTTPException):
-        # That it is away another alert says.
+        # That it is unreachable another alert says.
         return
     finally:
         connection.close()

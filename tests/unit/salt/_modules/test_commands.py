@@ -46,7 +46,7 @@ def commands(
     return module
 
 
-def carry(tmp_path: Path, said: Any) -> None:
+def upload(tmp_path: Path, said: Any) -> None:
     data = json.dumps(said).encode()
     with tarfile.open(tmp_path / "dist" / "shop-1.0.tar.gz", "w:gz") as archive:
         info = tarfile.TarInfo("shop-1.0/app.json")
@@ -82,7 +82,7 @@ def test_what_would_be_another_line_of_a_unit_is_refused(
         (root / "releases" / "1.0").mkdir(parents=True)
         (root / "releases" / "1.0" / "app.json").write_text(json.dumps(GOOD | said))
     else:
-        carry(tmp_path, GOOD | said)
+        upload(tmp_path, GOOD | said)
     with pytest.raises(CommandExecutionError) as refusal:
         commands.manifest("shop", str(root), "1.0")
     assert str(refusal.value).startswith(f"shop 1.0: app.json:{where}")
@@ -92,9 +92,9 @@ def test_what_would_be_another_line_of_a_unit_is_refused(
 def test_what_the_builder_makes_is_taken(commands: ModuleType, tmp_path: Path, root: Path) -> None:
     for folder in (root / "examples/shop", root / "tests/machine/applications/shop"):
         said = app_toml.read(folder)
-        carry(tmp_path, said)
+        upload(tmp_path, said)
         assert commands.manifest("shop", str(tmp_path / "opt"), "1.0") == said
-    carry(tmp_path, GOOD)
+    upload(tmp_path, GOOD)
     assert commands.manifest("shop", str(tmp_path / "opt"), "1.0") == GOOD
 
 

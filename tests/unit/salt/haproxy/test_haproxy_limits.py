@@ -183,7 +183,7 @@ def test_scans_beyond_the_limit_are_logged_no_more_than_a_flood(proxy: Proxy) ->
 
 
 def test_a_request_that_fails_is_no_warning(proxy: Proxy) -> None:
-    """The jails read warnings: a list that must be short when the application is away."""
+    """The jails read warnings: a list that must be short when the application is unreachable."""
     assert proxy.statuses(3, b"/nothing") == [503] * 3
     proxy.wait("their lines", lambda: len(proxy.lines()) == 3)
     assert [(priority, line["status"]) for priority, line in proxy.lines()] == [(6, 503)] * 3

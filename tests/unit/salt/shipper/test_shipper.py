@@ -661,7 +661,7 @@ print(it.sent, it.lost)
 def test_no_flood_of_a_user_takes_more_memory_than_the_unit_has(
     world: Any, identities: Path, root: Path, tmp_path: Path, flood: str
 ) -> None:
-    """What waits while the receiver is away: as much as anybody cares to log."""
+    """What waits while the receiver is unreachable: as much as anybody cares to log."""
     receiver = Receiver(identities)
     source = str(root / "salt/shipper/files/journal-shipper")
     words = [
