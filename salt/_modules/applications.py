@@ -131,7 +131,7 @@ def has_release(name):
 
 
 def _complete(name, given):
-    base = copy.deepcopy(dict(__salt__["formula.said"]("apps", "application.yaml")))
+    base = copy.deepcopy(dict(__salt__["tree.said"]("apps", "application.yaml")))
     one = salt.utils.dictupdate.update(base, copy.deepcopy(dict(given)))
     port = _FIRST_PORT + zlib.crc32(name.encode()) % _BLOCKS * _BLOCK
     one["name"], one["root"], one["user"] = name, f"/opt/apps/{name}", f"app-{name}"

@@ -119,7 +119,7 @@ def _run_check(command, staged):
         if word.startswith("salt://"):
             # A file of the tree, by its interpreter: a cached copy has no execute bit.
             words += [_interpreter(word)] if not words else []
-            word = __salt__["formula.file"](word)
+            word = __salt__["tree.file"](word)
         words.append(word)
     try:
         code, output = __utils__["process.run"](words, _CHECK_TIMEOUT)
@@ -140,7 +140,7 @@ def run(command):
     """``(exit code, output)`` of a shell command; a leading ``salt://…`` is a program of the tree."""
     program, _, rest = command.partition(" ")
     if program.startswith("salt://"):
-        path = shlex.quote(__salt__["formula.file"](program))
+        path = shlex.quote(__salt__["tree.file"](program))
         command = f"{_interpreter(program)} {path} {rest}"
     try:
         code, output = __utils__["process.run"](command, 10, shell=True)

@@ -168,7 +168,7 @@ def grafana(name, spec):
 def _specs():
     if "dashboards.specs" not in __context__:
         found = {
-            formula: complete(__salt__["formula.said"](formula, FILE))
+            formula: complete(__salt__["tree.said"](formula, FILE))
             for formula in __salt__["metrics.in_topology"](FILE)
         }
         if len(__salt__["topology.machines"]()) == 1:

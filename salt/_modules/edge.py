@@ -41,7 +41,7 @@ def rotation_check(server, address, application=None):
 
         salt-call edge.rotation_check app1-1 127.0.0.1:8001
     """
-    program = __salt__["formula.file"]("salt://_utils/haproxy_socket.py")
+    program = __salt__["tree.file"]("salt://_utils/haproxy_socket.py")
     path = __salt__["formula.settings"]("haproxy")["admin"]["socket"]
     proxies = {one["name"]: one["proxy"] for one in __salt__["backends.served"]()["applications"]}
     if proxies.get(application, "app") != "app":

@@ -8,8 +8,6 @@ applied.
 """
 
 import copy
-import os
-import re
 
 import salt.utils.dictupdate
 import salt.utils.yaml
@@ -17,7 +15,6 @@ from salt.exceptions import CommandExecutionError
 
 __virtualname__ = "formula"
 
-_TREE = "salt://"
 # Pillar keys that are not a formula's: what pillar/topology.sls says of the machines, which it
 # has checked itself, and the encrypted secrets (salt/_modules/secret.py).
 _DATA = ("topology", "machine", "secrets")
@@ -25,49 +22,6 @@ _DATA = ("topology", "machine", "secrets")
 
 def __virtual__():
     return __virtualname__
-
-
-def _read(source):
-    """Parsed YAML of a ``salt://`` file, or None where there is none."""
-    if source[len(_TREE) :] not in _files():
-        return None
-    path = __salt__["cp.cache_file"](source)
-    with open(path, encoding="utf-8") as file:
-        return salt.utils.yaml.safe_load(file)
-
-
-def _files():
-    """Every path of the tree; listed once a run."""
-    if "formula.files" not in __context__:
-        __context__["formula.files"] = frozenset(__salt__["cp.list_master"]())
-    return __context__["formula.files"]
-
-
-def names():
-    """Formulas of the tree: every directory with a ``schema.yaml``, sorted."""
-    return sorted(
-        path.split("/")[0]
-        for path in _files()
-        if path.count("/") == 1 and path.endswith("/schema.yaml") and not path.startswith("_")
-    )
-
-
-def _keys(path):
-    """Top-level keys of a YAML file of the tree, also those that its Jinja leaves out here."""
-    if path not in _files():
-        return []
-    with open(__salt__["cp.cache_file"](_TREE + path), encoding="utf-8") as file:
-        return re.findall(r"(?m)^([a-z][a-z0-9-]*):", file.read())
-
-
-def _names_of(form):
-    """What a schema's ``format: role`` or ``format: key of FILE`` allows: a key of FILE in any formula, on
-    this machine or not; None for another format."""
-    if form == "role":
-        return __salt__["topology.roles"]()
-    if not form.startswith("key of "):
-        return None
-    return sorted({key for name in names() for key in _keys(f"{name}/{form[len('key of ') :]}")})
 
 
 def problems(pillar=None):
@@ -84,7 +38,7 @@ def problems(pillar=None):
         salt-call formula.problems
     """
     pillar = __pillar__ if pillar is None else pillar
-    known = names()
+    known = __salt__["tree.names"]()
     lines = [f"pillar {one}" for one in __salt__["schemas.odd_keys"](pillar)]
     if lines:
         # What follows compares keys with text.
@@ -95,13 +49,18 @@ def problems(pillar=None):
     for name in known:
         if name in pillar:
             lines += __salt__["schemas.problems"](
-                _schema(name), _plain(pillar[name]), f"pillar {name}", _names_of
+                _schema(name),
+                __salt__["tree.plain"](pillar[name]),
+                f"pillar {name}",
+                __salt__["tree.names_of"],
             )
     lines += [] if lines else _broken_rules(pillar, known)
     if pillar.get("secrets") is not None and not lines:
         # The controller's were checked there (control/credentials/given_secrets.py): settings may be taken back before them.
         others = set((pillar.get("machine") or {}).get("secrets") or ())
-        lines += _secret_problems(_plain(pillar["secrets"]), _secrets(pillar), others)
+        lines += _secret_problems(
+            __salt__["tree.plain"](pillar["secrets"]), _secrets(pillar), others
+        )
     return lines
 
 
@@ -114,8 +73,11 @@ def _broken_rules(pillar, known):
     merged, lines = {}, []
     if not set(known) & set(pillar):
         return lines
-    rules = _read(f"{_TREE}rules.yaml") or []
-    for rule in [*rules, *(rule for name in known for rule in said(name, "rules.yaml") or [])]:
+    rules = __salt__["tree.read"]("rules.yaml") or []
+    for rule in [
+        *rules,
+        *(rule for name in known for rule in __salt__["tree.said"](name, "rules.yaml") or []),
+    ]:
         named = __salt__["rules.formulas"](rule)
         # A tree that took some of the formulas over keeps to what it can know.
         if not named & set(pillar) or not named <= set(known):
@@ -146,8 +108,8 @@ def _declared():
     if "formula.declared" not in __context__:
         __context__["formula.declared"] = {
             secret: declared or {}
-            for name in names()
-            for secret, declared in (said(name, "secrets.yaml") or {}).items()
+            for name in __salt__["tree.names"]()
+            for secret, declared in (__salt__["tree.said"](name, "secrets.yaml") or {}).items()
         }
     return __context__["formula.declared"]
 
@@ -164,7 +126,7 @@ def _secrets(pillar):
 def _named(pillar):
     """The secrets that any formula's settings name, on this machine or not: see ``schemas.secrets``."""
     found = {"names": {}, "made": set()}
-    for name in names():
+    for name in __salt__["tree.names"]():
         more = __salt__["schemas.secrets"](_schema(name), _merged(name, pillar))
         found["names"].update(more["names"])
         found["made"] |= more["made"]
@@ -190,16 +152,7 @@ def secret_kind(name):
 
 
 def _schema(name):
-    return _read(f"{_TREE}{name}/schema.yaml")
-
-
-def _plain(value):
-    """Salt's ordered and proxied containers as plain ones, which jsonschema tells apart."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value
+    return __salt__["tree.read"](f"{name}/schema.yaml")
 
 
 def settings(name):
@@ -235,7 +188,7 @@ def settings(name):
 
 
 def _refuse_system():
-    systems = _read(f"{_TREE}systems.yaml")
+    systems = __salt__["tree.read"]("systems.yaml")
     if systems and __grains__.get("oscodename") not in systems:
         this = " ".join(
             str(__grains__.get(key) or "") for key in ("osfullname", "osrelease")
@@ -247,17 +200,19 @@ def _refuse_system():
 
 
 def _merged(name, pillar):
-    merged = _read(f"{_TREE}{name}/defaults.yaml")
+    merged = __salt__["tree.read"](f"{name}/defaults.yaml")
     if merged is None:
         raise CommandExecutionError(f"formula {name} has no defaults.yaml")
-    system = _read(f"{_TREE}{name}/os.yaml") or {}
+    system = __salt__["tree.read"](f"{name}/os.yaml") or {}
     for layer in (
         system.get(__grains__.get("os_family")),
         system.get(__grains__.get("oscodename")),
         pillar.get(name),
     ):
         if layer:
-            merged = salt.utils.dictupdate.update(merged, copy.deepcopy(_plain(layer)))
+            merged = salt.utils.dictupdate.update(
+                merged, copy.deepcopy(__salt__["tree.plain"](layer))
+            )
     return merged
 
 
@@ -292,7 +247,7 @@ def applied():
 
 def collect(filename):
     """
-    What each formula of this machine says in its own ``filename`` (see :py:func:`said`), for the
+    What each formula of this machine says in its own ``filename`` (see ``tree.said``), for the
     formulas that serve all others and know none by name: ``{formula: data}``, in the order of
     top.sls, without the formulas that have no such file.
 
@@ -302,7 +257,11 @@ def collect(filename):
 
         salt-call formula.collect status.yaml.j2
     """
-    return {name: said(name, filename) for name in applied() if f"{name}/{filename}" in _files()}
+    return {
+        name: __salt__["tree.said"](name, filename)
+        for name in applied()
+        if f"{name}/{filename}" in __salt__["tree.files"]()
+    }
 
 
 def offered(filename):
@@ -316,69 +275,9 @@ def offered(filename):
 
         salt-call formula.offered backend.yaml.j2
     """
-    found = sorted(path.split("/")[0] for path in _files() if path.endswith(f"/{filename}"))
-    return {name: said(name, filename) for name in found if not name.startswith("_")}
-
-
-def said(name, filename):
-    """
-    What formula ``name`` says in its own small file ``filename`` (``.j2``: Jinja, then YAML), also one that
-    is none of this machine's; None where it has no such file. What each may hold is in ``_schemas/``.
-
-    Raises CommandExecutionError, with file, path and what is allowed, for what its schema does not allow.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-call formula.said redis logs.yaml.j2
-    """
-    path = f"{name}/{filename}"
-    if path not in _files():
-        return None
-    if filename.endswith(".j2"):
-        data = __salt__["slsutil.renderer"](f"{_TREE}{path}", default_renderer="jinja|yaml")
-    else:
-        data = _read(f"{_TREE}{path}")
-    if lines := small_file_problems(path, data):
-        raise CommandExecutionError(f"refused: {'; '.join(lines)}; nothing was changed")
-    return data
-
-
-def small_file_problems(path, data):
-    """
-    What is wrong with ``data`` of a small file, such as ``redis/logs.yaml.j2``, one line each; an empty list
-    when all is well, and where it says nothing.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-call formula.small_file_problems shop/loopback.yaml.j2 '[{port: 80}]'
-    """
-    # Salt makes an empty map of a file whose Jinja leaves nothing.
-    if not data:
-        return []
-    schema = _read(f"{_TREE}_schemas/{path.split('/')[1].split('.')[0]}.schema.yaml")
-    # What was lifted out of this tree may come without.
-    if schema is None:
-        return []
-    data = _plain(data)
-    lines = [f"{path}: {line}" for line in __salt__["schemas.odd_keys"](data)]
-    return lines or __salt__["schemas.problems"](schema, data, f"{path}: ", _names_of)
-
-
-def file(source):
-    """
-    Path on this machine of a ``salt://`` file, for programs that a check runs.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-call formula.file salt://redis/files/check
-    """
-    path = __salt__["cp.cache_file"](source)
-    if not path or not os.path.exists(path):
-        raise CommandExecutionError(f"{source} is not in the tree")
-    return path
+    found = sorted(
+        path.split("/")[0] for path in __salt__["tree.files"]() if path.endswith(f"/{filename}")
+    )
+    return {
+        name: __salt__["tree.said"](name, filename) for name in found if not name.startswith("_")
+    }

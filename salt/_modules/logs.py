@@ -63,6 +63,6 @@ def services(machine):
     for formula in __salt__["metrics.formulas"](machine):
         key = f"logs.of.{formula}"
         if key not in __context__:
-            __context__[key] = __salt__["formula.said"](formula, "logs.yaml.j2")
+            __context__[key] = __salt__["tree.said"](formula, "logs.yaml.j2")
         found |= set(__context__[key] or {})
     return sorted(found)

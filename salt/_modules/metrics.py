@@ -155,7 +155,7 @@ def formulas(machine):
         salt-call metrics.formulas '{roles: [edge]}'
     """
     if "metrics.top" not in __context__:
-        path = __salt__["formula.file"]("salt://top.sls")
+        path = __salt__["tree.file"]("salt://top.sls")
         with open(path, encoding="utf-8") as file:
             __context__["metrics.top"] = salt.utils.yaml.safe_load(file)["base"]
     found = []
@@ -246,7 +246,7 @@ def _of(formula):
         return collect()[formula]
     key = f"metrics.of.{formula}"
     if key not in __context__:
-        __context__[key] = _complete(__salt__["formula.said"](formula, _FILE))
+        __context__[key] = _complete(__salt__["tree.said"](formula, _FILE))
     return __context__[key]
 
 

@@ -128,20 +128,21 @@ def formula_on() -> Callable[..., ModuleType]:
         topology = load(ROOT / "salt/_modules/topology.py")
         rules = load(ROOT / "salt/_modules/rules.py")
         names = ("nearest", "odd_keys", "problems", "secrets", "unknown")
-        return load(
-            ROOT / "salt/_modules/formula.py",
-            salt={
-                "cp.list_master": lambda: [
-                    str(path.relative_to(tree)) for path in tree.rglob("*") if path.is_file()
-                ],
-                "cp.cache_file": cached,
-                "secret.problem": secret.problem,
-                "topology.roles": topology.roles,
-                **{f"schemas.{name}": getattr(schemas, name) for name in names},
-                **functions(rules=rules),
-            },
-            grains={"os_family": "Debian", "oscodename": "bookworm"},
-        )
+        salt = {
+            "cp.list_master": lambda: [
+                str(path.relative_to(tree)) for path in tree.rglob("*") if path.is_file()
+            ],
+            "cp.cache_file": cached,
+            "secret.problem": secret.problem,
+            "topology.roles": topology.roles,
+            **{f"schemas.{name}": getattr(schemas, name) for name in names},
+            **functions(rules=rules),
+        }
+        context: dict[str, Any] = {}
+        files = load(ROOT / "salt/_modules/tree.py", salt=salt, context=context)
+        salt.update(functions(tree=files))
+        grains = {"os_family": "Debian", "oscodename": "bookworm"}
+        return load(ROOT / "salt/_modules/formula.py", salt=salt, context=context, grains=grains)
 
     return load_on
 

@@ -21,7 +21,7 @@ def configured(load_source: Callable[..., ModuleType]) -> Callable[..., Any]:
     def ask(apps: dict[str, Any], stores: int) -> Any:
         salt = {
             "formula.settings": lambda name: apps,
-            "formula.said": lambda name, file: yaml.safe_load(APPLICATION.read_text("utf-8")),
+            "tree.said": lambda name, file: yaml.safe_load(APPLICATION.read_text("utf-8")),
             "topology.machines": lambda role: [{"name": f"{role}{n}"} for n in range(stores)],
         }
         return load_source("salt/_modules/applications.py", salt=salt).configured()

@@ -68,7 +68,7 @@ def formula(formula_on: Callable[..., ModuleType], tmp_path: Path) -> ModuleType
 
 
 def test_a_pillar_that_is_right_has_no_problems(formula: ModuleType) -> None:
-    assert formula.names() == ["store", "web"]
+    assert formula.__salt__["tree.names"]() == ["store", "web"]
     pillar = {"web": {"port": 8080, "inner": {"depth": None}}, "topology": {"x": 1}, "machine": {}}
     assert formula.problems(pillar) == []
     assert formula.problems({}) == []
@@ -318,7 +318,7 @@ def test_a_null_in_the_pillar_overrides_a_default(formula: ModuleType) -> None:
 
 def test_a_file_that_is_not_in_the_tree_is_named(formula: ModuleType) -> None:
     with pytest.raises(CommandExecutionError, match="salt://web/nothing is not in the tree"):
-        formula.file("salt://web/nothing")
+        formula.__salt__["tree.file"]("salt://web/nothing")
     with pytest.raises(CommandExecutionError, match="nowhere has no defaults"):
         formula.settings("nowhere")
 

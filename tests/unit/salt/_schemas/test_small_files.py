@@ -177,7 +177,7 @@ WRONG = [
 def test_what_is_wrong_is_refused_by_file_and_path(
     formula: ModuleType, file: str, data: Any, line: str
 ) -> None:
-    lines = formula.small_file_problems(f"shop/{file}", data)
+    lines = formula.__salt__["tree.problems"](f"shop/{file}", data)
     assert any(one.startswith(f"shop/{file}: {line}") for one in lines), lines
     assert not any("\n" in one for one in lines)
 
@@ -196,21 +196,21 @@ def test_a_wrong_small_file_stops_the_run_before_any_change(
         CommandExecutionError,
         match=r"^refused: shop/secrets.yaml: other: None is not of type object; nothing was changed$",
     ):
-        formula.said("shop", "secrets.yaml")
+        formula.__salt__["tree.said"]("shop", "secrets.yaml")
     secrets.write_text("shop-key: {kind: given}\n")
-    assert formula.said("shop", "secrets.yaml") == {"shop-key": {"kind": "given"}}
+    assert formula.__salt__["tree.said"]("shop", "secrets.yaml") == {"shop-key": {"kind": "given"}}
     # A formula that was lifted out without the schemas.
     files.remove("_schemas/secrets.schema.yaml")
     secrets.write_text("shop-key: {kind: gievn}\n")
     formula.__context__.clear()
-    assert formula.said("shop", "secrets.yaml") == {"shop-key": {"kind": "gievn"}}
+    assert formula.__salt__["tree.said"]("shop", "secrets.yaml") == {"shop-key": {"kind": "gievn"}}
 
 
 @pytest.mark.parametrize("data", [None, {}, []])
 def test_a_file_that_says_nothing_is_right(formula: ModuleType, data: Any) -> None:
     for path in SCHEMAS:
         name = yaml.safe_load(path.read_text(encoding="utf-8"))["title"]
-        assert formula.small_file_problems(f"shop/{name}", data) == []
+        assert formula.__salt__["tree.problems"](f"shop/{name}", data) == []
 
 
 @pytest.mark.parametrize("path", SCHEMAS, ids=lambda path: path.name)
@@ -274,4 +274,4 @@ def test_the_readme_of_who_collects_shows_one_that_is_right(
     after = text[text.index(f"salt/SERVICE/{file}") :]
     (block, *_) = re.findall(r"(?ms)^```\n(.*?)^```", after)
     data = yaml.safe_load(block)
-    assert data and formula.small_file_problems(f"shop/{file}", data) == []
+    assert data and formula.__salt__["tree.problems"](f"shop/{file}", data) == []

@@ -64,7 +64,7 @@ def checked(
             raise CommandExecutionError(f"{name} is not in the tree")
         return found
 
-    salt.update({"cp.cache_file": cache_file, "formula.file": file})
+    salt.update({"cp.cache_file": cache_file, "tree.file": file})
     ready: list[int] = []
 
     def is_ready(command: str) -> str | None:
