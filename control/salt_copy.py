@@ -23,7 +23,7 @@ from .paths import ROOT
 _OWN = ("machine.yaml", "machine-secrets.yaml", "secrets.sls")
 # Asks in a process of its own, which must not be this one: Salt changes whatever process it is in.
 PROGRAM = Path(__file__).with_name("salt_answers.py")
-# Seconds for one process.
+# Seconds for what one machine is asked; only so that what hangs ends.
 PATIENCE = 600
 
 
@@ -85,7 +85,7 @@ def ask(
         capture_output=True,
         text=True,
         check=False,
-        timeout=PATIENCE,
+        timeout=PATIENCE * len(configs),
     )
     try:
         answers = json.loads(done.stdout)
