@@ -11,6 +11,7 @@ see in the pillar.
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import sys
 from collections.abc import Callable, Mapping
@@ -46,6 +47,8 @@ def main(**own: Own) -> int:
     functions = {name.replace("_", " "): function for name, function in own.items()}
     functions["lay over pillar"] = lay_over_pillar
     answers: object
+    # It is over before it has made much garbage.
+    gc.disable()
     # Whatever Salt prints must not get between the answers.
     with contextlib.redirect_stdout(sys.stderr):
         try:

@@ -23,32 +23,39 @@ from .paths import ROOT
 _OWN = ("machine.yaml", "machine-secrets.yaml", "secrets.sls")
 # Asks in a process of its own, which must not be this one: Salt changes whatever process it is in.
 PROGRAM = Path(__file__).with_name("salt_answers.py")
-# Seconds for one process.
+# Seconds for what one machine is asked; only so that what hangs ends.
 PATIENCE = 600
 
 
-def copy_tree(target: Path, machine: Mapping[str, object], **options: object) -> Path:
+def copy_tree(
+    target: Path, machine: Mapping[str, object], *, states: Path | None = None, **options: object
+) -> Path:
     """
     What a machine gets of the checkout, in ``target``, and the path of a minion's configuration for it.
 
     machine
         who it is: ``{topology, name, release}``
+    states
+        the copy made before whose states this machine has too: asked in one process, they share what Salt
+        has made of them
     options
         settings of the minion, over the machines' own
     """
     target.mkdir(parents=True, exist_ok=True)
     ignore = shutil.ignore_patterns("__pycache__", *_OWN)
-    for part in ("salt", "pillar"):
-        shutil.copytree(ROOT / part, target / part, ignore=ignore)
+    shutil.copytree(ROOT / "pillar", target / "pillar", ignore=ignore)
+    if states is None:
+        states = target
+        shutil.copytree(ROOT / "salt", target / "salt", ignore=ignore)
     shutil.copy(ROOT / "Saltfile", target)
     (target / "pillar" / "machine.yaml").write_text(yaml.safe_dump(dict(machine)), encoding="utf-8")
     settings = yaml.safe_load((ROOT / "salt" / "_etc" / "minion").read_text(encoding="utf-8"))
     state = target / "state"
     settings |= {
         "id": machine["name"],
-        "file_roots": {"base": [str(target / "salt")]},
+        "file_roots": {"base": [str(states / "salt")]},
         "pillar_roots": {"base": [str(target / "pillar")]},
-        "module_dirs": [str(target / "salt")],
+        "module_dirs": [str(states / "salt")],
         "cachedir": str(state / "cache"),
         "pki_dir": str(state / "pki"),
         "sock_dir": str(state / "sock"),
@@ -78,7 +85,7 @@ def ask(
         capture_output=True,
         text=True,
         check=False,
-        timeout=PATIENCE,
+        timeout=PATIENCE * len(configs),
     )
     try:
         answers = json.loads(done.stdout)

@@ -816,7 +816,7 @@ class LoadHandle:
     def running(self) -> bool:
         return self._thread.is_alive()
 
-    def wait_for(self, answers: int, timeout: float = 120.0) -> None:
+    def wait_for(self, answers: int, timeout: float = 300.0) -> None:
         """Block until so many right answers came in, so that a fault hits a load in full swing.
 
         Raises TimeoutError when they do not, or when the load ended before.
@@ -837,7 +837,7 @@ class LoadHandle:
             raise self._failure
         return self.result
 
-    def stop(self, timeout: float = 30.0) -> Result:
+    def stop(self, timeout: float = 120.0) -> Result:
         """Send no more, wait for what is in flight, return the result."""
         if self._loop is not None and self._stop is not None:
             with contextlib.suppress(RuntimeError):  # the loop has ended by itself

@@ -6,12 +6,10 @@ would do and not what somebody once typed.
 
 from __future__ import annotations
 
-import concurrent.futures
 import functools
-import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -111,15 +109,12 @@ def _openings(
             yield Opening(formula, one.get("port", 0), one["protocol"], source)
 
 
-def _ask(folder: Path, topology: str, name: str) -> dict[str, Any]:
+def _ask(topology: str, names: Sequence[str]) -> list[dict[str, Any]]:
     """
-    What machine ``name`` says of itself: the formulas of its roles, what each lets in (firewall.yaml.j2 as it
+    What machines say of themselves: the formulas of their roles, what each lets in (firewall.yaml.j2 as it
     was written, sources by role), measures (metrics.yaml.j2) and calls its own in the journal (logs.yaml.j2),
     and the settings of those that are quoted.
     """
-    # The controller writes it; here the release does not matter.
-    machine = {"topology": topology, "name": name, "release": "0.0.0"}
-    config = salt_copy.copy_tree(folder, machine)
     questions: list[list[Any]] = [
         ["formula.applied", [], {}],
         ["formula.collect", ["firewall.yaml.j2"], {}],
@@ -129,7 +124,20 @@ def _ask(folder: Path, topology: str, name: str) -> dict[str, Any]:
         ["lay over pillar", [OFF_BY_DEFAULT], {}],
         ["formula.collect", ["metrics.yaml.j2"], {}],
     ]
-    ((applied, openings, logs, *settings, _, metrics),) = salt_copy.ask([config], questions)
+    configs: list[Path] = []
+    with tempfile.TemporaryDirectory(prefix="docs-") as trees:
+        for name in names:
+            # The controller writes it; here the release does not matter.
+            identity = {"topology": topology, "name": name, "release": "0.0.0"}
+            states = configs[0].parents[1] if configs else None
+            configs.append(salt_copy.copy_tree(Path(trees) / name, identity, states=states))
+        answers = salt_copy.ask(configs, questions)
+    return [_as_facts(*answer) for answer in answers]
+
+
+def _as_facts(applied: list[str], openings: Any, logs: Any, *others: Any) -> dict[str, Any]:
+    """Answers to the questions of :func:`_ask`, by their names."""
+    *settings, _, metrics = others
     quoted = {
         formula: own for formula, own in zip(QUOTED, settings, strict=True) if formula in applied
     }
@@ -152,16 +160,10 @@ def load_topology(name: str) -> Topology:
     path = ROOT / "pillar" / "topologies" / f"{name}.yaml"
     data = yaml.safe_load(path.read_text(encoding="utf-8"))
     machines: dict[str, dict[str, Any]] = data["machines"]
-    with (
-        tempfile.TemporaryDirectory(prefix="docs-") as trees,
-        concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 2) as pool,
-    ):
-        # Machines of the same roles say the same.
-        first = {tuple(given["roles"]): one for one, given in reversed(machines.items())}
-        asked = {
-            roles: pool.submit(_ask, Path(trees) / one, name, one) for roles, one in first.items()
-        }
-        answers = {one: asked[tuple(machines[one]["roles"])].result() for one in machines}
+    # Machines of the same roles say the same.
+    first = {tuple(given["roles"]): one for one, given in reversed(machines.items())}
+    asked = dict(zip(first, _ask(name, list(first.values())), strict=True))
+    answers = {one: asked[tuple(given["roles"])] for one, given in machines.items()}
     return Topology(
         name=data["name"],
         network=data["network"],
@@ -200,15 +202,16 @@ def to_come() -> list[str]:
     return found.group(1).split() if found else []
 
 
-def test_names() -> set[str]:
+@functools.cache
+def test_names() -> frozenset[str]:
     """Every test function there is."""
     folders = ("tests", "webapp", "cloud", "bench")
-    return {
+    return frozenset(
         name
         for folder in folders
-        for path in sorted((ROOT / folder).rglob("test_*.py"))
+        for path in (ROOT / folder).rglob("test_*.py")
         for name in re.findall(r"(?m)^\s*def (test_\w+)", path.read_text(encoding="utf-8"))
-    }
+    )
 
 
 def decisions() -> list[tuple[Path, str]]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pace
-from lab_machine import Lab
+from lab_machine import PATIENCE, Lab
 
 # Faster than the defaults: what is measured with these is which alerts come, not how soon.
 FAST = {
@@ -131,13 +131,13 @@ def forget(lab: Lab) -> None:
     )
     both = "prometheus prometheus-alertmanager"
     lab.run(f"systemctl stop {both}; rm -rf /var/lib/prometheus/metrics2/*; systemctl start {both}")
-    lab.wait("Prometheus is ready", lambda: "Ready" in lab.run(f"{READY} || true"), 60)
+    lab.wait("Prometheus is ready", lambda: "Ready" in lab.run(f"{READY} || true"))
     # The second round: rules were evaluated over the first.
     rounds = "min(count_over_time(up[5m])) >= 2 and min(up) == 1"
-    lab.wait("everything is measured", lambda: bool(query(lab, rounds)), 90)
+    lab.wait("everything is measured", lambda: bool(query(lab, rounds)))
 
 
-def wait_until_quiet(lab: Lab, seconds: float = 180) -> None:
+def wait_until_quiet(lab: Lab, seconds: float = PATIENCE) -> None:
     """Wait until nothing that calls for somebody fires; AssertionError names what still does."""
     fires = 'ALERTS{alertstate="firing",severity=~"page|ticket"}'
     try:

@@ -163,7 +163,7 @@ class Stores:
                 return dict(json.loads(said))
         return {"master": None, "why": ["no machine answers"], "stores": {}}
 
-    def wait(self, what: str, condition: Callable[[], Any], seconds: float = 120) -> Any:
+    def wait(self, what: str, condition: Callable[[], Any], seconds: float = 300) -> Any:
         deadline = time.monotonic() + seconds
         while not (value := condition()):
             if time.monotonic() > deadline:
@@ -177,7 +177,7 @@ class Stores:
         return None if seen["why"] else seen
 
     def settle(self) -> dict[str, Any]:
-        return dict(self.wait("the set is whole again", self.well, 180))
+        return dict(self.wait("the set is whole again", self.well))
 
     def count(self) -> int:
         master = self.settle()["master"]

@@ -147,7 +147,7 @@ def test_a_certificate_near_its_end_is_renewed_by_the_next_apply(lab: Lab) -> No
             shell=True,
             capture_output=True,
             text=True,
-            timeout=20,
+            timeout=120,
         )
         return done.stdout
 

@@ -103,7 +103,7 @@ def logged(lab: Lab, path: str) -> list[str]:
     found: list[str] = []
 
     def is_there() -> bool:
-        lines = lab.run("journalctl -u haproxy -o cat --since -5min | grep '^{'").splitlines()
+        lines = lab.run("journalctl -u haproxy -o cat --since -1h | grep '^{'").splitlines()
         requests = [json.loads(line) for line in lines]
         found[:] = [one["client_ip"] for one in requests if one.get("path") == f"/{path}"]
         return bool(found)
@@ -129,7 +129,7 @@ def test_an_attacker_behind_a_balancer_is_banned_and_its_neighbour_is_not(
     for how, client in attackers.items():
         balancer = balancers[how]
         assert set(balancer.ask(how, client, ".env", 7)) <= {403, 0}
-        lab.wait(f"a ban, {how}", lambda client=client: is_banned(lab, client), 30)  # type: ignore[misc]
+        lab.wait(f"a ban, {how}", lambda client=client: is_banned(lab, client))  # type: ignore[misc]
         assert client in lab.run("fail2ban-client get haproxy-scan banned")
     # A HAProxy that is new has forgotten whom it is to refuse, and is told; a reloaded one has it from the old one.
     for step in ("true", "systemctl reload haproxy", "systemctl restart haproxy"):
@@ -157,7 +157,7 @@ def test_a_flood_behind_a_balancer_is_one_clients(lab: Lab, balancers: dict[str,
         statuses = balancers[how].ask(how, client, count=800)
         assert statuses.count(200) <= 500 and statuses.count(429) >= 200, how
         assert balancers[how].ask(how, "198.51.100.33") == [200], "its neighbour"
-        lab.wait("a ban", lambda client=client: is_banned(lab, client), 30)  # type: ignore[misc]
+        lab.wait("a ban", lambda client=client: is_banned(lab, client))  # type: ignore[misc]
     assert balancers["v1"].address not in lab.run("fail2ban-client banned")
 
 
@@ -183,6 +183,6 @@ def test_a_forged_header_from_outside_changes_nothing(
     assert balancers["v1"].ask("-", "-") == [0], "without its header a balancer is not served"
     for _ in range(7):
         outsider.ask("X-Forwarded-For", forged, ".env")
-    lab.wait("a ban", lambda: outsider.address in lab.run("fail2ban-client banned"), 30)
+    lab.wait("a ban", lambda: outsider.address in lab.run("fail2ban-client banned"))
     assert forged not in lab.run("fail2ban-client banned")
     lab.run("fail2ban-client unban --all")

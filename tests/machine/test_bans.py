@@ -139,7 +139,7 @@ def test_failed_logins_shut_out_from_ssh_and_for_long(
     assert welcome(attacker)
     for user in ["vagrant"] * 5 + ["nosuchuser"] * 5:
         attacker.login(user)
-    lab.wait("a ban", lambda: attacker.address in banned(lab, "sshd"), 20)
+    lab.wait("a ban", lambda: attacker.address in banned(lab, "sshd"))
     steps = ["true", "fail2ban-client reload", "systemctl restart fail2ban", "reboot"]
     if lab.run("systemctl is-active firewalld", check=False).strip() == "active":
         steps[1:1] = ["firewall-cmd --reload", "systemctl restart firewalld"]
@@ -166,7 +166,7 @@ def test_unknown_users_alone_are_banned_too(lab: Lab, outsiders: tuple[Visitor, 
     lab.run(f"for n in $(seq 8); do setpriv --reuid nobody --clear-groups {forged}; done")
     for _ in range(10):
         attacker.login("nosuchuser")
-    lab.wait("a ban", lambda: attacker.address in banned(lab, "sshd"), 20)
+    lab.wait("a ban", lambda: attacker.address in banned(lab, "sshd"))
     assert "198.51.100.8" not in banned(lab, "sshd")
     assert shut_out(attacker, 22)
     assert welcome(innocent)
@@ -179,7 +179,7 @@ def test_a_trusted_client_is_never_banned(lab: Lab, outsiders: tuple[Visitor, Vi
     # Lines are read in order: once a later scanner is banned, the ones before were judged.
     for _ in range(6):
         attacker.get(".env")
-    lab.wait("a ban", lambda: attacker.address in banned(lab, "haproxy-scan"), 20)
+    lab.wait("a ban", lambda: attacker.address in banned(lab, "haproxy-scan"))
     assert attacker.lab.address.rpartition(".")[0] + ".1" not in banned(lab)
     assert lab.status("healthz") == 200
 
@@ -207,7 +207,7 @@ def test_a_ban_cuts_connections_that_are_open(lab: Lab, outsiders: tuple[Visitor
         assert process.stdout and process.stdout.readline() == "open\n"
         if ban:
             lab.run(f"fail2ban-client set haproxy-scan banip {attacker.address}")
-        answer, _ = process.communicate("\n", timeout=20)
+        answer, _ = process.communicate("\n", timeout=120)
         assert answer.strip() == said
 
 
@@ -219,7 +219,7 @@ def test_scans_never_reach_the_application_and_are_banned(
     paths = [".env", "wp-login.php", ".git/config", "cgi-bin/luci", "phpMyAdmin/", "a/%2e%2e/etc"]
     for number, path in enumerate(paths):
         assert attacker.get(path, "--path-as-is") in ((403,) if number < 4 else (403, 0)), path
-    lab.wait("a ban", lambda: attacker.address in banned(lab, "haproxy-scan"), 20)
+    lab.wait("a ban", lambda: attacker.address in banned(lab, "haproxy-scan"))
     assert shut_out(attacker)
     assert welcome(innocent)
 
@@ -233,7 +233,7 @@ def test_a_flood_gets_429_then_a_ban_and_others_notice_nothing(
     with turns.one_load():
         calm = innocent.load(mode=mode, rate=5, requests=60, concurrency=2)
         flood = attacker.load(mode=mode, rate=2000, seconds=6, concurrency=16, timeout=2)
-        lab.wait("a ban", lambda: attacker.address in banned(lab, "haproxy-limit"), 30)
+        lab.wait("a ban", lambda: attacker.address in banned(lab, "haproxy-limit"))
         # Beside it asyncio says of connections that are cut: "SSL connection is closed".
         said = flood.communicate(timeout=60)[0]
         attack = json.loads(said[said.index("{") :].split("checked_load:")[0])
@@ -295,9 +295,9 @@ def test_who_is_banned_again_and_again_stays_out_for_a_week(
     for number in range(3):
         for _ in range(6):
             attacker.get(".env")
-        lab.wait(f"ban {number + 1}", lambda: attacker.address in banned(lab, "haproxy-scan"), 20)
+        lab.wait(f"ban {number + 1}", lambda: attacker.address in banned(lab, "haproxy-scan"))
         lab.run(f"fail2ban-client set haproxy-scan unbanip {attacker.address}")
-    lab.wait("the recidivist's ban", lambda: attacker.address in banned(lab, "recidive"), 20)
+    lab.wait("the recidivist's ban", lambda: attacker.address in banned(lab, "recidive"))
     assert lab.run("fail2ban-client get recidive bantime").strip() == str(7 * 24 * 3600)
     assert attacker.address not in banned(lab, "haproxy-scan")
     assert shut_out(attacker)
@@ -307,7 +307,7 @@ def test_who_is_banned_again_and_again_stays_out_for_a_week(
     # Now ssh as well: both were attacked.
     for _ in range(10):
         attacker.login("nosuchuser")
-    lab.wait("a ban from ssh", lambda: attacker.address in banned(lab, "sshd"), 20)
+    lab.wait("a ban from ssh", lambda: attacker.address in banned(lab, "sshd"))
     lab.run(f"fail2ban-client set sshd unbanip {attacker.address}")
     lab.wait("ssh stays closed", lambda: attacker.address in banned(lab, "attacked-22"))
     assert not attacker.connects(22) and not attacker.connects(443)
@@ -357,7 +357,7 @@ def test_bans_hold_over_ipv6_too(
         innocent.with_ipv6(),
     ):
         attacker.run(sys.executable, "-c", ROTATES, machine, network, path, str(count), "443")
-        lab.wait("a ban", lambda: f"{network}:/64" in banned(lab, jail), 20)
+        lab.wait("a ban", lambda: f"{network}:/64" in banned(lab, jail))
         assert not from_network(attacker, machine, network, 443)
         assert from_network(attacker, machine, network, 22), "ssh was not attacked"
         assert from_network(attacker, machine, neighbour, 443)
@@ -365,7 +365,7 @@ def test_bans_hold_over_ipv6_too(
         # By any of its addresses, as somebody complains of it.
         lab.run(f"fail2ban-client unban {network}1:2:3:4")
         # Once its flood's period is over, too.
-        lab.wait("it may come again", lambda: from_network(attacker, machine, network, 443), 40)
+        lab.wait("it may come again", lambda: from_network(attacker, machine, network, 443))
 
 
 def from_network(outsider: Visitor, machine: str, network: str, port: int) -> bool:
@@ -382,7 +382,7 @@ def test_over_ipv6_failed_logins_from_many_addresses_are_banned_too(
     with attacker.with_networks(7) as (machine, (network,)):
         for number in range(1, 7):
             attacker.login("nosuchuser", machine, f"{network}1:1:1:{number}")
-        lab.wait("a ban", lambda: f"{network}:/64" in banned(lab, "sshd"), 20)
+        lab.wait("a ban", lambda: f"{network}:/64" in banned(lab, "sshd"))
         assert not from_network(attacker, machine, network, 22)
         assert from_network(attacker, machine, network, 443)
 
@@ -418,7 +418,7 @@ def test_who_never_says_hello_takes_no_place_from_others_and_is_banned(
         assert process.stdout.readline() == "all are there\n"
         assert innocent.get() == 200
         assert "haproxy_process" in lab.run("curl -sm 5 http://127.0.0.1:8405/metrics")
-        lab.wait("bans", lambda: banned(lab, "haproxy-conns").count("::/64") >= 19, 20)
+        lab.wait("bans", lambda: banned(lab, "haproxy-conns").count("::/64") >= 19)
         assert innocent.get() == 200
         process.communicate(timeout=60)
 
@@ -538,6 +538,6 @@ time.sleep(3)
     # As many as limit:at_once, and those by which HAProxy tells of the rest, which are cut.
     assert 200 <= int(process.stdout.readline()) <= 204
     assert innocent.get() == 200
-    process.communicate(timeout=30)
-    lab.wait("a ban", lambda: attacker.address in banned(lab, "haproxy-tls"), 30)
+    process.communicate(timeout=120)
+    lab.wait("a ban", lambda: attacker.address in banned(lab, "haproxy-tls"))
     assert shut_out(attacker)

@@ -32,7 +32,7 @@ def nothing_is_alerted(lab: Lab) -> None:
         lab.apply()
         last = json.loads(lab.run("cat /var/lib/stack/last-apply.json"))
     good = f"collectd_apply_time == {last['time']} and on (machine) collectd_apply_ok == 1"
-    lab.wait("the good apply is read", lambda: bool(query(lab, good)), 60)
+    lab.wait("the good apply is read", lambda: bool(query(lab, good)))
     lab.wait(
         "nothing is alerted",
         lambda: lab.make("status", check=False).returncode == 0,

@@ -176,7 +176,7 @@ def ask(lab: Lab, count: int) -> set[str]:
 def test_every_entry_arrives_as_a_document_in_ecs(lab: Lab, elastic: Elastic) -> None:
     ids = ask(lab, 40)
     for service in ("haproxy", "counter"):
-        lab.wait(f"all of {service}", lambda s=service: ids <= elastic.traces(s), 60)  # type: ignore[misc]
+        lab.wait(f"all of {service}", lambda s=service: ids <= elastic.traces(s))  # type: ignore[misc]
     documents = elastic.documents()
     for one in documents:
         assert one["@timestamp"].endswith("Z")
@@ -214,7 +214,7 @@ def test_nothing_is_lost_while_the_target_is_away(lab: Lab, elastic: Elastic) ->
     ids |= ask(lab, 150)
     elastic.start()
     for service in ("haproxy", "counter"):
-        lab.wait(f"all of {service}", lambda s=service: ids <= elastic.traces(s), 90)  # type: ignore[misc]
+        lab.wait(f"all of {service}", lambda s=service: ids <= elastic.traces(s))  # type: ignore[misc]
 
 
 @pytest.mark.one_release

@@ -142,7 +142,7 @@ def test_sessions_recorded_today_stay_closed_to_a_quantum_computer(lab: Lab) -> 
     # What the lab's and the cloud's configurations say, which is nothing: OpenSSH's own order.
     done = subprocess.run(
         [*ssh, "-o", "LogLevel=DEBUG1", lab.host, "true"],
-        capture_output=True, text=True, check=True, timeout=30, stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, check=True, timeout=120, stdin=subprocess.DEVNULL,
     )  # fmt: skip
     agreed = re.search(r"kex: algorithm: (\S+)", done.stderr)
     assert agreed and agreed[1].startswith(hybrids), done.stderr
@@ -208,7 +208,7 @@ def test_a_change_of_sshd_keeps_the_session_that_applies_it_and_others(lab: Lab)
         assert "logingracetime 29" in lab.run("sshd -T")
         assert lab.run("systemctl show -P MainPID ssh") == pid, "reloaded, not restarted"
         assert session.poll() is None
-        said, _ = session.communicate("still here\n", timeout=20)
+        said, _ = session.communicate("still here\n", timeout=120)
         assert said == "still here\n"
     finally:
         session.kill()
@@ -328,12 +328,13 @@ def test_a_setting_changed_by_hand_is_set_again(lab: Lab) -> None:
 
 
 def test_the_journal_keeps_a_burst_of_a_unit_and_is_bounded(lab: Lab) -> None:
+    began = lab.moment()
     lab.run(
         "systemd-run -q --wait --collect --unit=burst sh -c"
         " 'i=0; while [ $i -lt 20000 ]; do echo line $i; i=$((i+1)); done'"
     )
-    kept = "journalctl -u burst -o cat --since -5min | grep -c '^line'"
-    lab.wait("all lines", lambda: int(lab.run(f"{kept} || true")) >= 20000, 20)
+    kept = f"journalctl -u burst -o cat --since {began} | grep -c '^line'"
+    lab.wait("all lines", lambda: int(lab.run(f"{kept} || true")) >= 20000)
     limits = lab.run("systemd-analyze cat-config systemd/journald.conf")
     assert "\nSystemMaxUse=1G\n" in limits
     assert lab.run("test -d /var/log/journal && echo kept") == "kept\n"

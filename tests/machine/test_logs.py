@@ -102,10 +102,10 @@ def test_every_unit_of_ours_has_its_lines_under_its_own_name(lab: Lab) -> None:
 
     def names() -> dict[str, str]:
         # The command itself is logged too, with the marks in it.
-        found = {one.get("message"): one["service"] for one in show(lab, "--since=1m")}
+        found = {one.get("message"): one["service"] for one in show(lab, "--since=1h")}
         return {message: found[message] for message in wanted if message in found}
 
-    lab.wait("both", lambda: names() == wanted, 5)
+    lab.wait("both", lambda: names() == wanted)
 
 
 def dropped_by_haproxy(lab: Lab) -> int:
@@ -171,7 +171,7 @@ def test_the_journal_drops_none_of_a_busy_services_lines(lab: Lab) -> None:
     lab.run("journalctl --sync")
     assert int(lab.run(f"journalctl -u {mark} -o cat | grep -c '^{mark} '")) == count
     found = f"cat {CENTRAL}/{lab.name}/system.log* | grep -o '{mark} [0-9]*\"' | sort -u | wc -l"
-    lab.wait("all in the central log", lambda: int(lab.run(found)) == count, 60)
+    lab.wait("all in the central log", lambda: int(lab.run(found)) == count)
 
 
 @pytest.mark.differs("systemd 252")
@@ -189,10 +189,10 @@ journal.sendv("MESSAGE=d-{mark}")
     lab.run(f"setpriv --reuid nobody --regid nogroup --clear-groups python3 -c {shlex.quote(log)}")
 
     def arrived() -> list[str]:
-        found = [one.get("message", "") for one in show(lab, "--since=2m", "--service=system")]
+        found = [one.get("message", "") for one in show(lab, "--since=1h", "--service=system")]
         return sorted(one for one in found if one.endswith(mark))
 
-    lab.wait("all lines", lambda: arrived() == [f"{one}-{mark}" for one in "abcd"], 10)
+    lab.wait("all lines", lambda: arrived() == [f"{one}-{mark}" for one in "abcd"])
     assert lab.run("systemctl show -P NRestarts journal-shipper") == before
 
 
@@ -246,7 +246,7 @@ def test_no_flood_of_a_user_stops_the_shipper_nor_poses_as_a_service(lab: Lab) -
         lab.run("systemctl start rsyslog")
     log = f"{CENTRAL}/{lab.name}/system.log"
     last = f"tail -c 5000 {log}* | grep -c '\"74%d-{mark}\"' || true"
-    lab.wait("the last entry", lambda: int(lab.run(last % 2)) == 1, 60)
+    lab.wait("the last entry", lambda: int(lab.run(last % 2)) == 1)
     # Large files are rotated and compressed meanwhile.
     arrived = (
         f'zgrep -ho \'"message":"[0-9]*-{mark}\' {CENTRAL}/{lab.name}/system.log* | sort -u | wc -l'
@@ -254,7 +254,7 @@ def test_no_flood_of_a_user_stops_the_shipper_nor_poses_as_a_service(lab: Lab) -
     assert int(lab.run(arrived)) == 743
     assert lab.run("systemctl show -P NRestarts journal-shipper") == restarts
     shown = lab.run(
-        f"central-logs show --since=5m --service=system | grep -v COMMAND= | grep 74[12]-{mark}"
+        f"central-logs show --since=1h --service=system | grep -v COMMAND= | grep 74[12]-{mark}"
     )
     long, forged = (line.split(f" {lab.name} ", 1)[1] for line in shown.splitlines())
     assert long.startswith("nobody (hhh")
@@ -268,8 +268,8 @@ def test_no_flood_of_a_user_stops_the_shipper_nor_poses_as_a_service(lab: Lab) -
     )
     try:
         lab.run(f"{user} python3 - {mark} huge", data=FLOOD)
-        lab.wait("the next one", lambda: int(lab.run(last % 3)) == 1, 20)
-        lab.wait("the lost one is counted", lambda: metrics(lab)["lost"] == before + 1, 20)
+        lab.wait("the next one", lambda: int(lab.run(last % 3)) == 1)
+        lab.wait("the lost one is counted", lambda: metrics(lab)["lost"] == before + 1)
         assert lab.run("systemctl show -P NRestarts journal-shipper") == "0\n"
     finally:
         lab.run(f"rm -r {dropin} && {again}")
@@ -285,9 +285,9 @@ def test_looking_at_the_logs_does_not_show_mostly_that_one_looked(lab: Lab) -> N
     lab.run(f"logger {mark}")
 
     def shown(**settings: str) -> list[str]:
-        return lab.make("logs", check=False, SINCE="2m", **settings).stdout.splitlines()
+        return lab.make("logs", check=False, SINCE="1h", **settings).stdout.splitlines()
 
-    lab.wait("it", lambda: any(mark in line for line in shown()), 10)
+    lab.wait("it", lambda: any(mark in line for line in shown()))
     own = f"COMMAND=.*{mark}"
     assert not any(re.search(own, line) for line in shown())
     assert any(re.search(own, line) for line in shown(ALL="1"))
@@ -331,7 +331,7 @@ def test_a_sender_that_is_not_of_the_topology_is_refused(lab: Lab) -> None:
         own = "-cert /etc/stack/pki/machine.crt -key /etc/stack/pki/machine.key"
         assert "200 OK" in send(own)
         alone = f"grep -cx '{mark}' {CENTRAL}/{lab.name}/system.log || true"
-        lab.wait("it", lambda: lab.run(alone).strip() == "1", 5)
+        lab.wait("it", lambda: lab.run(alone).strip() == "1")
         assert "/x" not in lab.run(f"ls -R {CENTRAL}").replace(before, "")
     finally:
         lab.run("rm -rf /root/try")

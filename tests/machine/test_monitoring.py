@@ -61,13 +61,13 @@ def test_every_service_is_measured(lab: Lab) -> None:
     )
     for service, one in measured.items():
         for name in one["required_series"]:
-            lab.wait(f"{service}: {name}", lambda name=name: bool(query(lab, name)), 60)  # type: ignore[misc]
+            lab.wait(f"{service}: {name}", lambda name=name: bool(query(lab, name)))  # type: ignore[misc]
 
 
 @pytest.mark.differs("collectd and Prometheus 2.42")
 def test_every_reader_and_target_is_well(lab: Lab) -> None:
-    lab.wait("all readers well", lambda: not query(lab, "collectd_reader_ok == 0"), 60)
-    lab.wait("all targets up", lambda: not query(lab, "up == 0"), 60)
+    lab.wait("all readers well", lambda: not query(lab, "collectd_reader_ok == 0"))
+    lab.wait("all targets up", lambda: not query(lab, "up == 0"))
     assert len(query(lab, "collectd_reader_ok")) >= 8
 
 
@@ -76,7 +76,6 @@ def test_the_count_is_a_metric(lab: Lab) -> None:
     lab.wait(
         "the count in Prometheus",
         lambda: [int(one["value"][1]) for one in query(lab, "collectd_redis_count")] == [seen],
-        60,
     )
 
 
@@ -105,7 +104,7 @@ def dashboard(lab: Lab) -> Iterator[tuple[subprocess.Popen[str], str]]:
     finally:
         # Not killed: its tunnel would stay.
         process.terminate()
-        process.wait(20)
+        process.wait(120)
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -114,7 +113,7 @@ def test_the_tunnel_to_the_pages_is_there_as_long_as_make_dashboard(lab: Lab, ho
         with urllib.request.urlopen(address, timeout=10) as answer:
             assert b'"panels"' in answer.read()
         process.send_signal(how)
-        assert process.wait(20) == 0
+        assert process.wait(120) == 0
         assert process.stdout
         assert "the tunnel is closed" in process.stdout.read()
     with pytest.raises(urllib.error.URLError, match="refused"):
@@ -263,7 +262,7 @@ def test_a_silence_is_told_of_as_an_alert_and_by_status(lab: Lab) -> None:
     finally:
         lab.run(f"{AMTOOL} silence expire $({AMTOOL} silence query -q)")
     fires = 'ALERTS{alertname="SilenceActive"}'
-    lab.wait("it is over", lambda: not query(lab, fires), 90)
+    lab.wait("it is over", lambda: not query(lab, fires))
 
 
 @pytest.mark.differs("Prometheus 2.42")
@@ -283,15 +282,17 @@ def test_every_page_is_there_and_every_panel_has_something_to_show(lab: Lab) -> 
             panels[f"{name}: {panel['title']}"] = [one["expr"] for one in panel["queries"]]
     # A rate needs two scrapes, and how long answers took is known while there are some. What counts
     # failures only may be without a series.
-    until = time.monotonic() + 60
-    while panels and time.monotonic() < until:
+
+    def is_all_shown() -> bool:
         lab.see()
-        panels = {
-            title: all_of
-            for title, all_of in panels.items()
-            if not any(query(lab, one) for one in all_of)
-        }
-    assert panels == {}
+        for title in [one for one in panels if any(query(lab, each) for each in panels[one])]:
+            del panels[title]
+        return not panels
+
+    try:
+        lab.wait("something in every panel", is_all_shown)
+    except AssertionError as error:
+        raise AssertionError(f"{error}: {panels}") from None
 
 
 @pytest.mark.one_release
@@ -324,12 +325,11 @@ def test_slow_is_what_the_site_makes_one_wait_not_what_a_client_idles(lab: Lab) 
         lab.wait(
             "all of them are measured",
             lambda: [one["value"][1] for one in query(lab, seen)] == [str(requests)],
-            60,
         )
         return float(query(lab, took)[0]["value"][1])
 
     lab.run("systemctl restart haproxy")
-    lab.wait("every instance serves", lab.all_ready, 30)
+    lab.wait("every instance serves", lab.all_ready)
     kept = connect()
     ask(kept)
     time.sleep(3)
@@ -348,7 +348,7 @@ def test_status_knows_of_metrics_logs_and_alerts(lab: Lab) -> None:
     forget(lab)
     wait_until_quiet(lab)
     # What is measured, and a line in the central logs, may be a moment away.
-    lab.wait("all is well", lambda: lab.make("-s", "status", check=False).returncode == 0, 120)
+    lab.wait("all is well", lambda: lab.make("-s", "status", check=False).returncode == 0)
     told = lab.make("-s", "status")
     row = re.search(r"(?m)^.* haproxy +haproxy +active .* ok +\S+ +\d+ +(\S+) +(\S+)", told.stdout)
     assert row, told.stdout

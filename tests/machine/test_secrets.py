@@ -131,7 +131,7 @@ def test_a_certificate_of_ones_own_is_served_and_a_wrong_key_refused(lab: Lab) -
         return subprocess.run(
             f"openssl s_client -connect {lab.address}:443 </dev/null 2>/dev/null"
             " | openssl x509 -noout -issuer",
-            shell=True, capture_output=True, text=True, timeout=20,
+            shell=True, capture_output=True, text=True, timeout=120,
         ).stdout  # fmt: skip
 
     own = issuer()

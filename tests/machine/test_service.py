@@ -114,7 +114,7 @@ def test_http_only_redirects_and_counts_nothing(lab: Lab) -> None:
         ],
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=120,
     )
     code, target = done.stdout.split()
     assert code in ("301", "308")
@@ -135,7 +135,7 @@ def test_a_client_can_verify_the_certificate(lab: Lab) -> None:
         ],
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=120,
     )
     assert outsider.returncode == 60, "only the machine's own CA vouches for it"
     for name in ("counter.test", "localhost", lab.name):
@@ -167,7 +167,7 @@ def test_tls_versions(lab: Lab, versions: str, accepted: bool) -> None:
         ],
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=120,
         stdin=subprocess.DEVNULL,
     )
     negotiated = re.search(r"Cipher is (\S+)", done.stdout)
@@ -192,7 +192,7 @@ def test_request_id_is_ours_and_reaches_the_application_log(lab: Lab) -> None:
     assert given[0] != "forged"
 
     def logged(unit: str) -> list[dict[str, object]]:
-        lines = lab.run(f"journalctl -u '{unit}' -o cat --since -2min | grep -F {given[0]} || true")
+        lines = lab.run(f"journalctl -u '{unit}' -o cat --since -1h | grep -F {given[0]} || true")
         return [json.loads(line) for line in lines.splitlines()]
 
     for unit in ("haproxy", "counter@*"):
@@ -204,7 +204,7 @@ def test_request_id_is_ours_and_reaches_the_application_log(lab: Lab) -> None:
 
 def test_a_query_string_is_in_no_log(lab: Lab) -> None:
     """Nor what a browser says it came from: forms and links put secrets there."""
-    word = f"q{time.time_ns()}"
+    word, began = f"q{time.time_ns()}", lab.moment()
     plain = f"http://{lab.address}/"
     for words in (
         (f"?a={word}",),
@@ -220,9 +220,9 @@ def test_a_query_string_is_in_no_log(lab: Lab) -> None:
         lab.curl(*words)
     last = lab.curl("nope", "-D", "-", "-o", "/dev/null")
     (request,) = re.findall(r"(?im)^x-request-id: (\S+)", last)
-    lines = f"journalctl --since -2min -o cat -u haproxy -u 'counter@*' | grep -F {request}"
+    lines = f"journalctl --since {began} -o cat -u haproxy -u 'counter@*' | grep -F {request}"
     lab.wait("the last one's lines", lambda: lab.run(f"{lines} || true").count("\n") == 2)
-    said = lab.run("journalctl --since -2min -o cat -u haproxy -u 'counter@*'")
+    said = lab.run(f"journalctl --since {began} -o cat -u haproxy -u 'counter@*'")
     assert said.count("\n") >= 10
     assert word not in said
 
@@ -239,7 +239,7 @@ def test_figures_are_not_public(lab: Lab) -> None:
     refused = subprocess.run(
         ["curl", "-sS", "--max-time", "5", f"http://{lab.address}:8405/metrics"],
         capture_output=True,
-        timeout=20,
+        timeout=120,
     )
     assert refused.returncode == 7, "connection refused from outside"
     assert "haproxy_server_status" in lab.run("curl -s http://127.0.0.1:8405/metrics")
@@ -250,7 +250,7 @@ def test_status_names_an_unhealthy_service_and_fails(lab: Lab) -> None:
     forget(lab)
     wait_until_quiet(lab)
     # What is measured, and a line in the central logs, may be a moment away.
-    lab.wait("all is well", lambda: lab.make("-s", "status", check=False).returncode == 0, 120)
+    lab.wait("all is well", lambda: lab.make("-s", "status", check=False).returncode == 0)
     lab.run("systemctl stop redis-server")
     try:
         told = lab.make("-s", "status", check=False)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import concurrent.futures
+import copy
 import fcntl
+import functools
 import grp
 import importlib.util
 import json
@@ -12,7 +14,7 @@ import os
 import pwd
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
@@ -28,6 +30,7 @@ sys.path.insert(0, str(ROOT))
 
 from control import salt_copy  # noqa: E402
 
+IN_SALT = Path(__file__).with_name("in_salt.py")
 RELEASE = "0.1.0-g0123456789ab"
 # As a machine would have made it; no rendered file but a secret one may hold even its hash.
 SECRETS = {"redis-admin": "sentinel-of-the-administrator", "redis-counter": "sentinel-of-the-app"}
@@ -148,6 +151,23 @@ def formula_on() -> Callable[..., ModuleType]:
 
 
 @pytest.fixture(scope="session")
+def formula_of_tree(formula_on: Callable[..., ModuleType]) -> ModuleType:
+    """The module formula on the project's own tree, which is read once: it is the same at every question."""
+    module: Any = formula_on(ROOT / "salt")
+    files = module.__salt__["cp.list_master"]()
+    module.__salt__["cp.list_master"] = lambda: files
+    for name in ("names", "_keys"):
+        setattr(module, name, functools.cache(getattr(module, name)))
+    read = functools.cache(module._read)
+    # A copy of defaults each: settings are laid over them.
+    module._read = lambda path: (
+        copy.deepcopy(read(path)) if path.endswith("/defaults.yaml") else read(path)
+    )
+    formula: ModuleType = module
+    return formula
+
+
+@pytest.fixture(scope="session")
 def me() -> dict[str, str]:
     """Owner of files that this process may write: `{user, group}`."""
     return {
@@ -197,10 +217,14 @@ def hostile(tmp_path: Path) -> dict[str, str]:
 # --- real Salt on a copy of the tree --------------------------------------------------------------
 
 
-def copy_tree(target: Path, machine: dict[str, str]) -> Path:
+def copy_tree(
+    target: Path, machine: dict[str, str], states: Path | None = None, **options: object
+) -> Path:
     """As control/salt_copy.py copies it, with secrets as the machine would have made them. Returns the
     path of its minion configuration."""
-    config = salt_copy.copy_tree(target, machine)
+    config = salt_copy.copy_tree(target, machine, states=states, **options)
+    if states:
+        return config
     secrets = target / "secrets"
     secrets.mkdir()
     for name, value in SECRETS.items():
@@ -214,8 +238,7 @@ def copy_tree(target: Path, machine: dict[str, str]) -> Path:
 
 def ask_salt(tree: Path, questions: list[list[Any]]) -> list[Any]:
     """Answers of real Salt, from within `tree`, to `[function, arguments, keywords]`."""
-    program = Path(__file__).parent / "in_salt.py"
-    return salt_copy.ask([tree / "etc" / "minion"], questions, program)[0]
+    return salt_copy.ask([tree / "etc" / "minion"], questions, IN_SALT)[0]
 
 
 @dataclass
@@ -259,18 +282,30 @@ def topologies() -> list[dict[str, Any]]:
 MACHINES = [(one["name"], name) for one in topologies() for name in one["machines"]]
 
 
+def render(folder: Path, machines: Iterable[tuple[str, str]], **options: object) -> list[Any]:
+    """What Salt makes of each, all of them in one process. ``options``: settings of the minion."""
+    configs: list[Path] = []
+    states = None
+    for topology, name in machines:
+        identity = {"topology": topology, "name": name, "release": RELEASE}
+        configs.append(copy_tree(folder / f"{topology}-{name}", identity, states, **options))
+        states = configs[0].parents[1]
+    answers = salt_copy.ask(configs, [["render everything", [], {}]], IN_SALT)
+    return [answer for (answer,) in answers]
+
+
 def render_all(trees: Path) -> dict[str, Any]:
-    """``{"TOPOLOGY/MACHINE": what Salt makes of it}``, each machine by a Salt of its own."""
-
-    def render(which: tuple[str, str]) -> tuple[str, Any]:
-        topology, name = which
-        tree = trees / f"{topology}-{name}"
-        copy_tree(tree, {"topology": topology, "name": name, "release": RELEASE})
-        (answer,) = ask_salt(tree, [["render everything", [], {}]])
-        return f"{topology}/{name}", answer
-
-    with concurrent.futures.ThreadPoolExecutor(max_workers=os.cpu_count() or 2) as pool:
-        return dict(pool.map(render, MACHINES))
+    """``{"TOPOLOGY/MACHINE": what Salt makes of it}``, by a process for each CPU."""
+    processes = min(os.cpu_count() or 2, len(MACHINES))
+    parts = [MACHINES[number::processes] for number in range(processes)]
+    folders = [trees / str(number) for number in range(processes)]
+    with concurrent.futures.ThreadPoolExecutor(max_workers=processes) as pool:
+        answers = list(pool.map(render, folders, parts))
+    return {
+        "/".join(which): answer
+        for part, rendered in zip(parts, answers, strict=True)
+        for which, answer in zip(part, rendered, strict=True)
+    }
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import copy
-import functools
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -185,20 +184,9 @@ def lay(pillar: dict[str, Any], where: str, value: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def formula(formula_on: Callable[..., ModuleType]) -> ModuleType:
+def formula(formula_of_tree: ModuleType) -> ModuleType:
     """The module that refuses, on the project's own tree."""
-    module = formula_on(TREE)
-    files = module.__salt__["cp.list_master"]()
-    module.__salt__["cp.list_master"] = lambda: files
-    # The tree is the same at every question.
-    for name in ("names", "_keys"):
-        setattr(module, name, functools.cache(getattr(module, name)))
-    read = functools.cache(module._read)
-    # A copy of defaults each: settings are laid over them.
-    module._read = lambda path: (  # type: ignore[attr-defined]
-        copy.deepcopy(read(path)) if path.endswith("/defaults.yaml") else read(path)
-    )
-    return module
+    return formula_of_tree
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,7 @@ import pytest
 import yaml
 from salt.exceptions import CommandExecutionError
 
-from control import salt_copy
-from tests.unit.conftest import RELEASE, copy_tree
+from tests.unit.conftest import render
 
 ROOT = Path(__file__).resolve().parents[3]
 RELEASES = {"jammy": "22.04", "noble": "24.04", "resolute": "26.04"}
@@ -63,21 +62,11 @@ def on_ubuntu(
     """What Salt makes of those machines on each release: all of a release in one process."""
     folder, machines = tmp_path_factory.mktemp("ubuntu"), covering(all_rendered)
 
-    def render(codename: str) -> list[dict[str, Any]]:
-        configs = []
-        for topology, name in machines:
-            identity = {"topology": topology, "name": name, "release": RELEASE}
-            config = copy_tree(folder / codename / f"{topology}-{name}", identity)
-            settings = yaml.safe_load(config.read_text(encoding="utf-8"))
-            settings |= {"grains": grains(codename), "grains_cache": False}
-            config.write_text(yaml.safe_dump(settings), encoding="utf-8")
-            configs.append(config)
-        program = Path(__file__).parents[1] / "in_salt.py"
-        answers = salt_copy.ask(configs, [["render everything", [], {}]], program)
-        return [answer for (answer,) in answers]
+    def on(codename: str) -> list[dict[str, Any]]:
+        return render(folder / codename, machines, grains=grains(codename), grains_cache=False)
 
     with concurrent.futures.ThreadPoolExecutor(max_workers=os.cpu_count() or 2) as pool:
-        return dict(zip(RELEASES, pool.map(render, RELEASES), strict=True))
+        return dict(zip(RELEASES, pool.map(on, RELEASES), strict=True))
 
 
 @pytest.mark.parametrize("codename", RELEASES)

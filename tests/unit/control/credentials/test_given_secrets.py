@@ -15,7 +15,16 @@ from typing import Any
 import pytest
 import yaml
 
-from control import controller_state, local_state, machine_pillar, paths, settings, ssh, topology
+from control import (
+    controller_state,
+    local_state,
+    machine_pillar,
+    paths,
+    salt_copy,
+    settings,
+    ssh,
+    topology,
+)
 from control.commands import secret as secret_command
 from control.credentials import given_secrets, shared_secrets
 from control.errors import ControlError
@@ -278,21 +287,23 @@ def test_a_state_asks_what_becomes_of_its_secret(load_source: Callable[..., Any]
 @pytest.fixture(scope="module")
 def pillars(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What real Salt has of common settings, of settings per topology, and of wrong ones."""
-    found = {}
     own = {"counter": {"instances": 3}, "base": {"timezone": "Etc/GMT"}}
     common = {"counter": {"instances": 2, "drain_seconds": 7}, "redis": {"maxmemory": "32mb"}}
-    for name, files in {
+    cases: dict[str, dict[str, Any]] = {
         "both": {"settings.sls": common, "settings/dev.sls": own},
         "another's": {"settings.sls": common, "settings/prod.sls": own},
         "wrong": {"settings/dev.sls": {"counter": {"instancse": 3}}},
-    }.items():
+    }
+    configs: list[Path] = []
+    for files in cases.values():
         tree = tmp_path_factory.mktemp("pillar") / "dev"
-        copy_tree(tree, {"topology": "dev", "name": "dev", "release": RELEASE})
+        identity = {"topology": "dev", "name": "dev", "release": RELEASE}
+        configs.append(copy_tree(tree, identity, configs[0].parents[1] if configs else None))
         for path, data in files.items():
             (tree / "pillar" / path).parent.mkdir(exist_ok=True)
             (tree / "pillar" / path).write_text(yaml.safe_dump(data))
-        found[name] = ask_salt(tree, [["pillar.raw", [], {}], ["formula.problems", [], {}]])
-    return found
+    questions: list[list[Any]] = [["pillar.raw", [], {}], ["formula.problems", [], {}]]
+    return dict(zip(cases, salt_copy.ask(configs, questions), strict=True))
 
 
 def test_a_topology_s_settings_lie_over_the_common_ones(pillars: dict[str, Any]) -> None:

@@ -137,9 +137,9 @@ BROKEN: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.fixture
-def formula(formula_on: Callable[..., ModuleType]) -> ModuleType:
+def formula(formula_of_tree: ModuleType) -> ModuleType:
     """The module on the real tree."""
-    return formula_on(TREE)
+    return formula_of_tree
 
 
 @pytest.mark.parametrize(("where", "rule"), RULES, ids=IDS)
@@ -186,8 +186,9 @@ def overlay(settings: dict[str, Any], given: dict[str, Any]) -> None:
 
 
 def test_a_formula_that_was_lifted_out_keeps_the_rules_that_it_can_know(
-    formula: ModuleType,
+    formula_on: Callable[..., ModuleType],
 ) -> None:
+    formula: Any = formula_on(TREE)
     files = [
         f"haproxy/{name}.yaml"
         for name in ("defaults", "schema", "rules")

@@ -119,22 +119,45 @@ def test_every_jail_has_its_filter_beside_it(rendered: Any) -> None:
         assert f"/etc/fail2ban/filter.d/{name}.conf" in rendered.files
 
 
+@pytest.fixture(scope="module")
+def dumped(
+    config: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[dict[str, str]], str]:
+    """`dumped({path: text})`: the commands that fail2ban's own client makes of a machine's configuration."""
+    known: dict[tuple[tuple[str, str], ...], str] = {}
+
+    def dump(files: dict[str, str]) -> str:
+        key = tuple(sorted(files.items()))
+        if key not in known:
+            folder = tmp_path_factory.mktemp("dumped") / "etc"
+            shutil.copytree(config, folder)
+            for path, text in files.items():
+                (folder / Path(path).relative_to("/etc/fail2ban")).write_text(text)
+            known[key] = subprocess.run(
+                ["fail2ban-client", "-c", str(folder), "-d"],
+                capture_output=True,
+                text=True,
+                check=True,
+                timeout=300,
+            ).stdout
+        return known[key]
+
+    return dump
+
+
 @pytest.mark.skipif(not shutil.which("fail2ban-client"), reason="no fail2ban on this computer")
 def test_fail2ban_itself_reads_the_lines_of_those_units_alone(
-    rendered: Any, config: Path, tmp_path: Path
+    rendered: Any, dumped: Callable[[dict[str, str]], str]
 ) -> None:
     """Debian's filter for sshd would add `_COMM=sshd`, which any program can be called."""
-    shutil.copytree(config, tmp_path / "etc")
-    for path in rendered.files:
-        if path.startswith("/etc/fail2ban/"):
-            (tmp_path / path.lstrip("/").replace("fail2ban/", "")).write_bytes(rendered.data(path))
-    told = subprocess.run(
-        ["fail2ban-client", "-c", str(tmp_path / "etc"), "-d"],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=300,
-    ).stdout
+    # Machines differ in whom they never ban, which says nothing of what is read.
+    told = dumped(
+        {
+            path: re.sub(r"(?m)^ignoreip = .*$", "", rendered.text(path))
+            for path in rendered.files
+            if path.startswith("/etc/fail2ban/") and not path.endswith(".nft")
+        }
+    )
     matches = {}
     for line in told.splitlines():
         if line.startswith("[") and "'addjournalmatch'" in line:
