@@ -786,6 +786,14 @@ class Standin(Services):
             {"urn": f"do:droplet:{one['id']}", "name": one["name"], "created_at": one["created_at"]}
             for one in self.droplets.values()
             if one["vpc_uuid"] == vpc
+        ] + [
+            {
+                "urn": f"do:loadbalancer:{one['id']}",
+                "name": one["name"],
+                "created_at": one["created_at"],
+            }
+            for one in self.balancers.values()
+            if one["vpc_uuid"] == vpc
         ]
 
     def _list_members(
@@ -835,6 +843,9 @@ class Standin(Services):
                     except ValueError:
                         raise Refusal(422, f"{address} is not an address") from None
                 tags = tags + (where.get("tags") or [])
+                for one in where.get("load_balancer_uids") or []:
+                    if one not in self.balancers:
+                        raise Refusal(422, f"load balancer {one} does not exist")
         missing = [one for one in tags if one not in self.tags]
         if missing:
             raise Refusal(422, f"tag {missing[0]} does not exist")

@@ -32,7 +32,6 @@ import contextlib
 import logging
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -53,6 +52,7 @@ from saltext.digitalocean.utils.digitalocean.api import (
     find_token,
     fingerprint,
 )
+from saltext.digitalocean.utils.digitalocean.interrupts import undisturbed
 from saltext.digitalocean.utils.digitalocean.options import OptionError, nearest
 
 try:
@@ -939,26 +939,6 @@ def _local(name, key, vm_, **more):
         _say(name, line)
 
 
-@contextlib.contextmanager
-def _undisturbed():
-    """
-    Without SIGINT and SIGTERM, for as long as something is removed that would go on being paid:
-    Ctrl-C comes to every worker of a map, and their parent ends them by SIGTERM on top.
-    """
-    try:
-        before = {
-            one: signal.signal(one, signal.SIG_IGN) for one in (signal.SIGINT, signal.SIGTERM)
-        }
-    except ValueError:
-        # Not in the main thread, where no signal arrives.
-        before = {}
-    try:
-        yield
-    finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
-
-
 def _reason(error):
     if isinstance(error, (SystemExit, KeyboardInterrupt)):
         return "interrupted"
@@ -969,7 +949,7 @@ def _clean_up_unsure(api, vm_, error):
     """After a creation whose answer was never seen: remove what it made, or say that nobody knows."""
     name = vm_["name"]
     why = ""
-    with _undisturbed():
+    with undisturbed():
         try:
             found = _after_unsure(api, name)
             if found:
@@ -983,7 +963,7 @@ def _clean_up_unsure(api, vm_, error):
 
 
 def _clean_up(api, vm_, made, error):
-    with _undisturbed():
+    with undisturbed():
         _remove_made(api, vm_, made, error)
 
 

@@ -7,15 +7,14 @@ An option that nobody knows is refused: a machine without the backups that were 
 
 import difflib
 
-# Share of a droplet's own price, by plan (https://docs.digitalocean.com/products/backups/details/pricing/,
-# read 2026-11). The API tells a size's price and not this.
-BACKUP_PRICES = {"daily": 0.30, "weekly": 0.20}
+from saltext.digitalocean.utils.digitalocean import prices
+
 # What `backups: true` alone asks for (droplet_create.yml of DigitalOcean's OpenAPI specification).
 DEFAULT_PLAN = "daily"
 
 INTERFACES = ("public", "private", "public_ips", "private_ips")
 _WEEKDAYS = ("SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT")
-_POLICY = {"plan": tuple(BACKUP_PRICES), "weekday": _WEEKDAYS, "hour": (0, 4, 8, 12, 16, 20)}
+_POLICY = {"plan": tuple(prices.BACKUPS), "weekday": _WEEKDAYS, "hour": (0, 4, 8, 12, 16, 20)}
 
 # The driver's own, by what they may be.
 OWN = {
@@ -221,9 +220,9 @@ def price_factor(policy):
     """What a droplet with that backup policy costs, of its size's price."""
     if policy is None:
         return 1.0
-    if policy.get("plan") not in BACKUP_PRICES:
+    if policy.get("plan") not in prices.BACKUPS:
         raise OptionError(f"backup plan {policy.get('plan')}: its price is not known here")
-    return 1.0 + BACKUP_PRICES[policy["plan"]]
+    return 1.0 + prices.BACKUPS[policy["plan"]]
 
 
 def offer(wanted, regions, sizes, images):
