@@ -21,6 +21,9 @@ from ..errors import OperationError, UserError
 from ..topology import FOLDER, Topology
 from . import account
 
+# The account that a host of containers lets in: Fedora CoreOS' own (control/containers/ignition.py).
+LOGIN = "core"
+
 
 def refuse_lab(topology: Topology) -> None:
     """UserError when the topology is up in the lab: the cloud's commands would forget those machines."""
@@ -97,6 +100,7 @@ def write_access(
     folder.mkdir(parents=True, exist_ok=True)
     data = read_for_cloud(topology, balancer)
     blocks = []
+    login = LOGIN if topology.has_containers else account.provider_settings()["ssh_username"]
     for machine in topology.machines:
         droplet = droplets[account.droplet_name(topology, machine)]
         public, private = account.find_address(droplet), account.find_address(droplet, "private")
@@ -109,9 +113,7 @@ def write_access(
         data["machines"][machine]["cpus"] = droplet["vcpus"]
         if droplet["name"] in new and (folder / "known_hosts").exists():
             shell.run(["ssh-keygen", "-q", "-R", public, "-f", str(folder / "known_hosts")])
-        blocks.append(
-            f"Host {machine}\n  HostName {public}\n  User {account.provider_settings()['ssh_username']}\n"
-        )
+        blocks.append(f"Host {machine}\n  HostName {public}\n  User {login}\n")
     data["network"] = _find_range(droplets, [one["address"] for one in data["machines"].values()])
     if "balancer" in data:
         # It reaches droplets in its own network there.
@@ -124,6 +126,8 @@ def write_access(
     (folder / "provider").write_text(f"{account.PROVIDER}\n", encoding="utf-8")
     # Those that came from another controller (control/controller_state.py) open what it made.
     imported = sorted((folder / "keys").glob("*"))
+    if topology.has_containers:
+        imported.append(folder / "secrets" / "login")
     common = local_state.common_ssh_options(
         *(f"IdentityFile {key}" for key in imported),
         *account.ssh_options(),
@@ -143,6 +147,12 @@ def _find_range(droplets: dict[str, dict[str, Any]], addresses: list[str]) -> st
             return str(network)
     # A network that the token may not read: as much of it as the addresses show.
     return str(ipaddress.IPv4Network(f"{addresses[0]}/24", strict=False))
+
+
+def carried_file(topology: Topology) -> Path:
+    """The topology's file as its machines get it: with the cloud's addresses where it is up there."""
+    path = local_state.folder(topology) / "cloud.yaml"
+    return path if path.exists() else FOLDER / f"{topology.name}.yaml"
 
 
 def resolve(topology: Topology) -> Topology:

@@ -13,11 +13,12 @@ from typing import Any
 
 from .. import apply, local_state, stores
 from ..confirmation import confirm
+from ..containers import lifecycle
 from ..credentials import shared_secrets
 from ..errors import OperationError, UserError
 from ..options import Options
 from ..topology import ROLES, Topology
-from . import account, addresses, balancers, firewalls, login, plan, salt_cloud
+from . import account, addresses, balancers, container_hosts, firewalls, login, plan, salt_cloud
 from .plan import Plan
 
 
@@ -58,6 +59,8 @@ def _up(topology: Topology, options: Options) -> int:
     (local_state.folder(topology) / "provider").write_text(
         f"{account.PROVIDER}\n", encoding="utf-8"
     )
+    if topology.has_containers and todo.create:
+        container_hosts.write_user_data(topology, options)
     balancer = ensure_surroundings(api, topology, todo)
     _start_droplets(api, topology, todo.off)
     if todo.create:
@@ -73,7 +76,11 @@ def _up(topology: Topology, options: Options) -> int:
     entrance = balancer["ip"] if balancer else None
     addresses.write_access(topology, droplets, [one.name for one in todo.create], entrance)
     login.wait_for_login(addresses.resolve(topology))
-    code = apply.apply(addresses.resolve(topology), options, gone)
+    resolved = addresses.resolve(topology)
+    if topology.has_containers:
+        code = lifecycle.apply(resolved, options)
+    else:
+        code = apply.apply(resolved, options, gone)
     if code:
         raise OperationError(
             f"the droplets are there, and paid, but not converged: mend the above, then 'make apply"

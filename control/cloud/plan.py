@@ -12,7 +12,7 @@ from ..application import NAME
 from ..errors import OperationError, UserError
 from ..paths import ROOT
 from ..topology import ROLES, Machine, Topology
-from . import account, balancers, firewalls
+from . import account, balancers, container_hosts, firewalls
 from .balancers import Balancer
 from .inbound_rules import Inbound
 
@@ -50,6 +50,8 @@ def list_wanted(topology: Topology) -> list[Wanted]:
     result = []
     for machine in topology.machines.values():
         profile = "prod" if set(machine.roles) == set(ROLES) else account.join_roles(machine)
+        if topology.has_containers:
+            profile = container_hosts.PROFILE
         if profile not in profiles:
             raise UserError(
                 f"cloud/cloud.profiles.d: no profile {profile} for {machine.name}, which has roles"
@@ -234,8 +236,13 @@ def make_plan(api: Any, topology: Topology) -> Plan:
             try:
                 _, size, _ = find_offer(api, one)
             except OptionError as error:
+                more = (
+                    container_hosts.NO_IMAGE
+                    if str(error).startswith("image ") and topology.has_containers
+                    else ""
+                )
                 raise UserError(
-                    f"cloud/cloud.profiles.d: profile {one.profile}: {error}", 2
+                    f"cloud/cloud.profiles.d: profile {one.profile}: {error}{more}", 2
                 ) from error
             plan.create.append(one)
             plan.after += monthly_price(sizes[size], one.policy)

@@ -14,7 +14,7 @@ from .. import local_state
 from ..errors import OperationError
 from ..paths import ROOT
 from ..topology import Topology
-from . import account
+from . import account, container_hosts
 from .plan import Plan, Wanted
 
 
@@ -25,9 +25,12 @@ def make_map(topology: Topology, todo: list[Wanted]) -> dict[str, Any]:
         own: dict[str, Any] = {
             "tags": list(wanted.tags),
             "deploy": False,
-            # Its name in the topology, whatever the droplet's is in the account.
-            "userdata": f"#cloud-config\nhostname: {wanted.machine}\n",
         }
+        if topology.has_containers:
+            own["userdata_file"] = str(container_hosts.user_data_file(topology, wanted.machine))
+        else:
+            # Its name in the topology, whatever the droplet's is in the account.
+            own["userdata"] = f"#cloud-config\nhostname: {wanted.machine}\n"
         if len(topology.machines) > 1:
             own["vpc"] = account.network_name(topology)
         result.setdefault(wanted.profile, []).append({wanted.name: own})

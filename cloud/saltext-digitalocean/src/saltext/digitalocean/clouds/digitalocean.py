@@ -297,6 +297,55 @@ def avail_images(call=None):
 
 
 @_one_line
+def import_image(kwargs=None, call=None):
+    """
+    Give the account an image of its own, which DigitalOcean fetches from a URL (raw, qcow2, vhdx, vdi or vmdk, maybe
+    compressed by gzip or bzip2); returns once it is available. One that it has under that name already is left.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-cloud -f import_image my-digitalocean name=fedora-coreos region=fra1 distribution=CoreOS \\
+            url=https://example.com/fedora-coreos-digitalocean.x86_64.qcow2.gz
+    """
+    _must_be(call, "function", "import_image")
+    given = _given(kwargs)
+    options.check_names(
+        "image", given, ("name", "url", "region", "distribution", "description", "tags")
+    )
+    name = _argument(kwargs, "name")
+    body = {
+        "name": name,
+        "url": _argument(kwargs, "url"),
+        "region": given.get("region") or _provider().get("location"),
+    }
+    body.update({key: given[key] for key in ("distribution", "description") if given.get(key)})
+    if given.get("tags"):
+        body["tags"] = _listed(given["tags"])
+    if not body["region"]:
+        raise SaltCloudSystemExit("DigitalOcean: region=… is needed")
+    api = _api(name=name)
+
+    def there():
+        return next(
+            ({"image": one} for one in api.all("images", "images") if one.get("name") == name), None
+        )
+
+    made = (there() or api.call("images", "create_custom", body, found=there, key="image"))["image"]
+    api.forget("images")
+
+    def look():
+        now = api.call("images", "get", made["id"], key="image", unknown=_UNKNOWN)["image"]
+        if now.get("status") in ("deleted", "retired") or now.get("error_message"):
+            why = now.get("error_message") or now["status"]
+            raise SaltCloudSystemExit(f"DigitalOcean: image {name}: not imported: {why}")
+        return (now, "") if now.get("status") in (None, "available") else (None, now["status"])
+
+    return _wait(f"image {name}", look, float(_provider_setting("import_timeout", 3600)), name)
+
+
+@_one_line
 def list_keypairs(call=None):
     """SSH keys of the account by name.
 

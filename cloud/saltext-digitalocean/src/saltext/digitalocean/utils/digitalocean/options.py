@@ -34,7 +34,7 @@ OWN = {
     ),
     **dict.fromkeys(
         (
-            "wait_for_ip_timeout", "wait_for_ssh_timeout", "destroy_timeout", "unsure_timeout",
+            "wait_for_ip_timeout", "wait_for_ssh_timeout", "destroy_timeout", "import_timeout", "unsure_timeout",
             "api_patience", "api_backoff", "api_read_timeout", "poll_interval", "ssh_port",
         ),
         "number",
@@ -261,8 +261,21 @@ def offer(wanted, regions, sizes, images):
     if len(known) > 1:
         names = ", ".join(str(one.get("slug") or one["id"]) for one in known)
         raise OptionError(f"image {image}: {len(known)} are called that: {names}")
-    region = min(open_regions & set(size["regions"]))
-    return region, size["slug"], known[0].get("slug") or known[0]["id"]
+    regions = open_regions & set(size["regions"])
+    found = known[0]
+    if found.get("status") not in (None, "available"):
+        why = found.get("error_message") or "wait until it is available"
+        raise OptionError(f"image {image}: {found['status']}: {why}")
+    if found.get("regions") and not regions & set(found["regions"]):
+        raise OptionError(
+            f"image {image}: not available in {location}; it can be had in: {', '.join(found['regions'])}"
+        )
+    if (found.get("min_disk_size") or 0) > (size.get("disk") or float("inf")):
+        raise OptionError(
+            f"image {image}: needs a disk of {found['min_disk_size']} GB, and size {slug} has {size['disk']}"
+        )
+    region = min(regions & set(found.get("regions") or regions))
+    return region, size["slug"], found.get("slug") or found["id"]
 
 
 def _title(image):
