@@ -244,12 +244,17 @@ def ensure(api, options, seconds=600, poll=2.0):
             raise
         # What is not awaited is paid.
         _clean_up(api, body["name"], made, error, poll)
+        if isinstance(error, SystemExit):
+            # Salt's own handler of SIGINT and SIGTERM raises it with code 0, as if all were well.
+            message = f"load balancer {body['name']}: interrupted; nothing was left"
+            raise ApiError("load_balancers.create", 0, message) from error
         raise
 
 
 def _clean_up(api, name, made, error, poll):
     """Remove what a creation that did not end well has made; ApiError where it is left, or may be."""
-    reason = str(error) or "interrupted"
+    interrupted = isinstance(error, (SystemExit, KeyboardInterrupt))
+    reason = "interrupted" if interrupted else str(error)
     with undisturbed():
         try:
             found = made or find(api, name)
