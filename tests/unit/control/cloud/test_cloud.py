@@ -517,6 +517,25 @@ def test_ctrl_c_waits_for_what_salt_cloud_cleans_up(tmp_path: Path) -> None:
     assert "cleaned\n" in said and "KeyboardInterrupt" in said
 
 
+def test_ctrl_c_does_not_wait_for_ever_for_workers_that_wait_for_each_other() -> None:
+    """Seen with eight workers on a busy computer: what was half-made was gone, and salt-cloud never ended."""
+    began = "trap '' INT; (trap '' INT; sleep 600) & echo began; wait; wait"
+    code = (
+        "from control.cloud import account, salt_cloud as s; account.PATIENCE = 1;"
+        f" s.wait_for_salt_cloud(['sh', '-c', {began!r}])"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stdout.readline() == "began\n"
+        os.killpg(process.pid, signal.SIGINT)
+        # Also the worker: it holds the pipe.
+        _, said = process.communicate(timeout=300)
+    assert "salt-cloud does not end: ending it" in said and "KeyboardInterrupt" in said
+
+
 def test_what_the_lab_and_other_topologies_have_is_left_alone(
     api: Standin, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
