@@ -1,6 +1,6 @@
 """
-Several edges that share one address: who has it, who could take it, and moving it on purpose
-(salt/keepalived).
+Several edges under one address. A floating one (salt/keepalived): who has it, who could take it, and moving it on
+purpose. A balancer's, which uses every edge that is ready (salt/haproxy).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from .errors import ControlError, OperationError, UserError
 from .topology import Topology
 
 _STATE = "/usr/local/sbin/floating-address state"
+_READY = "/usr/local/sbin/edge-ready"
 
 
 def shares_address(topology: Topology) -> bool:
@@ -19,12 +20,13 @@ def shares_address(topology: Topology) -> bool:
 
 
 def ask(topology: Topology, edge: str) -> tuple[bool, str]:
-    """Whether an edge has the address or could take it, and what it says of itself."""
+    """Whether an edge serves, or has the address or could take it, and what it says of itself."""
+    command = _READY if topology.balancer else _STATE
     try:
-        said = ssh.run(topology, edge, f"{_STATE} 2>/dev/null || true").strip()
+        said = ssh.run(topology, edge, f"{command} 2>/dev/null || true").strip()
     except ControlError:
         return False, "unreachable"
-    return said.startswith(("has ", "stands by ")), said or "not converged yet"
+    return said.startswith(("has ", "stands by ", "ready")), said or "not converged yet"
 
 
 def has_address(topology: Topology, edge: str) -> bool:
@@ -48,7 +50,7 @@ def reason_to_wait(topology: Topology, group: Sequence[str]) -> str:
     Why these machines must stay as they are: an edge among them serves, and no other could meanwhile. Empty
     where there is no such reason; an edge that is broken is nobody's loss.
     """
-    if not shares_address(topology):
+    if not topology.entrance:
         return ""
     edges = topology.with_role("edge")
     concerned = [edge for edge in edges if edge in group]
@@ -63,6 +65,11 @@ def reason_to_wait(topology: Topology, group: Sequence[str]) -> str:
 
 def fail_over(topology: Topology) -> str:
     """Move the address to another edge, without a lost request; what came of it, in words."""
+    if topology.balancer:
+        raise UserError(
+            f"topology {topology.name} has a balancer, which uses every edge that is ready: 'systemctl stop haproxy' on"
+            " one takes it out without a lost request"
+        )
     if not shares_address(topology):
         raise UserError(
             f"topology {topology.name} has no floating_address, so there is no other edge to move it to"

@@ -36,8 +36,8 @@ def _ask_edge(topology: Topology, command: str) -> str:
 
 
 def url(topology: Topology) -> str:
-    own = topology.floating_address or topology.edge.address
-    return f"https://{addresses.read_public_address(topology) or own}/"
+    own = topology.entrance or addresses.read_public_address(topology) or topology.edge.address
+    return f"https://{own}/"
 
 
 def curl_line(topology: Topology) -> str:

@@ -60,6 +60,8 @@ class Topology:
     hosts: str = "packages"
     # Of several edges, the one that clients use.
     floating_address: str | None = None
+    # Of the balancer before the edges, the one that clients use.
+    balancer: str | None = None
 
     @property
     def has_containers(self) -> bool:
@@ -74,11 +76,16 @@ class Topology:
         return next(machine for machine in self.machines.values() if "edge" in machine.roles)
 
     @property
+    def entrance(self) -> str | None:
+        """The one address under which clients reach whichever edge serves; None where an edge's own is all there is."""
+        return self.balancer or self.floating_address
+
+    @property
     def site_addresses(self) -> list[str]:
         """IPv4 addresses under which clients reach the site, whichever edge answers."""
         edges = [self.machines[name] for name in self.with_role("edge")]
         found = [address for one in edges for address in (one.address, one.public)]
-        found += [self.floating_address, "127.0.0.1"]
+        found += [self.entrance, "127.0.0.1"]
         return sorted({address for address in found if address})
 
     def with_role(self, role: str) -> list[str]:
@@ -148,4 +155,5 @@ def read(path: Path, name: str | None = None) -> Topology:
         data.get("suite", "trixie"),
         data.get("hosts", "packages"),
         data.get("floating_address"),
+        (data.get("balancer") or {}).get("address"),
     )

@@ -97,8 +97,13 @@ def _entrance(data, network, owner):
     """What is wrong with the address that several edges share; ``owner`` of each address."""
     edges = [name for name, machine in data["machines"].items() if "edge" in machine["roles"]]
     address = data.get("floating_address")
+    if balancer := data.get("balancer"):
+        yield from _balancer(balancer, owner)
+        if address is not None:
+            yield "balancer: and a floating_address: clients use one of them, take the other out"
+            return
     if address is None:
-        if len(edges) > 1:
+        if len(edges) > 1 and not balancer:
             yield (
                 f"floating_address: is missing: {', '.join(edges)} have role edge, and clients need one"
                 f" address that is served by whichever of them works: a free one of network {network}"
@@ -120,6 +125,25 @@ def _entrance(data, network, owner):
             f"floating_address: needs two machines with role edge, and there is {', '.join(edges) or 'none'}:"
             " add one, or take floating_address out"
         )
+
+
+def _balancer(balancer, owner):
+    """What is wrong with the balancer before the edges."""
+    try:
+        address = str(ipaddress.IPv4Address(balancer["address"]))
+    except ValueError as error:
+        yield f"balancer:address: {error}"
+        return
+    if address in owner:
+        yield f"balancer:address: {address} is {owner[address]}'s already"
+    for one in balancer["from"]:
+        try:
+            network = ipaddress.ip_network(one)
+        except ValueError as error:
+            yield f"balancer:from: {error}"
+            continue
+        if network.prefixlen == 0:
+            yield f"balancer:from: {one} is everybody: any client could say that it is another"
 
 
 def _stores(data):

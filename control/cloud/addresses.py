@@ -21,6 +21,9 @@ from ..errors import OperationError, UserError
 from ..topology import FOLDER, Topology
 from . import account
 
+# The account that a host of containers lets in: Fedora CoreOS' own (control/containers/ignition.py).
+LOGIN = "core"
+
 
 def refuse_lab(topology: Topology) -> None:
     """UserError when the topology is up in the lab: the cloud's commands would forget those machines."""
@@ -67,18 +70,37 @@ def archive_state(topology: Topology) -> None:
     shutil.rmtree(folder)
 
 
+def read_for_cloud(topology: Topology, balancer: str | None = None) -> dict[str, Any]:
+    """
+    The topology's file as it holds in a cloud, whose network carries no floating address: of several edges clients use a
+    load balancer, whose address is ``balancer`` once it is known. Addresses are still the file's.
+    """
+    data: dict[str, Any] = yaml.safe_load(
+        (FOLDER / f"{topology.name}.yaml").read_text(encoding="utf-8")
+    )
+    data.pop("floating_address", None)
+    if len(topology.with_role("edge")) > 1:
+        # 192.0.2.0/24 is nobody's (RFC 5737).
+        data["balancer"] = {"address": balancer or "192.0.2.1", "from": [data["network"]]}
+    return data
+
+
 def write_access(
-    topology: Topology, droplets: dict[str, dict[str, Any]], new: Sequence[str] = ()
+    topology: Topology,
+    droplets: dict[str, dict[str, Any]],
+    new: Sequence[str] = (),
+    balancer: str | None = None,
 ) -> None:
     """
     What every other command needs to reach the machines: the ssh configuration and the topology
     with the addresses that the cloud gave, both in ``.lab/TOPOLOGY``. ``new``: droplets that were
-    just made, whose addresses may have been others' before.
+    just made, whose addresses may have been others' before. ``balancer``: address of the load balancer.
     """
     folder = local_state.folder(topology)
     folder.mkdir(parents=True, exist_ok=True)
-    data = yaml.safe_load((FOLDER / f"{topology.name}.yaml").read_text(encoding="utf-8"))
+    data = read_for_cloud(topology, balancer)
     blocks = []
+    login = LOGIN if topology.has_containers else account.provider_settings()["ssh_username"]
     for machine in topology.machines:
         droplet = droplets[account.droplet_name(topology, machine)]
         public, private = account.find_address(droplet), account.find_address(droplet, "private")
@@ -91,10 +113,11 @@ def write_access(
         data["machines"][machine]["cpus"] = droplet["vcpus"]
         if droplet["name"] in new and (folder / "known_hosts").exists():
             shell.run(["ssh-keygen", "-q", "-R", public, "-f", str(folder / "known_hosts")])
-        blocks.append(
-            f"Host {machine}\n  HostName {public}\n  User {account.provider_settings()['ssh_username']}\n"
-        )
+        blocks.append(f"Host {machine}\n  HostName {public}\n  User {login}\n")
     data["network"] = _find_range(droplets, [one["address"] for one in data["machines"].values()])
+    if "balancer" in data:
+        # It reaches droplets in its own network there.
+        data["balancer"]["from"] = [data["network"]]
     # The lab's host is nobody there; other trusted clients are the operator's own.
     trusted = [one for one in data.pop("trusted", ()) if one != topology.gateway]
     if trusted:
@@ -103,6 +126,8 @@ def write_access(
     (folder / "provider").write_text(f"{account.PROVIDER}\n", encoding="utf-8")
     # Those that came from another controller (control/controller_state.py) open what it made.
     imported = sorted((folder / "keys").glob("*"))
+    if topology.has_containers:
+        imported.append(folder / "secrets" / "login")
     common = local_state.common_ssh_options(
         *(f"IdentityFile {key}" for key in imported),
         *account.ssh_options(),
@@ -122,6 +147,12 @@ def _find_range(droplets: dict[str, dict[str, Any]], addresses: list[str]) -> st
             return str(network)
     # A network that the token may not read: as much of it as the addresses show.
     return str(ipaddress.IPv4Network(f"{addresses[0]}/24", strict=False))
+
+
+def carried_file(topology: Topology) -> Path:
+    """The topology's file as its machines get it: with the cloud's addresses where it is up there."""
+    path = local_state.folder(topology) / "cloud.yaml"
+    return path if path.exists() else FOLDER / f"{topology.name}.yaml"
 
 
 def resolve(topology: Topology) -> Topology:
@@ -144,10 +175,16 @@ def warn_of_changed_topology(topology: Topology) -> None:
             for name, one in data["machines"].items()
         }
         trusted = [one for one in data.get("trusted", ()) if one != _written_gateway(data)]
-        return {**data, "machines": machines, "network": None, "trusted": trusted}
+        return {
+            **data,
+            "machines": machines,
+            "network": None,
+            "trusted": trusted,
+            "balancer": "balancer" in data,
+        }
 
     given = yaml.safe_load(path.read_text(encoding="utf-8"))
-    written = yaml.safe_load((FOLDER / f"{topology.name}.yaml").read_text(encoding="utf-8"))
+    written = read_for_cloud(topology)
     if plain(given) != plain(written):
         print(
             f"pillar/topologies/{topology.name}.yaml has changed since 'make cloud-up': what it says now"
@@ -176,7 +213,8 @@ def read_topology(path: Path, topology: Topology) -> Topology:
         topology,
         machines=machines,
         network=ipaddress.IPv4Network(data["network"]),
-        floating_address=data.get("floating_address"),
+        floating_address=None,
+        balancer=(data.get("balancer") or {}).get("address"),
     )
 
 

@@ -8,15 +8,21 @@ from collections.abc import Callable
 from typing import Any
 
 from ..application import NAME
-from ..topology import FOLDER, ROLES, Topology
-from . import account, inbound_rules
+from ..topology import ROLES, Machine, Topology
+from . import account, addresses, inbound_rules
+from .inbound_rules import Inbound
 
 
-def make_rule(allowed: dict[str, Any], tag: Callable[[str], str]) -> dict[str, Any]:
-    """One entry of a formula's firewall.yaml.j2 as the API has a rule; ``tag`` of a role."""
+def make_rule(
+    allowed: dict[str, Any], tag: Callable[[str], str], balancer: str = ""
+) -> dict[str, Any]:
+    """One entry of a formula's firewall.yaml.j2 as the API has a rule; ``tag`` of a role, ID of the load balancer."""
     source = allowed["from"]
     if source == "any":
         sources: dict[str, Any] = {"addresses": ["0.0.0.0/0", "::/0"]}
+    elif source == "balancer":
+        # It alone: not who else is in its network, which is what the machine's own firewall knows.
+        sources = {"load_balancer_uids": [balancer]}
     elif "network" in source:
         sources = {"addresses": [source["network"]]}
     else:
@@ -36,16 +42,32 @@ def make_firewall(name: str, tag: str, rules: list[dict[str, Any]]) -> dict[str,
     return {"name": name, "tags": [tag], "inbound_rules": inbound, "outbound_rules": outbound}
 
 
-def make_firewalls(topology: Topology) -> list[dict[str, Any]]:
-    """One firewall for each kind of machine, on its tag: what firewalld lets in on the machine."""
-    kinds = {account.join_roles(machine): machine for machine in topology.machines.values()}
-    inbound = inbound_rules.ask_machines(
-        FOLDER / f"{topology.name}.yaml", topology.name, [one.name for one in kinds.values()]
-    )
+def _list_kinds(topology: Topology) -> dict[str, Machine]:
+    """A machine of each kind."""
+    return {account.join_roles(machine): machine for machine in topology.machines.values()}
+
+
+def ask(topology: Topology) -> dict[str, Inbound]:
+    """What a machine of each kind lets in."""
+    names = [one.name for one in _list_kinds(topology).values()]
+    return inbound_rules.ask_machines(addresses.read_for_cloud(topology), topology.name, names)
+
+
+def ask_edge(topology: Topology, inbound: dict[str, Inbound]) -> Inbound:
+    """Of those that were asked, an edge."""
+    kinds = _list_kinds(topology).values()
+    return next(inbound[one.name] for one in kinds if "edge" in one.roles)
+
+
+def make_firewalls(
+    topology: Topology, inbound: dict[str, Inbound], balancer: str
+) -> list[dict[str, Any]]:
+    """One firewall for each kind of machine, on its tag: what firewalld lets in on the machine (``ask``); ``balancer``: ID
+    of the load balancer before the edges."""
     result = []
-    for one, machine in kinds.items():
+    for one, machine in _list_kinds(topology).items():
         rules = []
-        for allowed in inbound[machine.name]:
+        for allowed in inbound[machine.name].rules:
             source = allowed["from"]
             if isinstance(source, dict) and "role" in source:
                 peers = {
@@ -54,7 +76,7 @@ def make_firewalls(topology: Topology) -> list[dict[str, Any]]:
                 # A machine reaches itself over loopback.
                 if not peers - {machine.name}:
                     continue
-            rule = make_rule(allowed, lambda role: account.make_tag(topology, role))
+            rule = make_rule(allowed, lambda role: account.make_tag(topology, role), balancer)
             if rule not in rules:
                 rules.append(rule)
         result.append(
@@ -113,11 +135,9 @@ def describe(firewall: dict[str, Any]) -> str:
         if rule["protocol"] == "icmp":
             continue
         sources = rule["sources"]
-        who = (
-            ""
-            if "0.0.0.0/0" in sources.get("addresses", ())
-            else (f" from {', '.join([*sources.get('tags', ()), *sources.get('addresses', ())])}")
-        )
+        names = [*sources.get("tags", ()), *sources.get("addresses", ())]
+        names += ["the load balancer"] if sources.get("load_balancer_uids") else []
+        who = "" if "0.0.0.0/0" in names else f" from {', '.join(names)}"
         rules.append(f"{rule['protocol']} {rule['ports']}{who}")
     return "; ".join(rules)
 

@@ -13,8 +13,8 @@ from ..artifacts import build
 from ..credentials.certificates import WITHOUT_KEYS
 from ..errors import OperationError
 from ..options import Options
-from ..topology import FOLDER, Topology
-from . import account, firewalls, inbound_rules
+from ..topology import Topology
+from . import account, addresses, firewalls, inbound_rules
 
 TREE = account.STATE / "tree.tar.gz"
 # The tag and firewall of droplets that `salt-cloud -p prod` makes, which are of no topology.
@@ -37,11 +37,11 @@ def _prepare(topology: Topology, options: Options) -> int:
     api = account.connect()
     name, tag = f"{NAME}-{SINGLE}", f"{NAME}:{SINGLE}"
     inbound = inbound_rules.ask_machines(
-        FOLDER / f"{topology.name}.yaml", topology.name, [topology.edge.name]
+        addresses.read_for_cloud(topology), topology.name, [topology.edge.name]
     )
     rules = [
         firewalls.make_rule(allowed, str)
-        for allowed in inbound[topology.edge.name]
+        for allowed in inbound[topology.edge.name].rules
         if allowed["from"] == "any"
     ]
     firewall = firewalls.make_firewall(name, tag, rules)

@@ -5,11 +5,13 @@ machines (a cloud's), from the same files as the one on them (``salt/*/firewall.
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from .. import salt_copy
 from ..errors import OperationError
@@ -19,15 +21,24 @@ GRAINS = {"os": "Debian", "os_family": "Debian", "oscodename": "trixie"}
 QUESTIONS = (
     ["formula.collect", ["firewall.yaml.j2"], {}],
     ["formula.settings", ["firewalld"], {}],
+    ["formula.settings", ["haproxy"], {}],
 )
 
 
+@dataclass(frozen=True)
+class Inbound:
+    """``rules``: entries as salt/_schemas/firewall.schema.yaml describes them; ``haproxy``: settings of that formula."""
+
+    rules: list[dict[str, Any]]
+    haproxy: dict[str, Any]
+
+
 def ask_machines(
-    topology_file: Path, name: str, machines: Sequence[str]
-) -> dict[str, list[dict[str, Any]]]:
+    topology: dict[str, Any], name: str, machines: Sequence[str]
+) -> dict[str, Inbound]:
     """
-    ``{machine: what it lets in}`` of the topology in ``topology_file``, whose name is ``name``; entries as
-    salt/firewalld/README.md describes them. OperationError where they do not render.
+    What each of ``machines`` lets in, of ``topology``, as its file has it, whose name is ``name``. OperationError where
+    that does not render.
     """
     with tempfile.TemporaryDirectory(prefix="inbound-rules-") as folder:
         configs = []
@@ -35,14 +46,18 @@ def ask_machines(
             tree = Path(folder, machine)
             identity = {"topology": name, "name": machine, "release": None}
             configs.append(salt_copy.copy_tree(tree, identity, grains=GRAINS, grains_cache=False))
-            shutil.copyfile(topology_file, tree / "pillar" / "topologies" / f"{name}.yaml")
+            path = tree / "pillar" / "topologies" / f"{name}.yaml"
+            path.write_text(yaml.safe_dump(topology, sort_keys=False), encoding="utf-8")
         try:
             answers = salt_copy.ask(configs, QUESTIONS)
         except OperationError as error:
             raise OperationError(
                 f"{name}: what its machines let in could not be rendered: {error}"
             ) from error
-    return {machine: _merge(*answer) for machine, answer in zip(machines, answers, strict=True)}
+    return {
+        machine: Inbound(_merge(declared, firewalld), haproxy)
+        for machine, (declared, firewalld, haproxy) in zip(machines, answers, strict=True)
+    }
 
 
 def _merge(declared: dict[str, Any], settings: dict[str, Any]) -> list[dict[str, Any]]:

@@ -13,11 +13,12 @@ from typing import Any
 
 from .. import apply, local_state, stores
 from ..confirmation import confirm
+from ..containers import lifecycle
 from ..credentials import shared_secrets
 from ..errors import OperationError, UserError
 from ..options import Options
 from ..topology import ROLES, Topology
-from . import account, addresses, firewalls, login, plan, salt_cloud
+from . import account, addresses, balancers, container_hosts, firewalls, login, plan, salt_cloud
 from .plan import Plan
 
 
@@ -58,7 +59,9 @@ def _up(topology: Topology, options: Options) -> int:
     (local_state.folder(topology) / "provider").write_text(
         f"{account.PROVIDER}\n", encoding="utf-8"
     )
-    ensure_network_and_firewalls(api, topology, todo)
+    if topology.has_containers and todo.create:
+        container_hosts.write_user_data(topology, options)
+    balancer = ensure_surroundings(api, topology, todo)
     _start_droplets(api, topology, todo.off)
     if todo.create:
         if not todo.keep:
@@ -70,9 +73,14 @@ def _up(topology: Topology, options: Options) -> int:
         raise OperationError(
             f"{', '.join(missing)}: not there after salt-cloud said so: run it again"
         )
-    addresses.write_access(topology, droplets, [one.name for one in todo.create])
+    entrance = balancer["ip"] if balancer else None
+    addresses.write_access(topology, droplets, [one.name for one in todo.create], entrance)
     login.wait_for_login(addresses.resolve(topology))
-    code = apply.apply(addresses.resolve(topology), options, gone)
+    resolved = addresses.resolve(topology)
+    if topology.has_containers:
+        code = lifecycle.apply(resolved, options)
+    else:
+        code = apply.apply(resolved, options, gone)
     if code:
         raise OperationError(
             f"the droplets are there, and paid, but not converged: mend the above, then 'make apply"
@@ -87,6 +95,8 @@ def _up(topology: Topology, options: Options) -> int:
     # Only now, that all is converged: until here it had what either role needs.
     for droplet, _, drop in todo.retag:
         _retag(api, "unassign_resources", droplet, drop)
+    if todo.balancer.is_gone and todo.balancer.there:
+        balancers.remove(api, todo.balancer.there)
     for firewall in todo.firewalls_gone:
         api.call("firewalls", "delete", firewall["id"])
     return 0
@@ -129,8 +139,8 @@ def _start_droplets(api: Any, topology: Topology, off: Sequence[dict[str, Any]])
         time.sleep(account.LOOK)
 
 
-def ensure_network_and_firewalls(api: Any, topology: Topology, todo: Plan) -> None:
-    """Network, key, tags and firewalls, before any machine is there to need them."""
+def ensure_surroundings(api: Any, topology: Topology, todo: Plan) -> dict[str, Any] | None:
+    """Network, key, tags, load balancer and firewalls, before any machine is there to need them; the load balancer."""
     if todo.create:
         api.give_key(account.KEY.with_suffix(".pub").read_text(encoding="utf-8").strip())
     if todo.network_new:
@@ -148,9 +158,16 @@ def ensure_network_and_firewalls(api: Any, topology: Topology, todo: Plan) -> No
         | {account.make_tag(topology, role) for role in ROLES}
     ):
         api.call("tags", "create", {"name": tag}, repeat=True)
-    for firewall in todo.firewalls_new:
-        firewalls.create(api, firewall)
-    for identity, firewall in todo.firewalls_changed:
-        api.call("firewalls", "update", identity, firewall)
+    # Before the droplets: one that cannot be had costs nothing then, and it takes the first edge that is ready.
+    balancer = balancers.ensure(api, topology, todo.balancer)
+    known = firewalls.list_own(api, topology)
+    identity = str((balancer or {}).get("id", ""))
+    for firewall in firewalls.make_firewalls(topology, todo.inbound, identity):
+        old = known.get(firewall["name"])
+        if old is None:
+            firewalls.create(api, firewall)
+        elif not firewalls.is_same(old, firewall):
+            api.call("firewalls", "update", old["id"], firewall)
     for droplet, add, _ in todo.retag:
         _retag(api, "assign_resources", droplet, add)
+    return balancer

@@ -12,7 +12,9 @@ from ..application import NAME
 from ..errors import OperationError, UserError
 from ..paths import ROOT
 from ..topology import ROLES, Machine, Topology
-from . import account, firewalls
+from . import account, balancers, container_hosts, firewalls
+from .balancers import Balancer
+from .inbound_rules import Inbound
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ def list_wanted(topology: Topology) -> list[Wanted]:
     result = []
     for machine in topology.machines.values():
         profile = "prod" if set(machine.roles) == set(ROLES) else account.join_roles(machine)
+        if topology.has_containers:
+            profile = container_hosts.PROFILE
         if profile not in profiles:
             raise UserError(
                 f"cloud/cloud.profiles.d: no profile {profile} for {machine.name}, which has roles"
@@ -108,6 +112,9 @@ class Plan:
     firewalls_changed: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     firewalls_gone: list[dict[str, Any]] = field(default_factory=list)
     network_new: bool = False
+    balancer: Balancer = field(default_factory=lambda: Balancer(None, None))
+    # What machines let in, asked of the formulas.
+    inbound: dict[str, Inbound] = field(default_factory=dict, repr=False)
     now: float = 0.0
     after: float = 0.0
 
@@ -122,6 +129,10 @@ class Plan:
             or self.firewalls_changed
             or self.firewalls_gone
             or self.network_new
+            or self.balancer.is_new
+            or self.balancer.is_gone
+            or self.balancer.is_broken
+            or self.balancer.differs
         )
 
 
@@ -200,14 +211,18 @@ def _find_differences(
     ]
 
 
+def _find_region(api: Any, plan: Plan) -> str:
+    """Where the droplets are, or are to be."""
+    for _, droplet in plan.keep:
+        if slug := (droplet.get("region") or {}).get("slug"):
+            return str(slug)
+    for one in plan.create:
+        return find_offer(api, one)[0]
+    return ""
+
+
 def make_plan(api: Any, topology: Topology) -> Plan:
-    """What is wanted beside what the account has. UserError for what the cloud's network cannot carry."""
-    if topology.floating_address:
-        raise UserError(
-            f"topology {topology.name} has a floating_address, which a cloud's network does not carry, and no load"
-            " balancer is made before its edges yet: use a topology of one edge there",
-            2,
-        )
+    """What is wanted beside what the account has; UserError for what cannot be had."""
     from saltext.digitalocean.utils.digitalocean.options import OptionError
 
     sizes = {one["slug"]: one for one in api.kept("sizes")}
@@ -221,8 +236,13 @@ def make_plan(api: Any, topology: Topology) -> Plan:
             try:
                 _, size, _ = find_offer(api, one)
             except OptionError as error:
+                more = (
+                    container_hosts.NO_IMAGE
+                    if str(error).startswith("image ") and topology.has_containers
+                    else ""
+                )
                 raise UserError(
-                    f"cloud/cloud.profiles.d: profile {one.profile}: {error}", 2
+                    f"cloud/cloud.profiles.d: profile {one.profile}: {error}{more}", 2
                 ) from error
             plan.create.append(one)
             plan.after += monthly_price(sizes[size], one.policy)
@@ -247,8 +267,15 @@ def make_plan(api: Any, topology: Topology) -> Plan:
     for droplet in there.values():
         plan.gone.append(droplet)
         plan.now += monthly_price(droplet["size"], policies.get(droplet["id"]))
+    plan.inbound = firewalls.ask(topology)
+    plan.balancer = balancers.make_plan(
+        api, topology, _find_region(api, plan), firewalls.ask_edge(topology, plan.inbound).haproxy
+    )
+    now, after = balancers.prices(plan.balancer)
+    plan.now += now
+    plan.after += after
     known = firewalls.list_own(api, topology)
-    for firewall in firewalls.make_firewalls(topology):
+    for firewall in firewalls.make_firewalls(topology, plan.inbound, plan.balancer.identity):
         old = known.pop(firewall["name"], None)
         if old is None:
             plan.firewalls_new.append(firewall)
@@ -288,6 +315,7 @@ def describe(topology: Topology, plan: Plan) -> str:
     lines += [f"- destroy  droplet {item['name']}: not in the topology" for item in plan.gone]
     if plan.network_new:
         lines.append(f"+ create   private network {account.network_name(topology)}")
+    lines += balancers.describe(plan.balancer)
     lines += [
         f"+ create   firewall {item['name']}: {firewalls.describe(item)}"
         for item in plan.firewalls_new
@@ -299,7 +327,8 @@ def describe(topology: Topology, plan: Plan) -> str:
     lines += [f"- destroy  firewall {item['name']}" for item in plan.firewalls_gone]
     if plan.is_empty:
         lines.append("nothing to do")
+    balancer = " and load balancer" if plan.balancer.there or plan.balancer.wanted else ""
     lines.append(
-        f"${plan.now:.2f} a month now, ${plan.after:.2f} afterwards (droplets, before tax and traffic)"
+        f"${plan.now:.2f} a month now, ${plan.after:.2f} afterwards (droplets{balancer}, before tax and traffic)"
     )
     return "\n".join(lines)

@@ -10,7 +10,8 @@ from ..confirmation import confirm
 from ..errors import OperationError, UserError
 from ..options import Options
 from ..topology import Topology
-from . import account, addresses, firewalls, plan
+from . import account, addresses, balancers, firewalls, plan
+from .balancers import Balancer
 
 # Seconds for a private network to learn that its machines have gone.
 MEMBERS = 60
@@ -28,13 +29,14 @@ def down(topology: Topology, options: Options) -> int:
 def _down(topology: Topology, options: Options) -> int:
     api = account.connect()
     droplets, shields = account.list_droplets(api, topology), firewalls.list_own(api, topology)
+    balancer = balancers.find(api, topology)
     network = account.find_network(api, topology)
     # The first of a region is its default, which the API never deletes.
     stays = DEFAULT_STAYS if network and network.get("default") else ""
     tags = [
         one["name"] for one in api.all("tags", "tags") if account.is_own_tag(topology, one["name"])
     ]
-    if not (droplets or shields or tags or (network and not stays)):
+    if not (droplets or shields or tags or balancer or (network and not stays)):
         # Its network alone says that this is the account.
         if addresses.is_cloud(topology) and not stays and not options.force:
             raise UserError(
@@ -47,6 +49,11 @@ def _down(topology: Topology, options: Options) -> int:
         return 0
     policies = plan.read_backup_policies(api, droplets)
     price = sum(plan.monthly_price(one["size"], policies.get(one["id"])) for one in droplets)
+    if balancer:
+        price += balancers.prices(Balancer(balancer, None))[0]
+        print(
+            f"- destroy  load balancer {balancer['name']} at {balancer.get('ip') or 'no address'}"
+        )
     for one in droplets:
         print(
             f"- destroy  droplet {one['name']} at {account.find_address(one) or 'no address'}, and all that is on it"
@@ -60,8 +67,10 @@ def _down(topology: Topology, options: Options) -> int:
             else f"- destroy  private network {network['name']}"
         )
     print(f"${price:.2f} a month now, $0.00 afterwards", flush=True)
-    if not options.yes and (droplets or shields or (network and not stays)):
+    if not options.yes and (droplets or shields or balancer or (network and not stays)):
         confirm(f"destroy topology {topology.name} on DigitalOcean?")
+    if balancer:
+        balancers.remove(api, balancer)
     # What lists did not know yet, too.
     deadline = time.monotonic() + account.PATIENCE
     while droplets:

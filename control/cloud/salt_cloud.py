@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +18,7 @@ from .. import local_state
 from ..errors import OperationError
 from ..paths import ROOT
 from ..topology import Topology
-from . import account
+from . import account, container_hosts
 from .plan import Plan, Wanted
 
 
@@ -25,9 +29,12 @@ def make_map(topology: Topology, todo: list[Wanted]) -> dict[str, Any]:
         own: dict[str, Any] = {
             "tags": list(wanted.tags),
             "deploy": False,
-            # Its name in the topology, whatever the droplet's is in the account.
-            "userdata": f"#cloud-config\nhostname: {wanted.machine}\n",
         }
+        if topology.has_containers:
+            own["userdata_file"] = str(container_hosts.user_data_file(topology, wanted.machine))
+        else:
+            # Its name in the topology, whatever the droplet's is in the account.
+            own["userdata"] = f"#cloud-config\nhostname: {wanted.machine}\n"
         if len(topology.machines) > 1:
             own["vpc"] = account.network_name(topology)
         result.setdefault(wanted.profile, []).append({wanted.name: own})
@@ -75,20 +82,35 @@ def make_droplets(topology: Topology, todo: Plan) -> None:
 
 
 def wait_for_salt_cloud(line: list[str]) -> int:
-    """The exit code of salt-cloud. Ctrl-C reaches it too, and it then removes what is made by halves:
-    that is waited for (subprocess.run would kill it after a quarter of a second)."""
-    with subprocess.Popen(line, cwd=ROOT, stdin=subprocess.DEVNULL) as process:
-        is_interrupted = False
+    """
+    The exit code of salt-cloud. Ctrl-C is passed on, and it then removes what is made by halves: that is waited for, but
+    not for ever. Salt's pool of workers was seen to wait for each other when one had ended; a second Ctrl-C ends it.
+    """
+    # A group of its own: to end it is to end its workers.
+    with subprocess.Popen(line, cwd=ROOT, stdin=subprocess.DEVNULL, process_group=0) as process:
+        deadline, is_interrupted = float("inf"), False
         while True:
             try:
-                code = process.wait()
+                while process.poll() is None:
+                    if time.monotonic() > deadline:
+                        print("salt-cloud does not end: ending it", file=sys.stderr)
+                        _send(process, signal.SIGKILL)
+                    time.sleep(0.1)
                 break
             except KeyboardInterrupt:
+                if not is_interrupted:
+                    deadline = time.monotonic() + account.PATIENCE
+                    print("interrupted: salt-cloud removes what is half-made", file=sys.stderr)
                 is_interrupted = True
-                print("interrupted: salt-cloud removes what is half-made", file=sys.stderr)
+                _send(process, signal.SIGINT)
     if is_interrupted:
         raise KeyboardInterrupt
-    return code
+    return process.returncode
+
+
+def _send(process: subprocess.Popen[bytes], number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
 
 
 def read_error(answer: Any) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from .. import host_programs
 from ..cloud import account, plan
 from ..command import make_command
 from ..options import Options
@@ -11,7 +10,6 @@ from ..topology import Topology
 
 def run(topology: Topology, _: Options) -> int:
     """Show what cloud-up would create, change and destroy, and what it costs."""
-    host_programs.refuse_containers(topology, "cloud-plan", "the lab alone makes them so far")
     with account.report_api_errors():
         print(plan.describe(topology, plan.make_plan(account.connect(), topology)))
     return 0

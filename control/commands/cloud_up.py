@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .. import endpoint, host_programs, status
+from .. import endpoint, status
 from ..cloud import addresses, machines
 from ..command import make_command
 from ..options import Options, refuse_narrowing
@@ -14,7 +14,6 @@ def run(topology: Topology, options: Options) -> int:
 
     Shows the plan first. What is there already is kept; what has left the topology is destroyed.
     """
-    host_programs.refuse_containers(topology, "cloud-up", "the lab alone makes them so far")
     # It destroys what has left the topology once the others have forgotten it: all of them.
     refuse_narrowing("cloud-up", "HOST", "TEST", "SLS")
     code = machines.up(topology, options)

@@ -13,13 +13,12 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from ..cloud.addresses import LOGIN
 from ..errors import OperationError, UserError
 from .rendering import ACCOUNTS, File, Host
 
 VERSION = "3.3.0"
 VALIDATOR = "ignition-validate"
-# The account that the controller and operators come in with: Fedora CoreOS' own.
-LOGIN = "core"
 # Not needed to serve, and too much for a cloud's user data: rules and pages come with the secrets.
 LATER = ("/etc/prometheus/",)
 

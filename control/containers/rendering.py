@@ -16,10 +16,11 @@ from typing import Any
 import yaml
 
 from .. import atomic_file, paths, salt_copy
+from ..cloud import addresses
 from ..credentials import given_secrets, shared_secrets
 from ..errors import UserError
 from ..paths import ROOT
-from ..topology import FOLDER, Topology
+from ..topology import Topology
 
 # The host's, not this computer's.
 GRAINS = {"os": "Debian", "os_family": "Debian", "oscodename": "trixie"}
@@ -96,7 +97,7 @@ def _ask_salt(topology: Topology, host: str, question: list[Any] | None = None) 
         )
         pillar = Path(folder, "tree", "pillar")
         shutil.copyfile(
-            FOLDER / f"{topology.name}.yaml", pillar / "topologies" / f"{topology.name}.yaml"
+            addresses.carried_file(topology), pillar / "topologies" / f"{topology.name}.yaml"
         )
         given = given_secrets.read_for(topology, topology.machine(host))
         if given:
@@ -143,7 +144,7 @@ def _add_templates(
     values = {
         "machine": host,
         "topology": topology,
-        "is_lab": True,
+        "is_lab": not addresses.is_cloud(topology),
         "accounts": ACCOUNTS,
         # By nftables' families.
         "trusted": {

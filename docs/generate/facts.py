@@ -93,6 +93,8 @@ class Topology:
 def _source(given: Any) -> str:
     if given == "any":
         return ANYBODY
+    if isinstance(given, str):
+        return given
     return str(given.get("role") or given.get("network"))
 
 

@@ -39,6 +39,9 @@ def _sources(given):
     """``any`` as None, else the addresses and networks that may come in; maybe none."""
     if given == "any":
         return None
+    if given == "balancer":
+        balancer = __salt__["topology.balancer"]() or {"from": ()}
+        return [str(ipaddress.ip_network(one)) for one in balancer["from"]]
     if "network" in given:
         return [str(ipaddress.ip_network(given["network"]))]
     own = __salt__["topology.machine"]()["name"]

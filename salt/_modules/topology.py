@@ -182,12 +182,40 @@ def hosts():
 
         salt-call topology.hosts
     """
-    name, shared = domain(), _data()[0].get("floating_address")
+    name, shared = domain(), entrance()
     lines = [
         f"{one['address']} {one['name']}{f' {name}' if 'edge' in one['roles'] and not shared else ''}\n"
         for one in machines()
     ]
     return "".join([*lines, f"{shared} {name}\n"] if shared else lines)
+
+
+def balancer():
+    """
+    What forwards clients' connections to the edges, with a PROXY protocol header: ``{address, from}``, the address that
+    clients use and the networks that it comes from; None where there is none.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call topology.balancer
+    """
+    return _data()[0].get("balancer")
+
+
+def entrance():
+    """
+    The one address under which clients reach whichever edge serves, a balancer's or a floating one; None where
+    an edge's own is all there is.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call topology.entrance
+    """
+    return (balancer() or {}).get("address") or _data()[0].get("floating_address")
 
 
 def domain():
@@ -225,7 +253,7 @@ def names():
         if one.get("public"):
             addresses.add(one["public"])
     # The one address of several edges.
-    if shared := _data()[0].get("floating_address"):
+    if shared := entrance():
         addresses.add(shared)
     return {"dns": sorted(dns), "ip": sorted(addresses)}
 

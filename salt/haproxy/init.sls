@@ -1,5 +1,5 @@
 # The edge: package, then the service on its checked configuration and certificate.
-{% from 'haproxy/map.jinja' import haproxy with context %}
+{% from 'haproxy/map.jinja' import haproxy, balancer with context %}
 {% set served = salt['backends.served']() %}
 {% set names = salt['topology.names']() %}
 {% set hosts = served.applications | sum(attribute='hosts', start=[]) %}
@@ -23,6 +23,26 @@ haproxy package:
     - require_in:
       - file: certificate folder
 
+{% if balancer %}
+# Leaves before it stops.
+balancer program packages:
+  pkg.installed:
+    - pkgs: [python3, curl]
+
+balancer program:
+  checked.files:
+    - files:
+        /usr/local/libexec/haproxy-leave: {source: salt://haproxy/files/leave.py, mode: '0755'}
+        /usr/local/sbin/edge-ready: {source: salt://haproxy/files/edge-ready.j2, mode: '0755'}
+    - context:
+        haproxy: {{ haproxy | json }}
+    - checks:
+        - sh -n {staged}/usr/local/sbin/edge-ready
+        - /usr/bin/python3 -m py_compile {staged}/usr/local/libexec/haproxy-leave
+    - require:
+      - pkg: balancer program packages
+{% endif %}
+
 haproxy running:
   checked.service:
     - name: haproxy
@@ -34,6 +54,9 @@ haproxy running:
         # Says when to come back, which is a setting.
         /etc/haproxy/errors/429.http: {source: salt://haproxy/files/errors/429.http.j2}
         /etc/systemd/system/haproxy.service.d/hardening.conf: {source: salt://haproxy/files/hardening.conf}
+        {%- if balancer %}
+        /etc/systemd/system/haproxy.service.d/balancer.conf: {source: salt://haproxy/files/balancer.conf.j2}
+        {%- endif %}
         {%- if elsewhere %}
         /etc/systemd/system/haproxy.service.d/pki.conf: {source: salt://pki/files/member.conf}
         {%- endif %}
@@ -42,6 +65,7 @@ haproxy running:
         served: {{ served | json }}
         trusted: {{ salt['topology.trusted']() | json }}
         peers: {{ peers | json }}
+        has_balancer: {{ (balancer is not none) | json }}
         machine:
           name: {{ salt['topology.machine']().name | json }}
           address: {{ salt['topology.machine']().address | json }}
@@ -60,8 +84,12 @@ haproxy running:
           certificate: {{ haproxy.tls.certificate | json }}
           key: {{ haproxy.tls.key | json }}
           ordered: {{ (salt['site.order'](haproxy).names if haproxy.acme.directory else []) | json }}
-    # Of a given certificate that the pillar no longer gives.
-    - clean: [/etc/stack/pki/site.pem]
+    # Of a given certificate, which is given no longer; of a balancer that is no more.
+    - clean:
+        - /etc/stack/pki/site.pem
+        {%- if not balancer %}
+        - /etc/systemd/system/haproxy.service.d/balancer.conf
+        {%- endif %}
     - checks:
         - {{ ('salt://haproxy/files/check {staged} ' ~ haproxy.tls.directory) | json }}
         - {{ ('salt://haproxy/files/answers.py {staged}/etc/haproxy/haproxy.cfg ' ~ haproxy.admin.socket ~ ' salt://_utils/haproxy_socket.py') | json }}
@@ -75,6 +103,9 @@ haproxy running:
     - require:
       - pkg: haproxy package
       - sls: haproxy.tls
+      {%- if balancer %}
+      - checked: balancer program
+      {%- endif %}
       {%- if elsewhere %}
       - pki: machine certificate
       {%- endif %}

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from control import converge, edges, ssh
-from control.cloud import plan
 from control.errors import ControlError, OperationError
 from tests.unit.control.topologies import PROD, make_topology
 
@@ -117,6 +116,17 @@ def test_a_move_that_could_not_end_well_is_refused(
         edges.fail_over(PROD)
 
 
-def test_a_floating_address_is_refused_in_the_cloud_before_anything_is_made() -> None:
-    with pytest.raises(ControlError, match="floating_address, which a cloud's network does not"):
-        plan.make_plan(None, TWO)
+BALANCED = dataclasses.replace(TWO, floating_address=None, balancer="198.51.100.7")
+
+
+def test_behind_a_balancer_an_edge_waits_while_no_other_is_ready(states: dict[str, str]) -> None:
+    states.update(edge1="ready\n", edge2="ready\n")
+    assert edges.reason_to_wait(BALANCED, ["edge1"]) == ""
+    assert edges.standby_first(BALANCED, ["edge1", "edge2"]) == ["edge1", "edge2"]
+    states["edge2"] = "no application has a server here\n"
+    reason = edges.reason_to_wait(BALANCED, ["edge1"])
+    assert "could serve meanwhile (edge2: no application has a server here)" in reason
+    # One that is not ready is nobody's loss.
+    assert edges.reason_to_wait(BALANCED, ["edge2"]) == ""
+    with pytest.raises(ControlError, match="has a balancer, which uses every edge that is ready"):
+        edges.fail_over(BALANCED)

@@ -61,9 +61,31 @@ def test_several_edges_are_read_with_the_address_that_they_share(
     assert read.site_addresses == ["10.1.0.2", "10.1.0.4", "10.1.0.9", "127.0.0.1"]
 
 
+BALANCER = {"address": "198.51.100.7", "from": ["10.20.0.0/20"]}
+
+
+def balanced(**more: Any) -> dict[str, Any]:
+    return two_edges(None, balancer={**BALANCER, **more})
+
+
+def test_a_balancer_before_the_edges_is_what_clients_use(load: Callable[..., Topology]) -> None:
+    read = load(balanced())
+    assert read.floating_address is None and read.entrance == read.balancer == "198.51.100.7"
+    assert read.site_addresses == ["10.1.0.2", "10.1.0.4", "127.0.0.1", "198.51.100.7"]
+    assert load({**GOOD, "balancer": BALANCER}).entrance == "198.51.100.7", "before one edge too"
+
+
 @pytest.mark.parametrize(
     ("data", "said"),
     [
+        (two_edges(balancer=BALANCER), "balancer: and a floating_address: clients use one of them"),
+        (balanced(address="10.1.0.2"), "balancer:address: 10.1.0.2 is one's already"),
+        (balanced(address="2001:db8::1"), "balancer:address: "),
+        (balanced(**{"from": ["0.0.0.0/0"]}), "balancer:from: 0.0.0.0/0 is everybody"),
+        (balanced(**{"from": ["10.20.0.0/99"]}), "balancer:from: "),
+        (balanced(**{"from": []}), "balancer:from: "),
+        (balanced(adress="x"), "balancer:adress: unknown key; did you mean address?"),
+        (two_edges(None, balancer={"address": "198.51.100.7"}), "balancer:from: is missing"),
         (changed(roles=["stroe"]), "machines:two:roles: unknown role stroe; did you mean store?"),
         (changed(roles=["xyz"]), "unknown role xyz; known: edge, app, store, monitor"),
         (changed(address="10.1.0.2"), "machines:two:address: 10.1.0.2 is one's already"),

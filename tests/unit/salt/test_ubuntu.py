@@ -81,11 +81,56 @@ def test_every_state_renders(
         assert one["files"] and one["status"]
 
 
+# What is there only where the pillar asks for it.
+OPTIONAL = {
+    "apps": {"shop": {"hosts": ["shop.test"]}},
+    "haproxy": {
+        "trusted_proxies": {"proxy_protocol": ["192.0.2.0/24"]},
+        "acme": {
+            "directory": "https://acme.example.com/directory", "email": "ops@example.com", "agree": True,
+            "challenge": "http",
+        },
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def optional_on_ubuntu(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """One machine of each release with another application, a balancer that is believed, and certificates of an authority."""
+    folder = tmp_path_factory.mktemp("optional")
+    program = Path(__file__).with_name("in_salt.py")
+
+    def render(codename: str) -> dict[str, Any]:
+        config = copy_tree(
+            folder / codename, {"topology": "dev", "name": "dev", "release": RELEASE}
+        )
+        settings = yaml.safe_load(config.read_text(encoding="utf-8"))
+        settings |= {"grains": grains(codename), "grains_cache": False}
+        config.write_text(yaml.safe_dump(settings), encoding="utf-8")
+        ((answer,),) = salt_copy.ask([config], [["render settings", [OPTIONAL], {}]], program)
+        assert answer.get("settings") == OPTIONAL, answer.get("error") or answer["settings"]
+        return dict(answer["rendered"])
+
+    return {codename: render(codename) for codename in RELEASES}
+
+
 @pytest.mark.parametrize("codename", RELEASES)
-def test_every_package_is_in_the_published_list(codename: str, on_ubuntu: dict[str, Any]) -> None:
+def test_what_the_pillar_adds_renders_too(
+    codename: str, optional_on_ubuntu: dict[str, Any]
+) -> None:
+    rendered = optional_on_ubuntu[codename]
+    assert {"/etc/systemd/system/haproxy-bans.service", "/etc/systemd/system/shop@.service"} <= set(
+        rendered["files"]
+    )
+
+
+@pytest.mark.parametrize("codename", RELEASES)
+def test_every_package_is_in_the_published_list(
+    codename: str, on_ubuntu: dict[str, Any], optional_on_ubuntu: dict[str, Any]
+) -> None:
     wanted = {
         name
-        for one in on_ubuntu[codename]
+        for one in [*on_ubuntu[codename], optional_on_ubuntu[codename]]
         for chunk in one["low"]
         if (chunk["state"], chunk["fun"]) == ("pkg", "installed")
         for name in chunk.get("pkgs") or [chunk["name"]]

@@ -81,6 +81,7 @@ _BODIES = {
         "tags", "user_data", "vpc_uuid", "volumes", "with_droplet_agent", "public_networking",
     },
     ("POST", "/v2/account/keys"): {"name", "public_key"},
+    ("POST", "/v2/images"): {"name", "url", "region", "distribution", "description", "tags"},
     ("POST", "/v2/tags"): {"name"},
     ("POST", "/v2/vpcs"): {"name", "region", "ip_range", "description"},
     ("POST", "/v2/reserved_ips"): {"droplet_id", "region", "project_id"},
@@ -151,6 +152,8 @@ class Standin(Services):
         # How often keys are listed in a window of so many seconds; and when they were.
         self.key_limit, self.key_window = 10, 60.0
         self._keys_listed: collections.deque[float] = collections.deque()
+        # Images of the account's own, by ID, which take `pace` to be imported.
+        self.custom: dict[int, dict[str, Any]] = {}
         # Sizes that cannot be had now.
         self.unavailable: set[str] = set()
         # Answers that are not what they should be: (method, path, what to make of the JSON).
@@ -514,8 +517,13 @@ class Standin(Services):
             region in regions and size not in self.unavailable,
             "Size is not available in this region.",
         )
-        slugs = {slug: slug for slug in IMAGES} | {one[0]: slug for slug, one in IMAGES.items()}
+        slugs: dict[Any, Any] = {slug: slug for slug in IMAGES}
+        slugs |= {one[0]: slug for slug, one in IMAGES.items()}
         known = {key: IMAGES[slug] for key, slug in slugs.items()}
+        for one in self.custom.values():
+            if self._shown_image(one)["status"] == "available":
+                slugs[one["id"]] = None
+                known[one["id"]] = (one["id"], one["distribution"], one["name"], 10)
         unless(image in known, "You specified an invalid image for Droplet creation.")
         unless(
             known[image][3] <= disk,
@@ -552,8 +560,9 @@ class Standin(Services):
             "status": "new", "kernel": None, "created_at": now(), "features": [*features, "private_networking"],
             "backup_ids": [], "next_backup_window": None, "snapshot_ids": [], "volume_ids": [],
             "image": {
-                "id": number, "name": title, "distribution": distribution, "slug": slugs[image], "public": True,
-                "regions": list(REGIONS), "min_disk_size": minimum, "type": "base", "status": "available",
+                "id": number, "name": title, "distribution": distribution, "slug": slugs[image],
+                "public": slugs[image] is not None, "regions": list(REGIONS), "min_disk_size": minimum,
+                "type": "base" if slugs[image] else "custom", "status": "available",
             },
             "size": self._size(str(size)), "size_slug": size, "networks": {"v4": [], "v6": []},
             "region": self._region(str(region)), "tags": list(tags), "vpc_uuid": vpc,
@@ -647,7 +656,35 @@ class Standin(Services):
              "regions": list(REGIONS), "min_disk_size": one[3], "status": "available"}
             for slug, one in IMAGES.items()
         ]  # fmt: skip
+        items += [self._shown_image(one) for one in self.custom.values()]
         return self._page("images", "/v2/images", items, query)
+
+    def _shown_image(self, image: dict[str, Any]) -> dict[str, Any]:
+        shown = self._public(image)
+        if image["name"] in self.errored:
+            return {**shown, "status": "deleted", "error_message": "it is no image"}
+        if time.monotonic() < image["_until"]:
+            return shown
+        return {**shown, "status": "available", "min_disk_size": 10, "size_gigabytes": 1.7}
+
+    def _create_image(self, _: Any, __: Any, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        if not body.get("name") or not re.match("https?://", str(body.get("url"))):
+            raise Refusal(422, "name and url must be given")
+        if body.get("region") not in REGIONS:
+            raise Refusal(422, "region is invalid")
+        one = {
+            "id": self._id(), "slug": None, "name": body["name"], "distribution": body.get("distribution") or "Unknown",
+            "public": False, "type": "custom", "regions": [body["region"]], "created_at": now(), "status": "NEW",
+            "description": body.get("description") or "", "tags": body.get("tags") or [], "error_message": "",
+            "min_disk_size": None, "_until": time.monotonic() + self.pace,
+        }  # fmt: skip
+        self.custom[one["id"]] = one
+        return 202, {"image": self._shown_image(one)}
+
+    def _get_image(self, found: Any, _: Any, __: Any) -> tuple[int, dict[str, Any]]:
+        if int(found[0]) not in self.custom:
+            raise Refusal(404)
+        return 200, {"image": self._shown_image(self.custom[int(found[0])])}
 
     # --- keys, tags, projects ---------------------------------------------------------------------------
 
@@ -786,6 +823,14 @@ class Standin(Services):
             {"urn": f"do:droplet:{one['id']}", "name": one["name"], "created_at": one["created_at"]}
             for one in self.droplets.values()
             if one["vpc_uuid"] == vpc
+        ] + [
+            {
+                "urn": f"do:loadbalancer:{one['id']}",
+                "name": one["name"],
+                "created_at": one["created_at"],
+            }
+            for one in self.balancers.values()
+            if one["vpc_uuid"] == vpc
         ]
 
     def _list_members(
@@ -835,6 +880,9 @@ class Standin(Services):
                     except ValueError:
                         raise Refusal(422, f"{address} is not an address") from None
                 tags = tags + (where.get("tags") or [])
+                for one in where.get("load_balancer_uids") or []:
+                    if one not in self.balancers:
+                        raise Refusal(422, f"load balancer {one} does not exist")
         missing = [one for one in tags if one not in self.tags]
         if missing:
             raise Refusal(422, f"tag {missing[0]} does not exist")
@@ -951,6 +999,8 @@ class Standin(Services):
         ("GET", "/v2/regions", _list_regions),
         ("GET", "/v2/sizes", _list_sizes),
         ("GET", "/v2/images", _list_images),
+        ("POST", "/v2/images", _create_image),
+        ("GET", r"/v2/images/(\d+)", _get_image),
         ("GET", "/v2/droplets", _list_droplets),
         ("POST", "/v2/droplets", _create_droplet),
         ("GET", r"/v2/droplets/(\d+)/backups/policy", _get_policy),

@@ -44,6 +44,8 @@ class Services:
     def __init__(self) -> None:
         self.balancers: dict[str, dict[str, Any]] = {}
         self.errored: set[str] = set()
+        # How many the account may have.
+        self.balancer_limit = 10
         # Records by zone.
         self.zones: dict[str, list[dict[str, Any]]] = {}
 
@@ -90,6 +92,9 @@ class Services:
         unless(body.get("type", "REGIONAL") == "REGIONAL", "only regional ones are known here")
         vpc = body.get("vpc_uuid")
         unless(vpc is None or vpc in self.vpcs, "VPC not found")
+        was = self.balancers.get(own)
+        unless(was is None or vpc in (None, was["vpc_uuid"]), "the VPC cannot be changed")
+        unless(was is None or region == was["region"]["slug"], "the region cannot be changed")
         check = {
             "protocol": "http", "port": 80, "path": "/", "check_interval_seconds": 10,
             "response_timeout_seconds": 5, "healthy_threshold": 5, "unhealthy_threshold": 3,
@@ -119,6 +124,8 @@ class Services:
         return self._page("load_balancers", "/v2/load_balancers", items, query)
 
     def _create_balancer(self, _: Any, __: Any, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        if len(self.balancers) >= self.balancer_limit:
+            raise Refusal(422, "you have reached your load balancer limit")
         one = {"id": str(uuid.uuid4()), "status": "new", "ip": "", "created_at": now()}
         one |= self._check_balancer(body) | {"_ip": f"192.0.2.{len(self.balancers) % 250 + 1}"}
         self.balancers[one["id"]] = one
@@ -142,7 +149,10 @@ class Services:
         return 200, {"load_balancer": self._shown_balancer(one)}
 
     def _delete_balancer(self, found: Any, _: Any, __: Any) -> tuple[int, None]:
-        del self.balancers[self._balancer(found[0])["id"]]
+        one = self._balancer(found[0])
+        if time.monotonic() < one["_until"]:
+            raise Refusal(422, "Load Balancer can't be deleted while it processes previous actions")
+        del self.balancers[one["id"]]
         return 204, None
 
     # --- DNS ----------------------------------------------------------------------------------------

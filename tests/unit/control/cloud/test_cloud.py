@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,122 +21,31 @@ import yaml
 from saltext.digitalocean.utils.digitalocean.api import OWN_ADDRESS
 from standin_digitalocean import SIZES, TOKEN, Standin
 
-from control import apply, bundle, controller_state, local_state, releases, ssh, topology
+from control import bundle, controller_state, local_state, releases, ssh, topology
 from control.cloud import (
     account,
     addresses,
     firewalls,
-    hooks,
-    inbound_rules,
     login,
     machines,
     plan,
     removal,
     salt_cloud,
 )
-from control.cloud.plan import Plan
 from control.commands import cloud_plan as cloud_plan_command
 from control.credentials import shared_secrets
 from control.errors import ControlError, UserError
 from control.options import Options
 from control.topology import FOLDER, Machine, Topology
+from tests.unit.control.cloud.cloud_account import (
+    Applied,
+    by_salt_cloud,
+    made,
+    make_up,
+    profiles,
+)
 
 ROOT = Path(__file__).resolve().parents[4]
-# What the formulas let in, as far as these tests need it; rendered for real in one test.
-SAID: dict[str, list[dict[str, Any]]] = {
-    "edge": [{"port": 443, "protocol": "tcp", "from": "any"}],
-    "app": [{"port": 8001, "protocol": "tcp", "from": {"role": "edge"}}],
-    "store": [{"port": 6379, "protocol": "tcp", "from": {"role": "app"}}],
-    "monitor": [],
-}
-SSH = {"port": 22, "protocol": "tcp", "from": "any", "always_open": True}
-
-
-@pytest.fixture
-def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[Standin]:
-    with Standin(pace=0.05, lag=0.02) as standin:
-        for name, value in standin.environment().items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.delenv("YES", raising=False)
-        yield standin
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Nothing is written into this checkout; salt-cloud is only pretended to converge."""
-    monkeypatch.setattr(account, "STATE", tmp_path / "cloud")
-    monkeypatch.setattr(account, "KEY", tmp_path / "cloud" / "id_ed25519")
-    monkeypatch.setattr(hooks, "TREE", tmp_path / "cloud" / "tree.tar.gz")
-    monkeypatch.setattr(local_state, "folder", lambda where: tmp_path / where.name)
-    monkeypatch.setattr(local_state, "CACHE", tmp_path / "cache")
-    monkeypatch.setattr(account, "LOOK", 0.05)
-    # Droplets of the stand-in that let everybody in at once.
-    monkeypatch.setattr(ssh, "command_line", lambda *_, **__: ["true"])
-
-    def said(_: Path, name: str, machines: list[str]) -> dict[str, list[dict[str, Any]]]:
-        known = topology.load(name).machines
-        return {
-            one: [SSH, *(opening for role in known[one].roles for opening in SAID[role])]
-            for one in machines
-        }
-
-    monkeypatch.setattr(inbound_rules, "ask_machines", said)
-    return tmp_path
-
-
-class Applied:
-    """Stands for the apply that follows, and ends as it is told to."""
-
-    def __init__(self, code: int = 0) -> None:
-        self.code, self.machines, self.gone = code, dict[str, str](), list[str]()
-
-    def __call__(self, where: Topology, _: Options, gone: Sequence[str]) -> int:
-        self.gone = list(gone)
-        self.machines = {name: one.address for name, one in where.machines.items()}
-        return self.code
-
-
-def make_up(where: Topology, applied: Any) -> int:
-    """`make cloud-up` with ``applied`` in place of the apply."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(apply, "apply", applied)
-        return machines.up(where, Options.read())
-
-
-def made(api: Standin, where: Topology) -> None:
-    """The topology's droplets, as salt-cloud would have made them."""
-    for one in plan.list_wanted(where):
-        body = {
-            "name": one.name, "region": one.region, "size": one.size, "image": one.image,
-            "tags": list(one.tags), "backups": one.backups,
-            **({"backup_policy": one.policy} if one.policy else {}),
-        }  # fmt: skip
-        api._create_droplet(None, {}, body)
-    time.sleep(api.pace + api.lag)
-    api.names()
-
-
-def by_salt_cloud(api: Standin) -> Any:
-    """In place of salt-cloud: what the map names is made, with the map's own words."""
-
-    def run(where: Topology, todo: Plan) -> None:
-        profiles = account.read_settings("profiles")
-        vpcs = {one["name"]: one["id"] for one in api.vpcs.values()}
-        for profile, listed in salt_cloud.make_map(where, todo.create).items():
-            for one in listed:
-                ((name, own),) = one.items()
-                given = profiles[profile]
-                body = {
-                    "name": name, "region": "fra1", "size": given["size"], "image": given["image"],
-                    "tags": own["tags"], "backups": bool(given.get("backups")),
-                }  # fmt: skip
-                if "vpc" in own:
-                    body["vpc_uuid"] = vpcs[own["vpc"]]
-                api._create_droplet(None, {}, body)
-        time.sleep(api.pace + api.lag)
-        api.names()
-
-    return run
 
 
 # --- the plan -------------------------------------------------------------------------------------
@@ -174,19 +83,6 @@ def test_a_plan_names_what_differs_and_what_is_too_many(
     assert "! differs  droplet prod-app2: size is s-2vcpu-4gb, the profile says s-1vcpu-1gb" in said
     assert "- destroy  droplet prod-app9: not in the topology" in said
     assert "= keep     droplet prod-app1 at 203.0.113." in said
-
-
-def profiles(monkeypatch: pytest.MonkeyPatch, **changes: dict[str, Any]) -> None:
-    """The project's profiles, with `changes` laid over some of them."""
-    configured = account.read_settings
-
-    def changed(what: str) -> dict[str, Any]:
-        found = configured(what)
-        if what == "profiles":
-            found = {name: {**one, **changes.get(name, {})} for name, one in found.items()}
-        return found
-
-    monkeypatch.setattr(account, "read_settings", changed)
 
 
 @pytest.mark.parametrize(
@@ -321,7 +217,7 @@ def public(firewall: dict[str, Any]) -> list[str]:
 def test_the_cloud_firewall_is_what_the_formulas_let_in() -> None:
     """Rendered by real Salt, from the same files as firewalld's on the machine."""
     where = topology.load("prod")
-    found = {one["name"]: one for one in firewalls.make_firewalls(where)}
+    found = {one["name"]: one for one in firewalls.make_firewalls(where, firewalls.ask(where), "")}
     edge, store = found["counter-prod-edge"], found["counter-prod-store"]
     assert {"22", "80", "443"} <= set(public(edge))
     assert public(store) == ["22"], "the store is open to nobody but machines"
@@ -511,7 +407,7 @@ def test_to_add_and_to_take_away_at_once_is_refused(
     machines = {name: one for name, one in where.machines.items() if name != "app2"}
     machines["app3"] = replace(where.machines["app2"], name="app3")
     monkeypatch.setenv("YES", "1")
-    monkeypatch.setattr(firewalls, "make_firewalls", lambda _: [])
+    monkeypatch.setattr(firewalls, "make_firewalls", lambda *_: [])
     with pytest.raises(ControlError, match="lost app2 and gained app3: first add"):
         make_up(replace(where, machines=machines), Applied())
     assert len(api.names()) == 5
@@ -619,6 +515,25 @@ def test_ctrl_c_waits_for_what_salt_cloud_cleans_up(tmp_path: Path) -> None:
         os.killpg(process.pid, signal.SIGINT)
         _, said = process.communicate(timeout=300)
     assert "cleaned\n" in said and "KeyboardInterrupt" in said
+
+
+def test_ctrl_c_does_not_wait_for_ever_for_workers_that_wait_for_each_other() -> None:
+    """Seen with eight workers on a busy computer: what was half-made was gone, and salt-cloud never ended."""
+    began = "trap '' INT; (trap '' INT; sleep 600) & echo began; wait; wait"
+    code = (
+        "from control.cloud import account, salt_cloud as s; account.PATIENCE = 1;"
+        f" s.wait_for_salt_cloud(['sh', '-c', {began!r}])"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stdout.readline() == "began\n"
+        os.killpg(process.pid, signal.SIGINT)
+        # Also the worker: it holds the pipe.
+        _, said = process.communicate(timeout=300)
+    assert "salt-cloud does not end: ending it" in said and "KeyboardInterrupt" in said
 
 
 def test_what_the_lab_and_other_topologies_have_is_left_alone(
@@ -866,7 +781,7 @@ def test_salt_cloud_runs_the_map_and_what_fails_is_told(
     monkeypatch.setattr(account, "KEY", ROOT / ".lab" / "cloud" / "id_ed25519")
     monkeypatch.setattr(account, "STATE", ROOT / ".lab" / "cloud")
     account.ensure_key()
-    machines.ensure_network_and_firewalls(account.connect(), where, todo)
+    machines.ensure_surroundings(account.connect(), where, todo)
     salt_cloud.make_droplets(where, todo)
     assert api.names() == ["dev"]
     (droplet,) = api.droplets.values()

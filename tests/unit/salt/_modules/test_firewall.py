@@ -28,6 +28,7 @@ def firewall(
         said: dict[str, Any],
         sshd: tuple[int, ...] = (22,),
         grains: dict[str, Any] | None = None,
+        balancer: dict[str, Any] | None = None,
         **settings: Any,
     ) -> Any:
         machines = [
@@ -43,6 +44,7 @@ def firewall(
                 "formula.settings": lambda name: {"openings": [], "replace": {}, **settings},
                 "formula.collect": lambda name: said,
                 "topology.machine": lambda: machines[1],
+                "topology.balancer": lambda: balancer,
                 "topology.roles": lambda: ["edge", "app", "store", "monitor"],
                 "topology.machines": lambda role=None: [
                     one for one in machines if role is None or role in one["roles"]
@@ -81,6 +83,16 @@ def test_a_role_is_the_addresses_of_its_other_machines(firewall: Callable[..., A
 def test_a_role_that_nobody_else_has_opens_nothing(firewall: Callable[..., Any], role: str) -> None:
     zone = firewall({"base": [SSH], "x": [{**WEB, "from": {"role": role}}]}).zone()
     assert zone == {"ports": [{"port": 22, "protocol": "tcp"}], "rules": []}
+
+
+def test_a_balancer_is_the_networks_that_it_comes_from(firewall: Callable[..., Any]) -> None:
+    said = {"base": [SSH], "web": [{**WEB, "from": "balancer"}]}
+    both = {"address": "198.51.100.7", "from": ["10.20.0.0/20", "2001:db8::/64"]}
+    zone = firewall(said, balancer=both).zone()
+    assert [rule["address"] for rule in zone["rules"]] == ["10.20.0.0/20", "2001:db8::/64"]
+    assert zone["ports"] == [{"port": 22, "protocol": "tcp"}]
+    # Without one nobody: never everybody.
+    assert firewall(said).zone() == {"ports": [{"port": 22, "protocol": "tcp"}], "rules": []}
 
 
 def test_a_network_may_be_of_either_family(firewall: Callable[..., Any]) -> None:

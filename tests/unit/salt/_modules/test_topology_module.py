@@ -134,6 +134,15 @@ def test_edges_that_share_an_address_have_the_same_names_and_hosts_find_it(
     ]
 
 
+def test_clients_of_edges_behind_a_balancer_use_its_address(on: Callable[..., Any]) -> None:
+    edge = on(HA, "one")
+    edge.__pillar__["topology"]["balancer"] = {"address": "198.51.100.7", "from": ["10.0.0.0/24"]}
+    assert edge.entrance() == "198.51.100.7"
+    assert "198.51.100.7" in edge.names()["ip"]
+    assert edge.hosts().splitlines()[-1] == "198.51.100.7 counter.test"
+    assert on(PROD, "edge1").balancer() is None and on(PROD, "edge1").entrance() is None
+
+
 def test_machines_of_one_kind_take_turns(on: Callable[..., Any]) -> None:
     assert [on(PROD, name).turn() for name in ("edge1", "app1", "app2", "store1")] == [0, 0, 1, 0]
 

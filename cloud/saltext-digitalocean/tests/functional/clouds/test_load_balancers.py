@@ -12,7 +12,9 @@ from saltext.digitalocean.utils.digitalocean import load_balancers
 from saltext.digitalocean.utils.digitalocean.api import Api, ApiError
 from saltext.digitalocean.utils.digitalocean.options import OptionError
 from standin_digitalocean import TOKEN, Standin
+from standin_services import Services
 
+ROUTES = list(Standin.ROUTES)
 RULES = [
     {"entry_protocol": "tcp", "entry_port": port, "target_protocol": "tcp", "target_port": port}
     for port in (80, 443)
@@ -91,6 +93,72 @@ def test_what_cannot_be_removed_is_said_to_be_paid(client: Api, api: Standin) ->
     api.fault("DELETE", "/v2/load_balancers/.*", 403, times=9)
     with pytest.raises(ApiError, match=r"edge \(.*\) was left, and is paid: .*403"):
         load_balancers.ensure(client, EDGE, 0.1, 0.02)
+
+
+def test_one_whose_creation_failed_before_is_made_anew(client: Api, api: Standin) -> None:
+    api.errored.add("edge")
+    api._create_balancer(None, {}, EDGE)
+    (old,) = api.balancers
+    forget = api._delete_balancer
+
+    def gone(*words: Any) -> Any:
+        api.errored.discard("edge")
+        return forget(*words)
+
+    api.ROUTES[:] = [
+        (method, path, (lambda _, *words: gone(*words)) if handler is Services._delete_balancer else handler)
+        for method, path, handler in ROUTES
+    ]  # fmt: skip
+    try:
+        found = load_balancers.ensure(client, EDGE, 5, 0.02)
+    finally:
+        api.ROUTES[:] = ROUTES
+    assert (
+        found["status"] == "active" and found["id"] != old and list(api.balancers) == [found["id"]]
+    )
+
+
+@pytest.mark.parametrize("call", ["create", "get"])
+@pytest.mark.parametrize("by", [KeyboardInterrupt(), SystemExit(0)], ids=["itself", "Salt"])
+def test_an_interrupted_one_is_removed(
+    client: Api, api: Standin, call: str, by: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it is asked for, whose answer is never seen, and while it is awaited. Salt makes an exit code 0 of it."""
+    real = client.call
+
+    def interrupted(group: str, method: str, *words: Any, **more: Any) -> Any:
+        answer = real(group, method, *words, **more)
+        if method == call and not seen:
+            seen.append(method)
+            raise by
+        return answer
+
+    seen: list[str] = []
+    monkeypatch.setattr(client, "call", interrupted)
+    expected = (KeyboardInterrupt, ApiError)
+    with pytest.raises(expected, match="" if by.args == () else "edge: interrupted; nothing was"):
+        load_balancers.ensure(client, EDGE, 5, 0.02)
+    assert not api.balancers
+
+
+def test_one_that_may_exist_is_said_to_be_paid(
+    client: Api, api: Standin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api.fault("POST", "/v2/load_balancers", 500, times=99)
+    monkeypatch.setattr(client, "attempts", 2)
+    find = load_balancers.find
+    # Nobody can be asked any more.
+    asked: list[int] = []
+
+    def gone(*words: Any) -> Any:
+        asked.append(1)
+        if len(asked) > 2:
+            raise ApiError("load_balancers.list", 0, "no answer")
+        return find(*words)
+
+    monkeypatch.setattr(load_balancers, "find", gone)
+    with pytest.raises(ApiError, match="edge may exist and be paid"):
+        load_balancers.ensure(client, EDGE, 5, 0.02)
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,6 @@ import contextlib
 import logging
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -53,6 +52,7 @@ from saltext.digitalocean.utils.digitalocean.api import (
     find_token,
     fingerprint,
 )
+from saltext.digitalocean.utils.digitalocean.interrupts import undisturbed
 from saltext.digitalocean.utils.digitalocean.options import OptionError, nearest
 
 try:
@@ -294,6 +294,55 @@ def avail_images(call=None):
     if call == "action":
         raise SaltCloudSystemExit("avail_images is called with --list-images")
     return {str(one.get("slug") or one["id"]): one for one in _api().all("images", "images")}
+
+
+@_one_line
+def import_image(kwargs=None, call=None):
+    """
+    Give the account an image of its own, which DigitalOcean fetches from a URL (raw, qcow2, vhdx, vdi or vmdk, maybe
+    compressed by gzip or bzip2); returns once it is available. One that it has under that name already is left.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-cloud -f import_image my-digitalocean name=fedora-coreos region=fra1 distribution=CoreOS \\
+            url=https://example.com/fedora-coreos-digitalocean.x86_64.qcow2.gz
+    """
+    _must_be(call, "function", "import_image")
+    given = _given(kwargs)
+    options.check_names(
+        "image", given, ("name", "url", "region", "distribution", "description", "tags")
+    )
+    name = _argument(kwargs, "name")
+    body = {
+        "name": name,
+        "url": _argument(kwargs, "url"),
+        "region": given.get("region") or _provider().get("location"),
+    }
+    body.update({key: given[key] for key in ("distribution", "description") if given.get(key)})
+    if given.get("tags"):
+        body["tags"] = _listed(given["tags"])
+    if not body["region"]:
+        raise SaltCloudSystemExit("DigitalOcean: region=… is needed")
+    api = _api(name=name)
+
+    def there():
+        return next(
+            ({"image": one} for one in api.all("images", "images") if one.get("name") == name), None
+        )
+
+    made = (there() or api.call("images", "create_custom", body, found=there, key="image"))["image"]
+    api.forget("images")
+
+    def look():
+        now = api.call("images", "get", made["id"], key="image", unknown=_UNKNOWN)["image"]
+        if now.get("status") in ("deleted", "retired") or now.get("error_message"):
+            why = now.get("error_message") or now["status"]
+            raise SaltCloudSystemExit(f"DigitalOcean: image {name}: not imported: {why}")
+        return (now, "") if now.get("status") in (None, "available") else (None, now["status"])
+
+    return _wait(f"image {name}", look, float(_provider_setting("import_timeout", 3600)), name)
 
 
 @_one_line
@@ -939,26 +988,6 @@ def _local(name, key, vm_, **more):
         _say(name, line)
 
 
-@contextlib.contextmanager
-def _undisturbed():
-    """
-    Without SIGINT and SIGTERM, for as long as something is removed that would go on being paid:
-    Ctrl-C comes to every worker of a map, and their parent ends them by SIGTERM on top.
-    """
-    try:
-        before = {
-            one: signal.signal(one, signal.SIG_IGN) for one in (signal.SIGINT, signal.SIGTERM)
-        }
-    except ValueError:
-        # Not in the main thread, where no signal arrives.
-        before = {}
-    try:
-        yield
-    finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
-
-
 def _reason(error):
     if isinstance(error, (SystemExit, KeyboardInterrupt)):
         return "interrupted"
@@ -969,7 +998,7 @@ def _clean_up_unsure(api, vm_, error):
     """After a creation whose answer was never seen: remove what it made, or say that nobody knows."""
     name = vm_["name"]
     why = ""
-    with _undisturbed():
+    with undisturbed():
         try:
             found = _after_unsure(api, name)
             if found:
@@ -983,7 +1012,7 @@ def _clean_up_unsure(api, vm_, error):
 
 
 def _clean_up(api, vm_, made, error):
-    with _undisturbed():
+    with undisturbed():
         _remove_made(api, vm_, made, error)
 
 

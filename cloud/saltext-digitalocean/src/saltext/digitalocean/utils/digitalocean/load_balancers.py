@@ -5,7 +5,9 @@ what they cost.
 
 import time
 
+from saltext.digitalocean.utils.digitalocean import prices
 from saltext.digitalocean.utils.digitalocean.api import ApiError
+from saltext.digitalocean.utils.digitalocean.interrupts import undisturbed
 from saltext.digitalocean.utils.digitalocean.options import (
     OptionError,
     boolean,
@@ -14,10 +16,6 @@ from saltext.digitalocean.utils.digitalocean.options import (
     nearest,
 )
 
-# US dollars a month for each node of a regional load balancer; the API tells no price of it. Not read at
-# DigitalOcean: texts of others, of 2026, say $12, stored copies of DigitalOcean's own documentation $10. The dearer
-# one is assumed; check it at https://www.digitalocean.com/pricing/load-balancers before relying on it.
-NODE_PRICE = 12.0
 PROTOCOLS = ("http", "https", "http2", "http3", "tcp", "udp")
 CHECKS = ("http", "https", "tcp")
 
@@ -153,7 +151,7 @@ def check(options):
 
 def monthly_price(load_balancer):
     """US dollars a month of a load balancer, as asked for or as the API shows it."""
-    return NODE_PRICE * int(load_balancer.get("size_unit") or 1)
+    return prices.LOAD_BALANCER_NODE * int(load_balancer.get("size_unit") or 1)
 
 
 def list_all(api):
@@ -219,6 +217,11 @@ def ensure(api, options, seconds=600, poll=2.0):
     """
     body = check(options)
     existing = find(api, body["name"])
+    if existing and existing.get("status") == "errored":
+        # It never serves, and is paid.
+        api.say(f"load balancer {body['name']}: its creation had failed; removing it")
+        remove(api, existing["id"], poll=poll)
+        existing = None
     if existing:
         if differences(body, existing):
             # One that is still being made or changed refuses to be changed.
@@ -230,21 +233,43 @@ def ensure(api, options, seconds=600, poll=2.0):
         found = find(api, body["name"])
         return {"load_balancer": found} if found else None
 
-    made = api.call("load_balancers", "create", body, found=made_all_the_same, key="load_balancer")[
-        "load_balancer"
-    ]
+    made = None
     try:
+        made = api.call(
+            "load_balancers", "create", body, found=made_all_the_same, key="load_balancer"
+        )["load_balancer"]
         return wait_until_active(api, made["id"], seconds, poll)
     except BaseException as error:
+        if made is None and isinstance(error, ApiError) and not error.unsure:
+            raise
         # What is not awaited is paid.
-        try:
-            remove(api, made["id"], poll=poll)
-        except ApiError as problem:
-            raise ApiError(
-                "load_balancers.create", 0,
-                f"{error}; and {body['name']} ({made['id']}) was left, and is paid: {problem}",
-            ) from error  # fmt: skip
+        _clean_up(api, body["name"], made, error, poll)
+        if isinstance(error, SystemExit):
+            # Salt's own handler of SIGINT and SIGTERM raises it with code 0, as if all were well.
+            message = f"load balancer {body['name']}: interrupted; nothing was left"
+            raise ApiError("load_balancers.create", 0, message) from error
         raise
+
+
+def _clean_up(api, name, made, error, poll):
+    """Remove what a creation that did not end well has made; ApiError where it is left, or may be."""
+    interrupted = isinstance(error, (SystemExit, KeyboardInterrupt))
+    reason = "interrupted" if interrupted else str(error)
+    with undisturbed():
+        try:
+            found = made or find(api, name)
+            if found:
+                api.say(f"load balancer {name}: failed ({reason}); removing it")
+                remove(api, found["id"], poll=poll)
+        except (ApiError, OptionError) as problem:
+            what = (
+                f"{name} ({made['id']}) was left, and is paid"
+                if made
+                else f"{name} may exist and be paid"
+            )
+            raise ApiError(
+                "load_balancers.create", 0, f"{reason}; and {what}: {problem}"
+            ) from error
 
 
 def wait_until_active(api, identity, seconds=600, poll=2.0):

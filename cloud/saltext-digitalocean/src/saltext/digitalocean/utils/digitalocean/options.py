@@ -7,15 +7,14 @@ An option that nobody knows is refused: a machine without the backups that were 
 
 import difflib
 
-# Share of a droplet's own price, by plan (https://docs.digitalocean.com/products/backups/details/pricing/,
-# read 2026-11). The API tells a size's price and not this.
-BACKUP_PRICES = {"daily": 0.30, "weekly": 0.20}
+from saltext.digitalocean.utils.digitalocean import prices
+
 # What `backups: true` alone asks for (droplet_create.yml of DigitalOcean's OpenAPI specification).
 DEFAULT_PLAN = "daily"
 
 INTERFACES = ("public", "private", "public_ips", "private_ips")
 _WEEKDAYS = ("SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT")
-_POLICY = {"plan": tuple(BACKUP_PRICES), "weekday": _WEEKDAYS, "hour": (0, 4, 8, 12, 16, 20)}
+_POLICY = {"plan": tuple(prices.BACKUPS), "weekday": _WEEKDAYS, "hour": (0, 4, 8, 12, 16, 20)}
 
 # The driver's own, by what they may be.
 OWN = {
@@ -35,7 +34,7 @@ OWN = {
     ),
     **dict.fromkeys(
         (
-            "wait_for_ip_timeout", "wait_for_ssh_timeout", "destroy_timeout", "unsure_timeout",
+            "wait_for_ip_timeout", "wait_for_ssh_timeout", "destroy_timeout", "import_timeout", "unsure_timeout",
             "api_patience", "api_backoff", "api_read_timeout", "poll_interval", "ssh_port",
         ),
         "number",
@@ -221,9 +220,9 @@ def price_factor(policy):
     """What a droplet with that backup policy costs, of its size's price."""
     if policy is None:
         return 1.0
-    if policy.get("plan") not in BACKUP_PRICES:
+    if policy.get("plan") not in prices.BACKUPS:
         raise OptionError(f"backup plan {policy.get('plan')}: its price is not known here")
-    return 1.0 + BACKUP_PRICES[policy["plan"]]
+    return 1.0 + prices.BACKUPS[policy["plan"]]
 
 
 def offer(wanted, regions, sizes, images):
@@ -262,8 +261,21 @@ def offer(wanted, regions, sizes, images):
     if len(known) > 1:
         names = ", ".join(str(one.get("slug") or one["id"]) for one in known)
         raise OptionError(f"image {image}: {len(known)} are called that: {names}")
-    region = min(open_regions & set(size["regions"]))
-    return region, size["slug"], known[0].get("slug") or known[0]["id"]
+    regions = open_regions & set(size["regions"])
+    found = known[0]
+    if found.get("status") not in (None, "available"):
+        why = found.get("error_message") or "wait until it is available"
+        raise OptionError(f"image {image}: {found['status']}: {why}")
+    if found.get("regions") and not regions & set(found["regions"]):
+        raise OptionError(
+            f"image {image}: not available in {location}; it can be had in: {', '.join(found['regions'])}"
+        )
+    if (found.get("min_disk_size") or 0) > (size.get("disk") or float("inf")):
+        raise OptionError(
+            f"image {image}: needs a disk of {found['min_disk_size']} GB, and size {slug} has {size['disk']}"
+        )
+    region = min(regions & set(found.get("regions") or regions))
+    return region, size["slug"], found.get("slug") or found["id"]
 
 
 def _title(image):
