@@ -184,6 +184,8 @@ bench: $(VENV)/.control ## What a request costs beside a naive stack [MANY=prod]
 	@$(VENV)/bin/python bench/cost.py --topology $(or $(TOPOLOGY),dev) $(ARGS)
 	@echo
 	@$(VENV)/bin/python bench/deploy.py --topology $(or $(TOPOLOGY),dev)
+	@echo
+	@$(VENV)/bin/python bench/apply.py --topology $(or $(TOPOLOGY),dev) $(if $(MANY),--many $(MANY))
 
 # --- what they need -----------------------------------------------------------------------------
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from . import bundle, edges, fleet, local_state, paths, releases, ssh, stores
+from . import bundle, edges, fleet, local_state, paths, releases, ssh, stores, turns
 from .credentials import shared_secrets
 from .errors import ControlError, UserError
 from .lab import vagrant
@@ -22,10 +22,14 @@ UNCONFIRMED = "/var/lib/stack/firewall/unconfirmed"
 REVERTED = "/var/lib/stack/firewall/reverted"
 
 
-def converge_host(topology: Topology, host: str, words: list[str]) -> int:
-    """One machine converges itself, with ``words`` for bootstrap/converge; its exit code."""
-    command = f"cd {paths.PLACE} && exec bootstrap/converge {shlex.join(words)}"
-    code = ssh.stream(topology, host, command, fleet.label(topology, host))
+def converge_host(
+    topology: Topology, host: str, words: list[str], turn: Callable[[], bool] | None = None
+) -> int:
+    """One machine converges itself, with ``words`` for bootstrap/converge; its exit code. ``turn``: returns when
+    the machine may change something (True) or must not (False); None where it need not wait for others."""
+    asks = ["turn=ask"] if turn else []
+    command = f"cd {paths.PLACE} && exec bootstrap/converge {shlex.join([*words, *asks])}"
+    code = ssh.stream(topology, host, command, fleet.label(topology, host), turn=turn)
     if "test=True" in words:
         return code
     # Also after a failure: whether one can still get in has nothing to do with another state.
@@ -113,10 +117,10 @@ def converge_machines(
     is_forced: bool = False,
 ) -> dict[str, int]:
     """
-    Every machine converges itself, a batch at a time: ``{host: exit code}`` of those that failed.
-    One that fails keeps the later ones with the same first role as they are: what broke it would
-    break them too. One that cannot be reached is passed over; an edge that cannot be asked is not
-    waited for.
+    Every machine converges itself: ``{host: exit code}`` of those that failed. All begin at once, and one that
+    has nothing to change waits for no other; the others change a batch at a time (control/turns.py). One that
+    fails keeps the later ones with the same first role as they are: what broke it would break them too. One that
+    cannot be reached is passed over; an edge that cannot be asked is not waited for.
 
     words, own
         arguments of bootstrap/converge: of all, and before them those of one machine
@@ -128,48 +132,23 @@ def converge_machines(
         also an edge without which nobody reaches the site meanwhile
     """
 
-    def converge(host: str) -> int:
-        return converge_host(topology, host, [*(own or {}).get(host, ()), *words])
+    def converge(host: str, turn: Callable[[], bool] | None) -> int:
+        return converge_host(topology, host, [*(own or {}).get(host, ()), *words], turn)
 
-    away: set[str] = set()
     is_test = "test=True" in words
-    if not is_test and not set(hosts) <= set(new):
+    if is_test or len(topology.machines) == 1:
+        # Nothing to wait for.
+        codes = fleet.each(
+            topology, lambda host: converge(host, None), fleet.order(topology, hosts)
+        )
+        return {host: code for host, code in codes.items() if code}
+    if not set(hosts) <= set(new):
         hosts = edges.standby_first(topology, hosts)
     groups = fleet.batches(topology, fleet.order(topology, hosts), new)
     if edges_first:
         groups.sort(key=lambda group: "edge" not in topology.machines[group[0]].roles)
-    failed: dict[str, int] = {}
-    broken: set[int] = set()
-    for group in groups:
-        stage = fleet.stage(topology, group[0])
-        if stage in broken:
-            fleet.say(
-                f"{', '.join(group)}: left as it is, for {', '.join(failed)} failed", sys.stderr
-            )
-            failed |= dict.fromkeys(group, 1)
-            continue
-        if not (is_test or is_forced or set(group) <= set(new)) and (
-            reason := edges.reason_to_wait(topology, group)
-        ):
-            fleet.say(f"{', '.join(group)}: left as it is: {reason}", sys.stderr)
-            failed |= dict.fromkeys(group, 1)
-            continue
-        if len(topology.machines) > 1:
-            fleet.say(f"==> {', '.join(group)}")
-        codes = fleet.each(topology, converge, group)
-        failed |= {host: code for host, code in codes.items() if code}
-        # 255 is ssh's own: the machine was not reached, so nothing is known of the change.
-        if any(code not in (0, 255) for code in codes.values()):
-            broken.add(stage)
-        if not is_test and len(topology.machines) > 1:
-            try:
-                converged = [host for host in group if not codes[host]]
-                fleet.wait_for_edges(topology, converged, away, {*known, *failed})
-            except ControlError as error:
-                fleet.say(str(error), sys.stderr)
-                failed |= dict.fromkeys(group, 1)
-                broken.add(stage)
-    return failed
+    free = list(hosts) if is_forced else new
+    return turns.Run(topology, known, free).converge(groups, converge)
 
 
 def remove_machines(topology: Topology, names: Sequence[str], options: Options) -> None:

@@ -65,19 +65,21 @@ def each(
     A machine that refuses or cannot be reached is named on stderr and counts as 1; the others go on.
     """
     chosen = list(topology.machines) if hosts is None else list(hosts)
-
-    def guarded(host: str) -> int:
-        try:
-            code = work(host)
-        except ControlError as error:
-            text = str(error)
-            say(text if text.startswith(f"{host}:") else f"{host}: {text}", file=sys.stderr)
-            return 1
-        # Of ssh killed by a signal, the code is negative.
-        return code if code >= 0 else 128 - code
-
     with concurrent.futures.ThreadPoolExecutor(max_workers=AT_ONCE) as pool:
-        return dict(zip(chosen, pool.map(guarded, chosen), strict=True))
+        codes = pool.map(lambda host: guarded(host, lambda: work(host)), chosen)
+        return dict(zip(chosen, codes, strict=True))
+
+
+def guarded(host: str, work: Callable[[], int]) -> int:
+    """The exit code of ``work()``; 1, and named on stderr, when it raises a ControlError."""
+    try:
+        code = work()
+    except ControlError as error:
+        text = str(error)
+        say(text if text.startswith(f"{host}:") else f"{host}: {text}", file=sys.stderr)
+        return 1
+    # Of ssh killed by a signal, the code is negative.
+    return code if code >= 0 else 128 - code
 
 
 def say(text: str, file: object = None) -> None:
@@ -117,8 +119,8 @@ def wait_for_edges(
         if away is not None and edge in away:
             continue
         try:
-            for app in apps:
-                _wait_for_edge(topology, edge, app)
+            if apps:
+                _wait_for_edge(topology, edge, *apps)
         except NotReached as error:
             if away is None:
                 raise
@@ -144,9 +146,9 @@ def unused_first(topology: Topology, hosts: Sequence[str]) -> list[str]:
     return sorted(hosts, key=lambda host: host not in unused)
 
 
-def _wait_for_edge(topology: Topology, edge: str, app: str) -> None:
+def _wait_for_edge(topology: Topology, edge: str, *apps: str) -> None:
     deadline = time.monotonic() + PATIENCE
-    while waiting := _not_used(topology, edge, app):
+    while waiting := _not_used(topology, edge, *apps):
         if time.monotonic() > deadline:
             raise ControlError(
                 f"{edge} does not use {', '.join(waiting)} after {PATIENCE} s: see"

@@ -22,7 +22,11 @@ def salt_call(function: str) -> str:
 
 def services(topology: Topology) -> str:
     """The table of a machine's services, as JSON below ``local``."""
-    return "stack-status" if topology.has_containers else salt_call("report.services")
+    if topology.has_containers:
+        return "stack-status"
+    # A tree from before there was one that loads no Salt has none.
+    instead = f"{paths.SALT_CALL} --out=json report.services"
+    return f"cd {paths.PLACE} && if [ -x bootstrap/status ]; then exec bootstrap/status; else {instead}; fi"
 
 
 def releases(topology: Topology, app: Application) -> str:

@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 
 from . import local_state
 from . import terminal as shown
@@ -16,6 +17,8 @@ from .topology import Topology
 
 # Exit code of a shell whose command wrote into a closed pipe.
 READER_GONE = 128 + 13
+# What a machine says that waits for its turn to change something (bootstrap/converge).
+WAITING = "waiting for its turn"
 # Held while a line of one of several machines is printed.
 PRINTING = threading.Lock()
 
@@ -59,25 +62,37 @@ def run(topology: Topology, host: str, command: str, data: bytes = b"", fresh: b
 
 
 def stream(
-    topology: Topology, host: str, command: str, label: str = "", data: bytes | None = None
+    topology: Topology,
+    host: str,
+    command: str,
+    label: str = "",
+    data: bytes | None = None,
+    turn: Callable[[], bool] | None = None,
 ) -> int:
     """Run ``command`` as root with its output passed on, as text; its exit code, never negative: 128 + N when
     signal N ended ssh, as a shell has it. With ``label`` before each line, several may run at once.
-    ``data``: its standard input."""
-    terminal = sys.stdout.isatty() and not label and data is None
+    ``data``: its standard input. ``turn``: called when the command says that it waits for its turn
+    (bootstrap/converge), and the command is told the answer."""
+    terminal = sys.stdout.isatty() and not label and data is None and turn is None
+    has_input = data is not None or turn is not None
     sys.stdout.flush()
     with subprocess.Popen(
         command_line(topology, host, command, terminal=terminal),
-        stdin=None if terminal else subprocess.DEVNULL if data is None else subprocess.PIPE,
+        stdin=None if terminal else subprocess.PIPE if has_input else subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     ) as process:
         assert process.stdout is not None
-        if process.stdin:
+        if process.stdin and turn is None:
             with contextlib.suppress(BrokenPipeError), process.stdin:
                 process.stdin.write(data or b"")
         try:
             for piece in shown.pieces(process.stdout, terminal):
+                if turn and process.stdin and piece.rstrip() == WAITING:
+                    with contextlib.suppress(BrokenPipeError), process.stdin:
+                        process.stdin.write(b"go\n" if turn() else b"no\n")
+                    turn = None
+                    continue
                 with PRINTING:
                     if label:
                         print(f"{label}{piece.rstrip()}", flush=True)

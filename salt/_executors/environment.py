@@ -39,6 +39,8 @@ def execute(opts, data, func, args, kwargs):
     topology = opts.get("pillar", {}).get("topology") or {}
     settle(os.environ, [one["address"] for one in topology.get("machines", {}).values()])
     applies = data["fun"] in _APPLIES and not (kwargs.get("test") or opts.get("test"))
+    # bootstrap/converge does it itself, when it is this machine's turn.
+    applies = applies and "STACK_FINISHES" not in os.environ
     # Not there on a machine without dpkg.
     if applies and "packages.finish" in __salt__:
         __salt__["packages.finish"]()

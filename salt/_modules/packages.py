@@ -116,11 +116,9 @@ def finish():
     return found
 
 
-def ahead(chunks):
+def missing(chunks):
     """
-    Install what the states of a run are going to, in one transaction of apt: each of theirs costs
-    seconds of its own. Units that they mask before are masked before. What cannot be installed is left
-    to the state that wants it, which says why. Returns the names of what was missing.
+    Names of the packages that the states of a run are going to install.
 
     chunks
         the run's states, as Salt has compiled them
@@ -129,7 +127,7 @@ def ahead(chunks):
 
     .. code-block:: bash
 
-        salt-call packages.ahead '[{state: pkg, fun: installed, name: age}]'
+        salt-call packages.missing '[{state: pkg, fun: installed, name: age}]'
     """
     wanted = [
         name
@@ -141,10 +139,28 @@ def ahead(chunks):
         if isinstance(name, str)
     ]
     there = {name.partition(":")[0] for _, status, name in _packages() if status == "installed"}
-    missing = [name for name in dict.fromkeys(wanted) if name not in there]
-    if len(missing) < 2:
+    return [name for name in dict.fromkeys(wanted) if name not in there]
+
+
+def ahead(chunks, names=None):
+    """
+    Install what the states of a run are going to, in one transaction of apt: each of theirs costs
+    seconds of its own. Units that they mask before are masked before. What cannot be installed is left
+    to the state that wants it, which says why. Returns the names of what was missing.
+
+    chunks, names
+        as :py:func:`missing` takes and gives them
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call packages.ahead '[{state: pkg, fun: installed, name: age}]'
+    """
+    names = missing(chunks) if names is None else names
+    if len(names) < 2:
         return []
-    _say(f"installing {len(missing)} packages, and what they need")
+    _say(f"installing {len(names)} packages, and what they need")
     for one in chunks:
         if (one["state"], one["fun"]) == ("service", "masked"):
             known = _run(["systemctl", "is-enabled", one["name"]]).stdout
@@ -152,8 +168,8 @@ def ahead(chunks):
                 when = ["--runtime"] if one.get("runtime") else []
                 _run(["systemctl", "mask", *when, one["name"]])
     _run([*_APT, "update"])
-    _run([*_APT, "install", *missing])
-    return missing
+    _run([*_APT, "install", *names])
+    return names
 
 
 def _say(text):

@@ -1,7 +1,8 @@
 """
 How the services of this machine are: for ``make status`` and for the end of ``make up``.
 
-Each formula says in its own ``status.yaml.j2`` what there is to ask; this module knows no service.
+Each formula says in its own ``status.yaml.j2`` what there is to ask; this module knows no service. What asks
+(:py:func:`answers`) needs nothing of Salt: bootstrap/status does it without.
 """
 
 import concurrent.futures
@@ -43,9 +44,14 @@ def _run(command):
 PROPERTIES = "Id,LoadState,ActiveState,SubState,NRestarts,ControlGroup,Result,ExecMainStatus"
 
 
-def _properties(unit):
-    _, said = _run(f"systemctl show -p {PROPERTIES} -- {shlex.quote(unit)}")
-    return dict(line.split("=", 1) for line in said.splitlines() if "=" in line)
+def _properties(units):
+    """What systemd says of each of them, all asked at once: it answers in their order."""
+    _, said = _run(f"systemctl show -p {PROPERTIES} -- {shlex.join(units)}")
+    blocks = [
+        dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+        for block in said.split("\n\n")
+    ]
+    return blocks if len(blocks) == len(units) else [{} for _ in units]
 
 
 def _last(text):
@@ -102,9 +108,8 @@ def _memory(group):
     return round(total / 1024, 1)
 
 
-def _one(name, unit, ask, metric, logs):
-    """One row of :py:func:`services`."""
-    state = _properties(unit)
+def _one(state, name, unit, ask, metric, logs):
+    """One row of :py:func:`services`; ``state``: what systemd says of the unit."""
     active = f"{state.get('ActiveState', '?')}"
     health = "ok"
     try:
@@ -140,6 +145,17 @@ def _one(name, unit, ask, metric, logs):
     }
 
 
+def answers(questions):
+    """Rows of :py:func:`services` for what :py:func:`questions` gave."""
+    try:
+        states = _properties([unit for _, unit, *_ in questions]) if questions else []
+    except subprocess.TimeoutExpired:
+        states = [{} for _ in questions]
+    # Each waits for other programs most of the time.
+    with concurrent.futures.ThreadPoolExecutor(max_workers=8) as pool:
+        return list(pool.map(lambda state, words: _one(state, *words), states, questions))
+
+
 def services():
     """
     Every service of this machine: ``[{service, unit, state, version, port, health, note, memory,
@@ -153,19 +169,31 @@ def services():
 
         salt-call report.services
     """
+    return answers(questions())
+
+
+def questions():
+    """
+    What there is to ask: ``[[service, unit, {version, health, note, port}, metric, logs]]``, each as in
+    :py:func:`services`. It follows from the tree, the installed packages and the records of deploys alone: by these
+    bootstrap/status knows whether what it keeps is still true.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call report.questions
+    """
     measured = __salt__["metrics.collect"]()
     logs = __salt__["formula.collect"]("logs.yaml.j2")
-    asked = [
-        (
+    return [
+        [
             name,
             unit,
             ask,
             next(iter(measured.get(name, {}).get("required_series", [])), None),
             sorted(logs.get(name) or {}),
-        )
+        ]
         for name, units in __salt__["formula.collect"]("status.yaml.j2").items()
         for unit, ask in units.items()
     ]
-    # Each waits for other programs most of the time.
-    with concurrent.futures.ThreadPoolExecutor(max_workers=8) as pool:
-        return list(pool.map(lambda words: _one(*words), asked))

@@ -152,6 +152,19 @@ def instances(one=None, count=None):
     """
     if count:
         return count
+    return cores(one)
+
+
+def cores(one=None):
+    """How many cores machine ``one`` has: the topology's ``cpus``, or this machine's own count where the topology
+    is silent.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call topology.cores
+    """
     one = one or machine()
     return one.get("cpus") or __grains__.get("num_cpus") or 1
 

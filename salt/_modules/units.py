@@ -46,6 +46,28 @@ def systemctl(*words, timeout=1800):
         return 124, f"systemctl {' '.join(words)}: not done after {timeout} s"
 
 
+def at_rest(units):
+    """
+    Those of ``units`` that run and that systemd starts at boot, all asked at once.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call units.at_rest '[haproxy, redis-server]'
+    """
+    code, said = systemctl("show", "-p", "ActiveState,UnitFileState", "--", *units, timeout=30)
+    blocks = [dict(line.split("=", 1) for line in one.splitlines()) for one in said.split("\n\n")]
+    if code or len(blocks) != len(units):
+        return []
+    # Others count as enabled too (systemctl(1), is-enabled); who has one of them asks by itself.
+    return [
+        unit
+        for unit, state in zip(units, blocks, strict=True)
+        if (state.get("ActiveState"), state.get("UnitFileState")) == ("active", "enabled")
+    ]
+
+
 def last_words(unit, lines=5):
     """The unit's last journal lines, for a failure's comment.
 

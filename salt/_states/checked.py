@@ -194,6 +194,9 @@ def service(
     def systemctl(*words):
         return __salt__["units.systemctl"](*words)
 
+    if not (changes or prepared.pending) and name in _at_rest():
+        return ret
+
     has_own_start = part_of is None
     may_start = has_own_start or systemctl("is-active", part_of)[0] == 0
 
@@ -211,6 +214,9 @@ def service(
                 "result": None,
                 "comment": f"would be {how}",
             }
+        if has_own_start and systemctl("is-enabled", name)[0] != 0:
+            changes = {f"{name} at boot": "would be enabled"}
+            return {**ret, "changes": changes, "result": None, "comment": "would be enabled"}
         return ret
     if pre_command and to_do:
         code, said = __salt__["checked.run"](pre_command)
@@ -299,6 +305,21 @@ def service(
             return {**ret, "result": False, "comment": f"cannot be enabled: {said}"}
         ret["changes"] = {**ret["changes"], f"{name} at boot": "enabled"}
     return ret
+
+
+def _at_rest():
+    """The services of this run that run and are enabled; none once the run has changed anything, which
+    may have stopped one."""
+    if any(result.get("changes") for result in __running__.values()):
+        return ()
+    if "checked.at_rest" not in __context__:
+        names = [
+            one["name"]
+            for one in __lowstate__ or ()
+            if (one["state"], one["fun"]) == ("checked", "service")
+        ]
+        __context__["checked.at_rest"] = __salt__["units.at_rest"](names) if names else []
+    return __context__["checked.at_rest"]
 
 
 def _other(path, spec):

@@ -69,6 +69,7 @@ haproxy running:
         machine:
           name: {{ salt['topology.machine']().name | json }}
           address: {{ salt['topology.machine']().address | json }}
+          cores: {{ salt['topology.cores']() | json }}
           ipv6: {{ (grains.get('ipv6', []) | length > 0) | json }}
     # The pillar's, or made here and signed by a small CA of this machine's own, so that a client can
     # verify it; renewed by an apply before it ends.

@@ -220,6 +220,66 @@ def test_no_request_is_lost_while_releases_and_settings_are_rolled(deploys: Depl
     lab.apply(PILLAR=QUICK)
 
 
+# How many answers; fewer by CHECKED_REQUESTS, to see that it runs.
+MANY = int(os.environ.get("CHECKED_REQUESTS", "1000000"))
+
+
+def disturb(deploys: Deploys, version: str, loads: list[LoadHandle]) -> None:
+    """Everything that may happen to an edge and its instances on purpose, once, each under load."""
+    lab = deploys.lab
+
+    def go_on() -> None:
+        lab.wait("both are used", lab.all_ready)
+        for load in loads:
+            load.wait_for(load.result.ok + 100)
+
+    deploys.deploy(version, PILLAR=QUICK)
+    go_on()
+    for _ in range(3):
+        lab.run("systemctl reload haproxy")
+        go_on()
+    for number in (1, 2):
+        lab.run(f"systemctl restart counter@{number}")
+        go_on()
+        server = f"app/{lab.host}-{number}"
+        lab.haproxy(f"set server {server} state drain")
+        for load in loads:
+            load.wait_for(load.result.ok + 100)
+        lab.haproxy(f"set server {server} state ready")
+        go_on()
+
+
+@pytest.mark.faults
+@pytest.mark.one_release
+@pytest.mark.timeout(4 * 3600)
+def test_a_million_requests_over_deploys_reloads_drains_and_restarts(deploys: Deploys) -> None:
+    """Kept connections (decision 32), by all kinds of clients; on a slow network where the kernel has one."""
+    lab, before, rounds = deploys.lab, deploys.lab.count(), 0
+    slow = "tc qdisc add dev lo root netem delay 2ms 1ms loss 0.1%"
+    has_netem = lab.run(f"{slow} && tc qdisc del dev lo root && echo yes", check=False) == "yes\n"
+    loads: list[LoadHandle] = []
+    with turns.one_load():
+        try:
+            loads += [start_load(lab.url, cacert=lab.ca, mode=mode) for mode in RATES]
+            while sum(load.result.ok for load in loads) < MANY:
+                if has_netem and rounds % 2:
+                    lab.run(slow)
+                disturb(deploys, (deploys.b, deploys.own)[rounds % 2], loads)
+                if has_netem and rounds % 2:
+                    lab.run("tc qdisc del dev lo root")
+                rounds += 1
+        finally:
+            lab.run("tc qdisc del dev lo root netem 2>/dev/null", check=False)
+            for load in loads:
+                load.stop()
+    for load in loads:
+        print(load.result.summary())
+    print(
+        f"{rounds} rounds; a slow network: {'every second' if has_netem else 'not in this kernel'}"
+    )
+    judge([load.result for load in loads], before, lab.count())
+
+
 REASONS = {
     "never-ready": r"not ready after 20 s: /readyz answers 503 made never ready",
     "ready-but-500": r"GET /version answers 500, not 2xx; it is back on",

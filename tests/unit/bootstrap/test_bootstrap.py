@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import shutil
@@ -12,11 +13,12 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from types import ModuleType, SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
 
+from control import ssh
 from control.deploy import roll
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -137,6 +139,85 @@ def test_a_run_that_never_came_to_a_state_is_a_failure(
     assert "running already" in capsys.readouterr().out
 
 
+class InTurn:
+    """A `salt.state.State` that notes what it runs, each time with whether only to test it."""
+
+    def __init__(self, test: bool = False) -> None:
+        self.opts = {"test": test}
+        self.states = SimpleNamespace(opts={"test": test})
+        self.ran: list[tuple[str, bool]] = []
+
+    def call(self, low: dict[str, Any]) -> Any:
+        only_test = self.states.opts["test"]
+        self.ran.append((low["__id__"], only_test))
+        if low["__id__"].startswith("clean"):
+            return result(True)
+        return result(None if only_test else True, {"a": 1})
+
+
+def in_turn(converge: Any, monkeypatch: pytest.MonkeyPatch, said: str, test: bool = False) -> Any:
+    """`(run(state's name), what ran)` on a machine that is to ask, and is told `said`."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO(said))
+    machine = InTurn(test)
+
+    class State(InTurn):
+        pass
+
+    converge.change_in_turn(State, converge.Turn(is_given=False))
+    return lambda name, kind="file": State.call(
+        machine, {"__id__": name, "state": kind}
+    ), machine.ran
+
+
+def test_a_machine_asks_before_its_first_change_and_not_again(
+    converge: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, ran = in_turn(converge, monkeypatch, "go\n")
+    run("clean 1")
+    assert capsys.readouterr().out == ""
+    assert run("dirty")["changes"] == {"a": 1}
+    assert capsys.readouterr().out == "waiting for its turn\n"
+    run("clean 2")
+    run("dirty 2")
+    assert capsys.readouterr().out == ""
+    assert ran == [
+        ("clean 1", True),
+        ("dirty", True),
+        ("dirty", False),
+        ("clean 2", False),
+        ("dirty 2", False),
+    ]
+
+
+@pytest.mark.parametrize("said", ["no\n", ""])
+def test_a_machine_changes_nothing_out_of_turn(
+    converge: Any, monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    """Also where the controller went away."""
+    run, ran = in_turn(converge, monkeypatch, said)
+    with pytest.raises(converge.TurnDenied):
+        run("dirty")
+    assert ran == [("dirty", True)]
+
+
+def test_a_state_that_keeps_a_record_is_run_though_nothing_changes(
+    converge: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, ran = in_turn(converge, monkeypatch, "")
+    run("clean roll", "release")
+    assert ran == [("clean roll", True), ("clean roll", False)]
+
+
+def test_a_trial_run_never_asks(converge: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, ran = in_turn(converge, monkeypatch, "", test=True)
+    run("dirty")
+    assert ran == [("dirty", True)]
+
+
+def test_controller_and_machine_use_the_same_words(converge: Any) -> None:
+    assert converge.WAITING == ssh.WAITING
+
+
 def test_each_state_is_shown_as_it_ends_and_inner_ones_are_not(
     converge: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -169,7 +250,9 @@ def test_packages_are_installed_once_before_the_first_state_and_in_no_dry_run(
         def __init__(self) -> None:
             self.opts = {"test": test}
             self.functions = {
-                "packages.ahead": lambda chunks: seen.append([one["__id__"] for one in chunks])
+                "packages.pending": list,
+                "packages.missing": lambda chunks: [one["__id__"] for one in chunks],
+                "packages.ahead": lambda chunks, missing: seen.append(missing),
             }
 
         def call_chunks(self, chunks: list[dict[str, Any]]) -> None:
@@ -177,9 +260,48 @@ def test_packages_are_installed_once_before_the_first_state_and_in_no_dry_run(
                 assert seen == asked
                 State().call_chunks([{"__id__": "inner"}])
 
-    converge.install_ahead(State)
+    converge.install_ahead(State, converge.Turn())
     State().call_chunks([{"__id__": "outer"}])
     assert seen == asked
+
+
+@pytest.mark.parametrize(
+    ("pending", "missing", "said", "expected"),
+    [
+        ([], [], "", ["ahead"]),
+        (["half"], [], "go\n", ["finish", "ahead"]),
+        (["half"], [], "no\n", []),
+        ([], ["new"], "go\n", ["ahead"]),
+        ([], ["new"], "", []),
+    ],
+)
+def test_packages_are_finished_and_installed_in_turn(
+    converge: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    pending: list[str],
+    missing: list[str],
+    said: str,
+    expected: list[str],
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(said))
+    did: list[str] = []
+
+    class State:
+        opts: ClassVar[dict[str, bool]] = {"test": False}
+        functions: ClassVar[dict[str, Any]] = {
+            "packages.pending": lambda: pending,
+            "packages.missing": lambda chunks: missing,
+            "packages.finish": lambda: did.append("finish"),
+            "packages.ahead": lambda chunks, names: did.append("ahead"),
+        }
+
+        def call_chunks(self, chunks: list[dict[str, Any]]) -> None:
+            pass
+
+    converge.install_ahead(State, converge.Turn(is_given=False))
+    with contextlib.suppress(converge.TurnDenied):
+        State().call_chunks([])
+    assert did == expected
 
 
 def test_without_verbose_only_what_is_not_ok_and_what_follows_a_long_silence_is_named(

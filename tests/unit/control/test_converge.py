@@ -36,7 +36,7 @@ def test_pillar_and_sls_reach_the_machine_as_one_word_each(
 
     sent: list[str] = []
 
-    def stream(where: Any, host: str, command: str, label: str) -> int:
+    def stream(where: Any, host: str, command: str, label: str, turn: Any) -> int:
         sent.append(command)
         return 0
 
@@ -75,7 +75,7 @@ def test_a_changed_firewall_is_confirmed_over_a_new_connection(
         return "firewall: confirmed\n"
 
     monkeypatch.setattr(ssh, "run", run)
-    monkeypatch.setattr(ssh, "stream", lambda *words: 0)
+    monkeypatch.setattr(ssh, "stream", lambda *words, turn: 0)
     assert converge.converge_host(topology.load("dev"), "dev", []) == code
     out, err = capsys.readouterr()
     assert (out, err[: len(said)]) == ("", said)
@@ -87,11 +87,13 @@ def test_a_changed_firewall_is_confirmed_over_a_new_connection(
 def converge_all(
     codes: dict[str, int], monkeypatch: pytest.MonkeyPatch, **more: Any
 ) -> tuple[list[str], dict[str, int]]:
-    """Who was converged, in which order, and who failed, when machines end with `codes`."""
+    """Who was changed, in which order, and who failed, when machines end with `codes`."""
     done: list[str] = []
     lock = threading.Lock()
 
-    def converge_host(where: Topology, host: str, words: list[str]) -> int:
+    def converge_host(where: Topology, host: str, words: list[str], turn: Any) -> int:
+        if not turn():
+            return 1
         with lock:
             done.append(host)
         if codes.get(host) == -1:
@@ -125,7 +127,8 @@ def test_an_edge_that_cannot_be_asked_is_named_once_and_the_others_finish(
 ) -> None:
     done: list[str] = []
 
-    def converge_host(where: Topology, host: str, words: list[str]) -> int:
+    def converge_host(where: Topology, host: str, words: list[str], turn: Any) -> int:
+        assert turn()
         done.append(host)
         return 255 if host == "edge1" else 0
 

@@ -73,7 +73,9 @@ def test_an_apply_leaves_the_last_edge_as_it_is_and_says_why(
 ) -> None:
     converged: list[str] = []
 
-    def converge_host(_: Any, host: str, __: Any) -> int:
+    def converge_host(_: Any, host: str, __: Any, turn: Any) -> int:
+        if turn and not turn():
+            return 1
         converged.append(host)
         return 0
 

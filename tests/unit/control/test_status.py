@@ -181,7 +181,7 @@ def report(
             program.write_text(f"#!/bin/sh\ncat {tmp_path}/{name}.said\n", encoding="utf-8")
             program.chmod(0o755)
         monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-        found = module._one("redis", "redis-server", ask, None, [])
+        (found,) = module.answers([["redis", "redis-server", ask, None, []]])
         assert isinstance(found, dict)
         return found
 

@@ -283,6 +283,13 @@ def test_haproxy_has_every_application_instance_as_a_server(rendered: Any) -> No
     assert servers(rendered.text("/etc/haproxy/haproxy.cfg")) == expected_servers(rendered)
 
 
+def test_the_edge_has_one_thread_for_each_two_cores(rendered: Any) -> None:
+    """Two on two cores spin on each other's locks (docs/decisions/0048)."""
+    if "/etc/haproxy/haproxy.cfg" in rendered.files:
+        threads = re.findall(r"(?m)^ +nbthread (\d+)$", rendered.text("/etc/haproxy/haproxy.cfg"))
+        assert threads == [str(max(1, rendered.machine["cpus"] // 2))]
+
+
 def test_no_process_of_an_application_holds_the_machines_key(rendered: Any) -> None:
     """With it, a flaw in the application is enough to speak as the machine: logs, metrics, tunnels."""
     path = "/etc/systemd/system/counter@.service"

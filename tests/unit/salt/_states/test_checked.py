@@ -75,7 +75,7 @@ def checked(
         "units.last_words": lambda unit: "last words",
         "checked.ready": is_ready,
     }
-    state = load_source("salt/_states/checked.py", low={}, running={}, salt=salt)
+    state = load_source("salt/_states/checked.py", low={}, lowstate=(), running={}, salt=salt)
 
     def renew(path: Path, text: str) -> None:
         """What an earlier state of a new run writes."""
@@ -89,6 +89,7 @@ def checked(
         service=state.service,
         staging=staging,
         units=units,
+        unit_module=unit_module,
         tree=source,
         ready=ready,
         file_set=file_set,
@@ -110,6 +111,64 @@ def leftovers(folder: Path) -> list[str]:
 
 
 # --- checked.files --------------------------------------------------------------------------------
+
+
+def test_services_at_rest_are_asked_about_together_until_something_changes(
+    checked: Any, systemd: Any
+) -> None:
+    asked: list[list[str]] = []
+    one_by_one: list[str] = []
+
+    def at_rest(units: list[str]) -> list[str]:
+        asked.append(units)
+        return [unit for unit in units if unit in systemd.active & systemd.enabled]
+
+    def systemctl(*words: str, timeout: int = 0) -> tuple[int, str]:
+        one_by_one.append(words[-1])
+        return systemd(*words)  # type: ignore[no-any-return]
+
+    checked.state.__salt__.update({"units.at_rest": at_rest, "units.systemctl": systemctl})
+    checked.state.__lowstate__ = [
+        {"state": "checked", "fun": "service", "name": name} for name in ("a", "b")
+    ]
+    systemd.active |= {"a", "b"}
+    systemd.enabled |= {"a", "b"}
+    for name in ("a", "b"):
+        assert checked.service(name)["changes"] == {}
+    assert (asked, one_by_one) == ([["a", "b"]], [])
+    # Whatever it was, it may have stopped one of them.
+    systemd.active.remove("b")
+    checked.state.__running__ = {"x": {"changes": {"x": "y"}}}
+    assert checked.service("b")["changes"] == {"b": "started"}
+    assert "b" in one_by_one
+    checked.state.__running__ = {}
+    checked.state.__context__.clear()
+    systemd.enabled.remove("a")
+    assert checked.service("a")["changes"] == {"a at boot": "enabled"}, "one that is not is asked"
+
+
+def test_a_trial_run_says_that_a_service_would_be_enabled(checked: Any, systemd: Any) -> None:
+    """A machine that has to wait for its turn asks by a trial (bootstrap/converge)."""
+    systemd.active.add("app")
+    checked.test(True)
+    done = checked.service("app")
+    assert (done["result"], done["changes"]) == (None, {"app at boot": "would be enabled"})
+
+
+def test_what_systemd_says_of_many_units_is_read_in_their_order(
+    checked: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = {
+        "a": "ActiveState=active\nUnitFileState=enabled",
+        "b": "ActiveState=active\nUnitFileState=disabled",
+        "c": "ActiveState=failed\nUnitFileState=enabled",
+    }
+    monkeypatch.setattr(
+        checked.unit_module,
+        "systemctl",
+        lambda *words, **_: (0, "\n\n".join(said[unit] for unit in words[4:])),
+    )
+    assert checked.unit_module.at_rest(["c", "b", "a"]) == ["a"]
 
 
 def test_a_passing_check_swaps_the_file_in(checked: Any, conf: Path, me: dict[str, str]) -> None:
