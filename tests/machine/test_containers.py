@@ -6,8 +6,10 @@ What is tested from outside of machines is run here by the same functions; TEST_
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -159,6 +161,85 @@ def test_a_broken_image_is_taken_back_and_the_old_one_serves_all_along(
     assert [one["outcome"] for one in told] == ["started", "failed"]
 
 
+@pytest.fixture(scope="module")
+def pages(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """An application beside the counter, as test_apps.py has it, deployed; the repository with its releases."""
+    folder = tmp_path_factory.mktemp("pages")
+    settings = ROOT / "pillar" / "settings" / f"{lab.topology}.sls"
+    settings.parent.mkdir(exist_ok=True)
+    assert not settings.exists(), f"{settings}: somebody's own"
+    one = {"hosts": ["pages.test"], "bake_seconds": 0, "instances": 1, "methods": ["GET"]}
+    settings.write_text(json.dumps({"apps": {"pages": {**one, "state": True}}}), encoding="utf-8")
+    try:
+        lab.apply()
+        yield folder
+    finally:
+        settings.unlink()
+        with contextlib.suppress(OSError):
+            settings.parent.rmdir()
+        lab.apply()
+        lab.run("rm -rf /var/lib/apps/pages /var/lib/stack/releases/pages.json")
+
+
+def test_another_application_runs_beside_the_counter_by_its_name(
+    lab: Lab, pages: Path, tmp_path: Path
+) -> None:
+    def ask(path: str = "/") -> str:
+        resolve = ["--resolve", f"pages.test:443:{lab.address}"]
+        words = ["curl", "-sS", "-m", "10", "--cacert", lab.ca, *resolve, f"https://pages.test{path}"]
+        return subprocess.run(words, capture_output=True, text=True, check=False).stdout
+
+    store = {"ARTIFACT_STORE": str(pages)}
+    source = ROOT / "tests" / "machine" / "applications" / "pages"
+    first = lab.make("publish", APP=str(source), **store).stdout.strip().splitlines()[-1]
+    with lab.under_load(rate=40) as load:
+        lab.make("deploy", APP="pages", VERSION=first, **store)
+        assert ask() == "pages 0 False\n"
+        second = shutil.copytree(source, tmp_path / "pages")
+        (second / "pages.py").write_text((source / "pages.py").read_text() + "# another\n")
+        other = lab.make("publish", APP=str(second), **store).stdout.strip().splitlines()[-1]
+        lab.make("deploy", APP="pages", VERSION=other, **store)
+        assert json.loads(ask("/version"))["version"] == other
+        lab.make("rollback", APP="pages", **store)
+        assert json.loads(ask("/version"))["version"] == first
+    assert load.result.exact, load.result.summary()
+    assert f"@1 {first}; back: -" in lab.make("releases", APP="pages", **store).stdout
+    found = inspect(lab, "pages-1")
+    assert found["HostConfig"]["ReadonlyRootfs"]
+    assert not found["BoundingCaps"]
+    assert lab.run("stat -c %U:%a /var/lib/apps/pages").strip() == "app-pages:700"
+    assert lab.make("status", check=False).returncode == 0
+    # What such a host does not run is refused before anything is changed.
+    shop = ROOT / "tests" / "machine" / "applications" / "shop"
+    refused = lab.make("deploy", APP=str(shop), VERSION="1", check=False, **store)
+    assert refused.returncode != 0
+    assert "shop" in refused.stderr
+
+
+def test_maintenance_is_a_page_until_it_ends_and_counts_nothing(lab: Lab) -> None:
+    def status() -> str:
+        words = ["curl", "-sS", "-o", "/dev/null", "-w", "%{http_code} %header{retry-after}"]
+        done = subprocess.run(
+            [*words, "--cacert", lab.ca, lab.url], capture_output=True, text=True, check=False
+        )
+        return done.stdout.strip()
+
+    before = lab.count()
+    try:
+        assert "maintenance is on" in lab.make("maintenance", ON="1").stdout
+        assert status() == "503 300"
+        # Over an apply, which would bring its own files, a restart and a reload.
+        assert "0 files changed" in lab.apply().stdout
+        lab.run("systemctl restart haproxy")
+        lab.wait("HAProxy answers", lambda: status() == "503 300")
+        lab.run("systemctl reload haproxy")
+        assert status() == "503 300"
+    finally:
+        lab.make("maintenance", OFF="1")
+    assert lab.count() == before
+    assert lab.see() == before + 1
+
+
 @pytest.mark.parametrize("container", CONTAINERS)
 def test_a_killed_container_is_back_by_itself_and_the_count_is_kept(
     lab: Lab, container: str
@@ -181,6 +262,17 @@ def test_count_and_containers_outlive_a_reboot(lab: Lab) -> None:
     lab.wait("all instances up", lab.all_ready)
     assert lab.see() == counted + 1
     assert running(lab) == version
+
+
+@pytest.mark.nightly("a minute; a reboot shows the same")
+def test_count_and_containers_outlive_a_power_cut(lab: Lab) -> None:
+    with lab.under_load(rate=50) as load:
+        lab.wait("requests are answered", lambda: lab.count() > 0)
+        lab.power_off()
+    lab.power_on()
+    lab.wait("all instances up", lab.all_ready)
+    assert load.result.unique, load.result.summary()
+    assert lab.see() > max(load.result.numbers)
 
 
 def test_an_outsider_finds_ssh_and_the_site_open_and_nothing_else(lab: Lab) -> None:
