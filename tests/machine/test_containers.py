@@ -11,12 +11,14 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from artifacts import variant
 from lab_machine import ROOT, Lab, Outsider
+from test_bans import Visitor, refusals
 from test_count import every_number_once
 
 from control import topology
@@ -186,7 +188,16 @@ def test_another_application_runs_beside_the_counter_by_its_name(
 ) -> None:
     def ask(path: str = "/") -> str:
         resolve = ["--resolve", f"pages.test:443:{lab.address}"]
-        words = ["curl", "-sS", "-m", "10", "--cacert", lab.ca, *resolve, f"https://pages.test{path}"]
+        words = [
+            "curl",
+            "-sS",
+            "-m",
+            "10",
+            "--cacert",
+            lab.ca,
+            *resolve,
+            f"https://pages.test{path}",
+        ]
         return subprocess.run(words, capture_output=True, text=True, check=False).stdout
 
     store = {"ARTIFACT_STORE": str(pages)}
@@ -268,8 +279,9 @@ def test_count_and_containers_outlive_a_reboot(lab: Lab) -> None:
 def test_count_and_containers_outlive_a_power_cut(lab: Lab) -> None:
     with lab.under_load(rate=50) as load:
         lab.wait("requests are answered", lambda: lab.count() > 0)
-        lab.power_off()
-    lab.power_on()
+        lab.lxc("lxc-stop", lab.host, "--kill")
+    lab.lxc("lxc-start", lab.host, "--daemon")
+    lab.wait("it serves again", lab.serving)
     lab.wait("all instances up", lab.all_ready)
     assert load.result.unique, load.result.summary()
     assert lab.see() > max(load.result.numbers)
@@ -283,6 +295,45 @@ def test_an_outsider_finds_ssh_and_the_site_open_and_nothing_else(lab: Lab) -> N
             "nmap", "-n", "-Pn", "-p-", "--min-rate", "5000", lab.address, timeout=300
         ).stdout
     assert re.findall(r"(?m)^(\d+)/tcp +open ", said) == ["22", "80", "443"], said
+
+
+# As many connections as it can open, each closed at once: new connections, which the host's nftables counts.
+FLOOD = """
+import socket, sys
+for number in range(20000):
+    try:
+        socket.create_connection((sys.argv[1], 443), 2).close()
+    except OSError:
+        print(number)
+        break
+"""
+
+
+def test_a_flood_is_limited_by_haproxy_and_banned_by_the_hosts_nftables(lab: Lab) -> None:
+    if reason := Outsider.missing():
+        pytest.skip(reason)
+    nobody = Path("/nonexistent")
+    with Visitor(lab, 2, nobody) as attacker, Visitor(lab, 3, nobody) as innocent:
+        assert refusals(attacker, 520), "HAProxy limits requests"
+        before = lab.count()
+        opened = attacker.run(sys.executable, "-c", FLOOD, lab.address).stdout.strip()
+        assert 1000 < int(opened) < 20000
+        listed = lab.run("nft list set inet stack_bans banned4")
+        try:
+            assert attacker.address in listed
+            assert not attacker.connects(443)
+            assert not attacker.connects(22), "of the whole host"
+            assert innocent.get() == 200
+            # A ban outlives the firewall's restart.
+            lab.run("systemctl restart stack-firewall")
+            assert not attacker.connects(443)
+            assert innocent.get() == 200
+        finally:
+            lab.run(
+                f"nft delete element inet stack_bans banned4 '{{ {attacker.address} }}'",
+                check=False,
+            )
+        assert lab.count() == before
 
 
 def test_a_host_made_anew_has_its_count_and_the_release_that_it_ran(lab: Lab, store: Path) -> None:

@@ -117,14 +117,19 @@ def test_each_container_is_limited_in_memory_and_processes_but_in_the_lab(
     units = [path for path in real.files if path.endswith(".container")]
     for path in units:
         text = real.files[path].data.decode()
-        (found,) = re.findall(r"(?m)^PodmanArgs=--memory=(\d+)m --memory-swap=(\d+)m --pids-limit=(\d+)$", text)
+        (found,) = re.findall(
+            r"(?m)^PodmanArgs=--memory=(\d+)m --memory-swap=(\d+)m --pids-limit=(\d+)$", text
+        )
         memory, swap, processes = map(int, found)
         assert 100 < memory == swap < 4000, path
         assert 32 <= processes <= 512, path
         # The lab's kernel has no controllers, and podman refuses to start.
         assert "--memory" not in host.files[path].data.decode(), path
     # Data that fill it, written anew beside themselves.
-    assert "--memory=320m" in real.files["/etc/containers/systemd/redis-server.container"].data.decode()
+    assert (
+        "--memory=320m"
+        in real.files["/etc/containers/systemd/redis-server.container"].data.decode()
+    )
     assert b"pids_limit" not in real.files["/etc/containers/containers.conf.d/10-stack.conf"].data
 
 
