@@ -70,14 +70,14 @@ def bring(topology: Topology, name: str, host: Host, is_test: bool = False) -> l
     if scripts and not is_test:
         ssh.run(topology, name, "tar -x --numeric-owner -C /", _archive(scripts))
     command = (
-        # Root's own folder; in it, folders as a service may enter them, for it is what checks.
-        f"set -e; rm -rf {STAGED}; mkdir -p -m 700 {STAGED}; umask 022; tar -x --numeric-owner -C {STAGED};"
+        # The first line is what an error names. Root's own folder; in it, folders as a service may enter them, for it is what checks.
+        f"# stack-swap\nset -e; rm -rf {STAGED}; mkdir -p -m 700 {STAGED}; umask 022; tar -x --numeric-owner -C {STAGED};"
         f" exec /usr/local/sbin/stack-swap {words}"
     )
     try:
         answer = ssh.run(topology, name, command, _archive(changed))
     except OperationError as error:
-        text = str(error).partition("stack-swap")[2].partition(": ")[2] or str(error).rpartition("tar -x : ")[2]
+        text = str(error).partition("# stack-swap: ")[2] or str(error)
         raise OperationError(f"{name}: {text}") from error
     for line in answer.splitlines():
         print(f"  {line}", flush=True)
