@@ -120,7 +120,7 @@ def converge(topology: Topology, name: str, built: str, options: Options) -> int
     code = roll(topology, name, built, rendered)
     for service in ("haproxy", "alertmanager", "prometheus"):
         start(service)
-    print(f"{len(changed)} files changed, {int(code != 0)} failed")
+    print(f"{len(changed)} changed, {int(code != 0)} failed")
     return code
 
 

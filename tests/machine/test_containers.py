@@ -100,7 +100,7 @@ def test_each_container_is_read_only_and_has_no_capability_but_for_low_ports(lab
 def test_an_apply_that_changes_nothing_leaves_every_container_as_it_is(lab: Lab) -> None:
     before = [inspect(lab, name)["Id"] for name in CONTAINERS]
     told = lab.apply().stdout
-    assert "0 files changed, 0 failed" in told
+    assert told.strip().endswith("\n0 changed, 0 failed")
     assert [inspect(lab, name)["Id"] for name in CONTAINERS] == before
 
 
@@ -240,7 +240,7 @@ def test_maintenance_is_a_page_until_it_ends_and_counts_nothing(lab: Lab) -> Non
         assert "maintenance is on" in lab.make("maintenance", ON="1").stdout
         assert status() == "503 300"
         # Over an apply, which would bring its own files, a restart and a reload.
-        assert "0 files changed" in lab.apply().stdout
+        assert lab.apply().stdout.strip().endswith("\n0 changed, 0 failed")
         lab.run("systemctl restart haproxy")
         lab.wait("HAProxy answers", lambda: status() == "503 300")
         lab.run("systemctl reload haproxy")
@@ -283,8 +283,9 @@ def test_count_and_containers_outlive_a_power_cut(lab: Lab) -> None:
     lab.lxc("lxc-start", lab.host, "--daemon")
     lab.wait("it serves again", lab.serving)
     lab.wait("all instances up", lab.all_ready)
-    assert load.result.unique, load.result.summary()
-    assert lab.see() > max(load.result.numbers)
+    assert load.result.numbers
+    assert load.result.duplicates == []
+    assert lab.see() > max(load.result.numbers), "an acknowledged number was lost"
 
 
 def test_an_outsider_finds_ssh_and_the_site_open_and_nothing_else(lab: Lab) -> None:
@@ -303,6 +304,9 @@ import socket, sys
 for number in range(20000):
     try:
         socket.create_connection((sys.argv[1], 443), 2).close()
+    except ConnectionError:
+        # HAProxy cuts it.
+        pass
     except OSError:
         print(number)
         break
