@@ -53,7 +53,8 @@ def take(topology: Topology, host: str) -> None:
         host,
         "systemctl start stack-backup.service 2>/dev/null; code=$?; journalctl --sync;"
         " journalctl -q -o cat"
-        " _SYSTEMD_INVOCATION_ID=$(systemctl show -P InvocationID stack-backup.service);"
+        " _SYSTEMD_INVOCATION_ID=$(systemctl show -P InvocationID stack-backup.service)"
+        " SYSLOG_IDENTIFIER=stack-backup;"
         " exit $code",
     )
     if code:

@@ -32,17 +32,24 @@ def services(topology: Topology) -> str:
 def releases(topology: Topology, app: Application) -> str:
     """What runs, could run and ran, as JSON below ``local``."""
     return (
-        "stack-roll --overview"
+        f"stack-roll --overview {app.name}"
         if topology.has_containers
         else salt_call(f"release.overview {app.name}")
     )
+
+
+def maintenance(topology: Topology, on: bool) -> str:
+    """The edge's own page instead of the applications, or no longer."""
+    if topology.has_containers:
+        return f"stack-maintenance {'on' if on else 'off'}"
+    return salt_call(f"maintenance.switch {'true' if on else 'false'}")
 
 
 def record_refusal(topology: Topology, app: Application, request: Mapping[str, str]) -> str:
     """A line in the machine's record of deploys."""
     encoded = f"STACK_DEPLOY={shlex.quote(json.dumps(dict(request)))}"
     if topology.has_containers:
-        return f"{encoded} stack-roll --refused"
+        return f"{encoded} stack-roll --refused {app.name}"
     return f"cd {paths.PLACE} && {encoded} {paths.SALT_CALL} record.refused {app.name}"
 
 
@@ -52,7 +59,7 @@ def roll(
     """The application brought to the requested release, with progress; ``words``: of bootstrap/converge."""
     encoded = f"STACK_DEPLOY={shlex.quote(json.dumps(dict(request)))}"
     if topology.has_containers:
-        return f"{encoded} exec stack-roll"
+        return f"{encoded} exec stack-roll {app.name}"
     command = shlex.join([f"{paths.PLACE}/bootstrap/converge", app.formula, *words])
     return f"cd {paths.PLACE} && {encoded} exec {command}"
 

@@ -15,17 +15,13 @@ def run(topology: Topology, options: Options) -> int:
     On every edge, at once; it stays so over reloads, applies and reboots. The page, the time and who is let through
     are haproxy:maintenance in the pillar.
     """
-    host_programs.refuse_containers(
-        topology, "maintenance", "their edge has no switch so far; 'make deploy' loses no request"
-    )
     if options.on == options.off:
         raise UserError("maintenance: say ON=1 or OFF=1", 2)
     if not local_state.is_up(topology):
         raise local_state.not_up(topology)
-    word = "true" if options.on else "false"
 
     def switch(host: str) -> int:
-        ssh.run(topology, host, host_programs.salt_call(f"maintenance.switch {word}"))
+        ssh.run(topology, host, host_programs.maintenance(topology, options.on))
         fleet.say(f"{host}: maintenance is {'on' if options.on else 'off'}")
         return 0
 

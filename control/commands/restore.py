@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .. import backups, host_programs
+from .. import backups
 from ..command import make_command
 from ..options import Options
 from ..topology import Topology
@@ -13,9 +13,6 @@ def run(topology: Topology, options: Options) -> int:
 
     Shows the backups and what runs. With --test it is a drill, which does all but the change.
     """
-    host_programs.refuse_containers(
-        topology, "restore", "what Redis has is on the host's disk that stays"
-    )
     return backups.restore(topology, backups.choose_host(topology, options.host), options)
 
 

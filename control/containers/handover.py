@@ -16,6 +16,8 @@ from ..topology import Topology
 from .rendering import ACCOUNTS, File, Host
 
 SECRETS = "/etc/stack/secrets"
+# Made where they are missing, and from then on changed by the host's own programs.
+HOSTS_OWN = ("/etc/haproxy/maintenance.map",)
 # Where files are staged, and those that they replace are kept until what uses them serves.
 STAGED = "/run/stack/staged"
 
@@ -37,7 +39,8 @@ def changed_files(topology: Topology, name: str, host: Host) -> dict[str, File]:
     return {
         path: file
         for path, file in wanted.items()
-        if there.get(path) != hashlib.sha256(file.data).hexdigest()
+        if not (path in HOSTS_OWN and path in there)
+        and there.get(path) != hashlib.sha256(file.data).hexdigest()
     }
 
 
@@ -67,13 +70,14 @@ def bring(topology: Topology, name: str, host: Host, is_test: bool = False) -> l
     if scripts and not is_test:
         ssh.run(topology, name, "tar -x --numeric-owner -C /", _archive(scripts))
     command = (
-        f"set -e; umask 077; rm -rf {STAGED}; mkdir -p {STAGED}; tar -x --numeric-owner -C {STAGED};"
+        # The first line is what an error names. Root's own folder; in it, folders as a service may enter them, for it is what checks.
+        f"# stack-swap\nset -e; rm -rf {STAGED}; mkdir -p -m 700 {STAGED}; umask 022; tar -x --numeric-owner -C {STAGED};"
         f" exec /usr/local/sbin/stack-swap {words}"
     )
     try:
         answer = ssh.run(topology, name, command, _archive(changed))
     except OperationError as error:
-        text = str(error).partition("stack-swap")[2].partition(": ")[2] or str(error)
+        text = str(error).partition("# stack-swap: ")[2] or str(error)
         raise OperationError(f"{name}: {text}") from error
     for line in answer.splitlines():
         print(f"  {line}", flush=True)

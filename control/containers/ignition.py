@@ -19,8 +19,8 @@ from .rendering import ACCOUNTS, File, Host
 
 VERSION = "3.3.0"
 VALIDATOR = "ignition-validate"
-# Not needed to serve, and too much for a cloud's user data: rules and pages come with the secrets.
-LATER = ("/etc/prometheus/",)
+# Too much for a cloud's user data, and not needed before the secrets, with which they come: rules, pages, scripts.
+LATER = ("/etc/prometheus/", "/usr/local/sbin/stack-")
 
 
 def _contents(data: bytes) -> dict[str, str]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .. import ssh
-from ..application import NAME
+from ..application import COUNTER, NAME, Application
 from ..artifacts import files
 from ..errors import OperationError, UserError
 from ..images import build, description, lock
@@ -27,7 +27,7 @@ RELEASES = ROOT / ".cache" / "images"
 # On a host: the layouts, whose blobs are shared.
 PLACE = "/var/cache/stack/images"
 # Those that are no application; each is `localhost/NAME:current` there.
-SERVICES = ("redis", "haproxy", "prometheus", "alertmanager")
+SERVICES = ("redis", "haproxy", "prometheus", "alertmanager", "backup")
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,11 @@ def read(folder: Path = FOLDER) -> dict[str, Image]:
         ) from error
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder}/images.json: not a list of images: {error}") from error
+
+
+def image_name(application: str) -> str:
+    """What an application's images are called: of one that is called as a service is, not as the service's."""
+    return application if application == NAME else f"app-{application}"
 
 
 def _blobs(image: Image) -> list[Path]:
@@ -92,22 +97,47 @@ def bring(topology: Topology, host: str, image: Image, tags: list[str]) -> bool:
     return True
 
 
-def for_release(version: str, folder: Path) -> Image:
+def for_release(version: str, folder: Path, app: Application = COUNTER) -> Image:
     """The application's image of a release whose artifact is in ``folder``: the one that ``make images`` made of the same, or
     one made of it here, which is the same bytes wherever that is done."""
-    archive = folder / files.archive_name(version)
+    archive, name = folder / files.archive_name(version, app.name), image_name(app.name)
     digest = hashlib.sha256(archive.read_bytes()).hexdigest()
-    listed = build.read_list().get("images", {}).get(NAME, {})
+    listed = build.read_list().get("images", {}).get(name, {})
     if listed.get("version") != version or listed.get("artifact") != digest:
-        listed = build.build_release(archive, version, RELEASES / version, Options.read(names=[]))
-    return Image(NAME, ROOT / listed["layout"], listed["digest"])
+        target = RELEASES / version if app.is_counter else RELEASES / name / version
+        listed = build.build_release(archive, version, target, Options.read(names=[]), app)
+    return Image(name, ROOT / listed["layout"], listed["digest"])
 
 
-def bring_release(topology: Topology, host: str, version: str, folder: Path) -> None:
+def bring_release(
+    topology: Topology, host: str, version: str, folder: Path, app: Application = COUNTER
+) -> None:
     """The image of a release on a host, from its artifact in ``folder``."""
-    image = for_release(version, folder)
+    _refuse_commands(folder / files.archive_name(version, app.name), version, app)
+    image = for_release(version, folder, app)
     if bring(topology, host, image, [version]):
-        print(f"  {NAME} {version}: {image.digest}", flush=True)
+        print(f"  {app.name} {version}: {image.digest}", flush=True)
+
+
+def _refuse_commands(archive: Path, version: str, app: Application) -> None:
+    """UserError for a release that wants what a host of containers does not do beside instances."""
+    try:
+        with tarfile.open(archive) as opened:
+            file = opened.extractfile(f"{app.name}-{version}/app.json")
+            said = json.load(file) if file else {}
+    except (KeyError, ValueError, tarfile.TarError):
+        # Of before there was one; what is wrong with it the build says.
+        return
+    for key, what in (
+        ("release", "release command"),
+        ("processes", "process"),
+        ("cron", "cron job"),
+    ):
+        if said.get(key):
+            raise UserError(
+                f"{app.name} {version}: its app.toml has a {what} ({key}), which hosts that run containers do not run so far:"
+                " take it out, or deploy it to a topology of machines (docs/containers.md)"
+            )
 
 
 def ensure(version: str, options: Options) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import subprocess
 from pathlib import Path
 
 from .. import local_state, releases, ssh
-from ..application import NAME
-from ..artifacts import build
+from ..application import APPS, NAME, Application
+from ..artifacts import build, repository
 from ..credentials import shared_secrets
 from ..errors import OperationError, UserError
 from ..lab import container_host, containers, host, network, vagrant
@@ -60,17 +59,26 @@ def ignition_file(topology: Topology, name: str, rendered: Host) -> Path:
     return path
 
 
-def roll(topology: Topology, name: str, built: str, request: dict[str, str] | None = None) -> int:
-    """Bring the application's instances to their release, with progress; the exit code. ``built``: what a host
-    gets that never had one."""
-    words = [f"STACK_RELEASE={shlex.quote(built)}"]
-    if request:
-        words.append(f"STACK_DEPLOY={shlex.quote(json.dumps(request))}")
-    return ssh.stream(topology, name, f"{' '.join(words)} exec /usr/local/sbin/stack-roll")
+def roll(topology: Topology, name: str, built: str, rendered: Host) -> int:
+    """Bring the instances of every application to their release, with progress; the exit code. ``built``: what of the counter a
+    host gets that never had one."""
+    code = 0
+    names = [app["name"] for app in rendered.facts["applications"]]
+    listed = ssh.run(topology, name, "cd /etc/stack/applications && ls *.conf").split()
+    for former in sorted({one.removesuffix(".conf") for one in listed} - set(names)):
+        # Its record and folder stay.
+        ssh.run(topology, name, f"stack-roll --remove {shlex.quote(former)}")
+    for app in rendered.facts["applications"]:
+        first = f"STACK_RELEASE={shlex.quote(built)} " if app["is_counter"] else ""
+        command = f"{first}exec /usr/local/sbin/stack-roll {app['name']}"
+        code = ssh.stream(topology, name, command) or code
+    return code
 
 
-def bring_images(topology: Topology, name: str, built: str, options: Options) -> list[str]:
-    """Those of the services, and of the release that the host runs, or ``built``; services whose image is another now."""
+def bring_images(
+    topology: Topology, name: str, built: str, rendered: Host, options: Options
+) -> list[str]:
+    """Those of the services, and of the releases that the host runs, or ``built``; services whose image is another now."""
     known, changed = images.read(), []
     for service in images.SERVICES:
         if images.bring(topology, name, known[service], ["current"]):
@@ -82,6 +90,14 @@ def bring_images(topology: Topology, name: str, built: str, options: Options) ->
         # A host that is made anew gets the version that its disk tells of.
         _, folder = releases.choose_for_host(name, built, {version: ""}, options)
         images.bring_release(topology, name, version, folder or ROOT / "dist")
+    for one in rendered.facts["applications"]:
+        app = Application(one["name"], APPS)
+        version = "" if one["is_counter"] else releases.read_current(topology, name, app) or ""
+        has = f"podman image exists localhost/{one['image']}:{version} && echo yes || true"
+        if version and not ssh.run(topology, name, has):
+            stored = repository.open_repository(options, app.name)
+            repository.fetch(stored, version, releases.FETCHED)
+            images.bring_release(topology, name, version, releases.FETCHED, app)
     return changed
 
 
@@ -93,7 +109,7 @@ def converge(topology: Topology, name: str, built: str, options: Options) -> int
         print(f"{len(changed)} would change, 0 failed")
         return 0
     changed = handover.bring(topology, name, rendered)
-    new_images = bring_images(topology, name, built, options)
+    new_images = bring_images(topology, name, built, rendered, options)
 
     def start(service: str) -> None:
         # It may wait for its image or its secrets since the first boot.
@@ -101,10 +117,10 @@ def converge(topology: Topology, name: str, built: str, options: Options) -> int
         ssh.run(topology, name, f"systemctl {action} {UNITS[service]}")
 
     start("redis")
-    code = roll(topology, name, built)
+    code = roll(topology, name, built, rendered)
     for service in ("haproxy", "alertmanager", "prometheus"):
         start(service)
-    print(f"{len(changed)} files changed, {int(code != 0)} failed")
+    print(f"{len(changed)} changed, {int(code != 0)} failed")
     return code
 
 

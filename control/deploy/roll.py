@@ -162,7 +162,7 @@ def roll(
             print(f"==> {host}: {old or 'nothing'} -> {request['version']}", flush=True)
             began = time.monotonic()
             if bring and topology.has_containers:
-                container_images.bring_release(topology, host, request["version"], bring)
+                container_images.bring_release(topology, host, request["version"], bring, app)
             elif bring:
                 bundle.upload(topology, host, request["version"], bring, app)
             spent["carry"] += time.monotonic() - began

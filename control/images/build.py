@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from ..application import FORMULA
+from ..application import COUNTER, FORMULA, Application
 from ..errors import UserError
 from ..options import Options
 from ..paths import ROOT
@@ -74,8 +74,11 @@ def _inputs(image: Description, locked: Lock, artifact: str) -> str:
     return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
 
 
-def _application() -> tuple[Path, str]:
+def _place(app: Application) -> tuple[Path, str]:
     """Folder in which machines have the application's releases, and the program inside of one."""
+    if not app.is_counter:
+        # As salt/_modules/applications.py has it.
+        return Path("/opt/apps", app.name, "releases"), f"bin/{app.name}"
     defaults = yaml.safe_load(
         (ROOT / "salt" / FORMULA / "defaults.yaml").read_text(encoding="utf-8")
     )
@@ -101,17 +104,19 @@ def _build(
     artifact: Path,
     version: str,
     base: Path | None = None,
+    app: Application = COUNTER,
 ) -> dict[str, Any]:
     """One image in ``folder``; what the list says of it. ``base``: layout of another of the same packages, of another
-    artifact."""
-    layout = folder / image.name
+    artifact; ``app``: whose artifact it is."""
+    name = image.name if app.is_counter else f"app-{app.name}"
+    layout = folder / name
     has = locked.packages_of(image.key)
     created = datetime.datetime.fromtimestamp(locked.time, datetime.UTC).strftime(
         "%Y-%m-%dT%H:%M:%SZ"
     )
     main = locked.packages[image.packages[0]].version
     labels = {
-        "org.opencontainers.image.title": image.name,
+        "org.opencontainers.image.title": name,
         "org.opencontainers.image.description": image.summary,
         "org.opencontainers.image.version": version if image.artifact else main,
     }
@@ -126,7 +131,7 @@ def _build(
             rootfs.make(root, image, [(package, debs[package.name]) for package in has])
         inside = ""
         if image.artifact:
-            releases, program = _application()
+            releases, program = _place(app)
             digest = hashlib.sha256(artifact.read_bytes()).hexdigest()
             rootfs.add_artifact(root, artifact, releases / version, digest)
             release = root / str(releases / version).lstrip("/")
@@ -141,18 +146,18 @@ def _build(
         if inside:
             layers.append(oci.add_layer(layout, root, locked.time, owners, inside, True))
         document = sbom.make(
-            image.name, labels["org.opencontainers.image.version"], has, locked, created, release
+            name, labels["org.opencontainers.image.version"], has, locked, created, release
         )
     manifest = oci.write(layout, layers, _settings(image, entrypoint), created, labels)
-    (folder / f"{image.name}.cdx.json").write_text(
+    (folder / f"{name}.cdx.json").write_text(
         json.dumps(document, indent=1) + "\n", encoding="utf-8"
     )
-    _write_packages(folder / f"{image.name}.packages", has)
+    _write_packages(folder / f"{name}.packages", has)
     return {
-        "layout": f"dist/images/{image.name}",
+        "layout": f"dist/images/{name}",
         "digest": manifest,
-        "packages": f"dist/images/{image.name}.packages",
-        "sbom": f"dist/images/{image.name}.cdx.json",
+        "packages": f"dist/images/{name}.packages",
+        "sbom": f"dist/images/{name}.cdx.json",
         "user": image.uid,
         "version": labels["org.opencontainers.image.version"],
         **({"artifact": digest} if digest else {}),
@@ -236,7 +241,9 @@ def build(
     return result
 
 
-def build_release(artifact: Path, version: str, target: Path, options: Options) -> dict[str, Any]:
+def build_release(
+    artifact: Path, version: str, target: Path, options: Options, app: Application = COUNTER
+) -> dict[str, Any]:
     """
     The application's image of a stored release, in folder ``target``: the same bytes as ``build`` makes of its artifact,
     unless they are there already. What the list says of it, its ``layout`` being a whole path.
@@ -251,7 +258,7 @@ def build_release(artifact: Path, version: str, target: Path, options: Options) 
             Path(known["layout"]), known["digest"]
         ):
             return known
-    say(f"image of {image.name} {version}: from its artifact")
+    say(f"image of {app.name} {version}: from its artifact")
     near = read_list().get("images", {}).get(image.name, {})
     base = None
     if near.get("inputs") == _inputs(image, locked, near.get("artifact", "")):
@@ -262,8 +269,8 @@ def build_release(artifact: Path, version: str, target: Path, options: Options) 
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".new-") as name:
         folder = Path(name, "image")
         folder.mkdir()
-        entry = _build(folder, image, locked, debs, artifact, version, base)
-        entry["layout"] = str(target / image.name)
+        entry = _build(folder, image, locked, debs, artifact, version, base, app)
+        entry["layout"] = str(target / Path(entry["layout"]).name)
         (folder / LIST).write_text(json.dumps(entry) + "\n", encoding="utf-8")
         shutil.rmtree(target, ignore_errors=True)
         folder.rename(target)

@@ -25,7 +25,7 @@ from . import box, containers, host, layer, vagrant
 # What Fedora CoreOS has and a small Debian has not.
 PACKAGES = ("podman", "crun", "netavark", "aardvark-dns", "nftables", "jq", "curl", "openssl")
 # Parts of the disk that stays.
-VOLUMES = ("redis", "stack")
+VOLUMES = ("redis", "stack", "apps", "backups")
 # The account of the Ignition file (control/containers/ignition.py).
 LOGIN = "core"
 # On this computer.

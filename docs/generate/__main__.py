@@ -13,7 +13,17 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from . import app_toml, diagrams, facts, modules, reference, rooms, small_files, tickets
+from . import (
+    app_toml,
+    container_diagrams,
+    diagrams,
+    facts,
+    modules,
+    reference,
+    rooms,
+    small_files,
+    tickets,
+)
 
 
 def everything() -> dict[Path, str]:
@@ -22,6 +32,7 @@ def everything() -> dict[Path, str]:
     dev = facts.load_topology("dev")
     # Has what is nowhere else: several edges and stores.
     ha = facts.load_topology("ha")
+    containers = facts.load_topology("containers")
     pages = {
         "reference/index.md": reference.index_page(),
         "reference/commands.md": reference.commands_page(),
@@ -46,6 +57,8 @@ def everything() -> dict[Path, str]:
         "ports": diagrams.port_matrix(prod),
         "request-path": diagrams.request_path(prod),
         "deployment": diagrams.deployment(prod),
+        "containers-topology": container_diagrams.target_topology(containers),
+        "containers-deployment": container_diagrams.deployment(containers),
         "tickets": tickets.chart(),
         "controller": rooms.picture(),
     }

@@ -263,7 +263,7 @@ def target_topology(topology: facts.Topology) -> str:
             y, text = y + 17, ""
         text += word + (", " if index < len(common) else "")
     picture.text(20, y, text, "s m")
-    return _finished(picture)
+    return finished(picture)
 
 
 def port_matrix(topology: facts.Topology) -> str:
@@ -320,7 +320,7 @@ def port_matrix(topology: facts.Topology) -> str:
                         )
                 y += 22
             y += 8
-    return _finished(picture)
+    return finished(picture)
 
 
 def request_path(topology: facts.Topology) -> str:
@@ -389,7 +389,7 @@ def request_path(topology: facts.Topology) -> str:
     ):
         picture.text(20, y + 4, line, "s m")
         y += 18
-    return _finished(picture)
+    return finished(picture)
 
 
 # What people want to know of a stage, beside its name.
@@ -527,10 +527,10 @@ def deployment(topology: facts.Topology) -> str:
     picture.text(
         20, y, "One deploy at a time: a second is refused and told who, when and why.", "s m"
     )
-    return _finished(picture)
+    return finished(picture)
 
 
-def _finished(picture: Canvas) -> str:
+def finished(picture: Canvas) -> str:
     found = picture.collisions()
     if found:
         raise RuntimeError(f"{picture.title}: " + "; ".join(found))

@@ -208,6 +208,11 @@ class Lab:
         finally:
             self.run(f"rm -f {path}")
 
+    def lxc(self, tool: str, host: str, *words: str) -> str:
+        container = f"counter_{self.topology}_{host}"
+        line = [str(ROOT / "lab" / "enter"), tool, "--name", container, *words]
+        return subprocess.run(line, capture_output=True, text=True, check=True, timeout=120).stdout
+
     def reboot(self) -> None:
         """
         Reboot the machine and wait until it serves again. That it was unreachable is seen by its next boot, not
@@ -280,11 +285,6 @@ class Machines(Lab):
             return self.run(command, **options)
         finally:
             self.host = self.name
-
-    def lxc(self, tool: str, host: str, *words: str) -> str:
-        container = f"counter_{self.topology}_{host}"
-        line = [str(ROOT / "lab" / "enter"), tool, "--name", container, *words]
-        return subprocess.run(line, capture_output=True, text=True, check=True, timeout=120).stdout
 
 
 class Outsider:

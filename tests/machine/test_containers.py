@@ -6,15 +6,19 @@ What is tested from outside of machines is run here by the same functions; TEST_
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from artifacts import variant
 from lab_machine import ROOT, Lab, Outsider
+from test_bans import Visitor, refusals
 from test_count import every_number_once
 
 from control import topology
@@ -96,7 +100,7 @@ def test_each_container_is_read_only_and_has_no_capability_but_for_low_ports(lab
 def test_an_apply_that_changes_nothing_leaves_every_container_as_it_is(lab: Lab) -> None:
     before = [inspect(lab, name)["Id"] for name in CONTAINERS]
     told = lab.apply().stdout
-    assert "0 files changed, 0 failed" in told
+    assert told.strip().endswith("\n0 changed, 0 failed")
     assert [inspect(lab, name)["Id"] for name in CONTAINERS] == before
 
 
@@ -159,6 +163,94 @@ def test_a_broken_image_is_taken_back_and_the_old_one_serves_all_along(
     assert [one["outcome"] for one in told] == ["started", "failed"]
 
 
+@pytest.fixture(scope="module")
+def pages(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """An application beside the counter, as test_apps.py has it, deployed; the repository with its releases."""
+    folder = tmp_path_factory.mktemp("pages")
+    settings = ROOT / "pillar" / "settings" / f"{lab.topology}.sls"
+    settings.parent.mkdir(exist_ok=True)
+    assert not settings.exists(), f"{settings}: somebody's own"
+    one = {"hosts": ["pages.test"], "bake_seconds": 0, "instances": 1, "methods": ["GET"]}
+    settings.write_text(json.dumps({"apps": {"pages": {**one, "state": True}}}), encoding="utf-8")
+    try:
+        lab.apply()
+        yield folder
+    finally:
+        settings.unlink()
+        with contextlib.suppress(OSError):
+            settings.parent.rmdir()
+        lab.apply()
+        lab.run("rm -rf /var/lib/apps/pages /var/lib/stack/releases/pages.json")
+
+
+def test_another_application_runs_beside_the_counter_by_its_name(
+    lab: Lab, pages: Path, tmp_path: Path
+) -> None:
+    def ask(path: str = "/") -> str:
+        resolve = ["--resolve", f"pages.test:443:{lab.address}"]
+        words = [
+            "curl",
+            "-sS",
+            "-m",
+            "10",
+            "--cacert",
+            lab.ca,
+            *resolve,
+            f"https://pages.test{path}",
+        ]
+        return subprocess.run(words, capture_output=True, text=True, check=False).stdout
+
+    store = {"ARTIFACT_STORE": str(pages)}
+    source = ROOT / "tests" / "machine" / "applications" / "pages"
+    first = lab.make("publish", APP=str(source), **store).stdout.strip().splitlines()[-1]
+    with lab.under_load(rate=40) as load:
+        lab.make("deploy", APP="pages", VERSION=first, **store)
+        assert ask() == "pages 0 False\n"
+        second = shutil.copytree(source, tmp_path / "pages")
+        (second / "pages.py").write_text((source / "pages.py").read_text() + "# another\n")
+        other = lab.make("publish", APP=str(second), **store).stdout.strip().splitlines()[-1]
+        lab.make("deploy", APP="pages", VERSION=other, **store)
+        assert json.loads(ask("/version"))["version"] == other
+        lab.make("rollback", APP="pages", **store)
+        assert json.loads(ask("/version"))["version"] == first
+    assert load.result.exact, load.result.summary()
+    assert f"@1 {first}; back: -" in lab.make("releases", APP="pages", **store).stdout
+    found = inspect(lab, "pages-1")
+    assert found["HostConfig"]["ReadonlyRootfs"]
+    assert not found["BoundingCaps"]
+    assert lab.run("stat -c %U:%a /var/lib/apps/pages").strip() == "app-pages:700"
+    assert lab.make("status", check=False).returncode == 0
+    # What such a host does not run is refused before anything is changed.
+    shop = ROOT / "tests" / "machine" / "applications" / "shop"
+    refused = lab.make("deploy", APP=str(shop), VERSION="1", check=False, **store)
+    assert refused.returncode != 0
+    assert "shop" in refused.stderr
+
+
+def test_maintenance_is_a_page_until_it_ends_and_counts_nothing(lab: Lab) -> None:
+    def status() -> str:
+        words = ["curl", "-sS", "-o", "/dev/null", "-w", "%{http_code} %header{retry-after}"]
+        done = subprocess.run(
+            [*words, "--cacert", lab.ca, lab.url], capture_output=True, text=True, check=False
+        )
+        return done.stdout.strip()
+
+    before = lab.count()
+    try:
+        assert "maintenance is on" in lab.make("maintenance", ON="1").stdout
+        assert status() == "503 300"
+        # Over an apply, which would bring its own files, a restart and a reload.
+        assert lab.apply().stdout.strip().endswith("\n0 changed, 0 failed")
+        lab.run("systemctl restart haproxy")
+        lab.wait("HAProxy answers", lambda: status() == "503 300")
+        lab.run("systemctl reload haproxy")
+        assert status() == "503 300"
+    finally:
+        lab.make("maintenance", OFF="1")
+    assert lab.count() == before
+    assert lab.see() == before + 1
+
+
 @pytest.mark.parametrize("container", CONTAINERS)
 def test_a_killed_container_is_back_by_itself_and_the_count_is_kept(
     lab: Lab, container: str
@@ -183,6 +275,19 @@ def test_count_and_containers_outlive_a_reboot(lab: Lab) -> None:
     assert running(lab) == version
 
 
+@pytest.mark.nightly("a minute; a reboot shows the same")
+def test_count_and_containers_outlive_a_power_cut(lab: Lab) -> None:
+    with lab.under_load(rate=50) as load:
+        lab.wait("requests are answered", lambda: lab.count() > 0)
+        lab.lxc("lxc-stop", lab.host, "--kill")
+    lab.lxc("lxc-start", lab.host, "--daemon")
+    lab.wait("it serves again", lab.serving)
+    lab.wait("all instances up", lab.all_ready)
+    assert load.result.numbers
+    assert load.result.duplicates == []
+    assert lab.see() > max(load.result.numbers), "an acknowledged number was lost"
+
+
 def test_an_outsider_finds_ssh_and_the_site_open_and_nothing_else(lab: Lab) -> None:
     if reason := Outsider.missing("nmap"):
         pytest.skip(reason)
@@ -191,6 +296,48 @@ def test_an_outsider_finds_ssh_and_the_site_open_and_nothing_else(lab: Lab) -> N
             "nmap", "-n", "-Pn", "-p-", "--min-rate", "5000", lab.address, timeout=300
         ).stdout
     assert re.findall(r"(?m)^(\d+)/tcp +open ", said) == ["22", "80", "443"], said
+
+
+# As many connections as it can open, each closed at once: new connections, which the host's nftables counts.
+FLOOD = """
+import socket, sys
+for number in range(20000):
+    try:
+        socket.create_connection((sys.argv[1], 443), 2).close()
+    except ConnectionError:
+        # HAProxy cuts it.
+        pass
+    except OSError:
+        print(number)
+        break
+"""
+
+
+def test_a_flood_is_limited_by_haproxy_and_banned_by_the_hosts_nftables(lab: Lab) -> None:
+    if reason := Outsider.missing():
+        pytest.skip(reason)
+    nobody = Path("/nonexistent")
+    with Visitor(lab, 2, nobody) as attacker, Visitor(lab, 3, nobody) as innocent:
+        assert refusals(attacker, 520), "HAProxy limits requests"
+        before = lab.count()
+        opened = attacker.run(sys.executable, "-c", FLOOD, lab.address).stdout.strip()
+        assert 1000 < int(opened) < 20000
+        listed = lab.run("nft list set inet stack_bans banned4")
+        try:
+            assert attacker.address in listed
+            assert not attacker.connects(443)
+            assert not attacker.connects(22), "of the whole host"
+            assert innocent.get() == 200
+            # A ban outlives the firewall's restart.
+            lab.run("systemctl restart stack-firewall")
+            assert not attacker.connects(443)
+            assert innocent.get() == 200
+        finally:
+            lab.run(
+                f"nft delete element inet stack_bans banned4 '{{ {attacker.address} }}'",
+                check=False,
+            )
+        assert lab.count() == before
 
 
 def test_a_host_made_anew_has_its_count_and_the_release_that_it_ran(lab: Lab, store: Path) -> None:

@@ -58,6 +58,7 @@ VERSIONS = {
     "collectd": ("-h", "Usage: collectd"),
     "rsyslog": ("-v", "rsyslogd  8."),
     "shipper": ("--help", "journal-shipper CONFIG"),
+    "backup": ("--help", "stack-backup take"),
     "counter": ("--help", "COUNTER_LISTEN"),
 }
 

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import base64
 import gzip
+import io
 import json
+import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+import tarfile
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
-from control import host_programs, local_state, salt_copy, topology
-from control.application import COUNTER
-from control.commands import maintenance
-from control.containers import ignition, rendering
+from control import application, host_programs, local_state, salt_copy, ssh, topology
+from control.application import APPS, COUNTER, Application
+from control.containers import handover, ignition, images, rendering
 from control.containers.rendering import File, Host
 from control.errors import OperationError, UserError
-from control.options import Options
 from control.topology import Topology
 from tests.unit.control.topologies import ONE, PROD
 
@@ -92,7 +93,7 @@ def test_a_warning_of_the_validator_is_a_failure(host: Host, tmp_path: Path) -> 
 
 def test_accounts_are_those_of_the_images() -> None:
     for name, uid in rendering.ACCOUNTS.items():
-        file = {"counter": "application"}.get(name, name)
+        file = {"counter": "application", "stack-backup": "backup"}.get(name, name)
         described = yaml.safe_load((ROOT / "containers" / "images" / f"{file}.yaml").read_text())
         assert described["uid"] == uid, name
 
@@ -105,7 +106,31 @@ def test_each_container_has_its_switches(host: Host) -> None:
         wanted = {"ReadOnly=true", "DropCapability=all", "NoNewPrivileges=true", "Pull=never"}
         assert wanted <= set(lines), path
         # A published port would go round the firewall.
-        assert "Network=host" in lines and not [one for one in lines if one.startswith("Publish")]
+        assert {"Network=host", "Network=none"} & set(lines)
+        assert not [one for one in lines if one.startswith("Publish")]
+
+
+def test_each_container_is_limited_in_memory_and_processes_but_in_the_lab(
+    where: Topology, host: Host
+) -> None:
+    real = rendering.render(where, "core1", is_lab=False)
+    units = [path for path in real.files if path.endswith(".container")]
+    for path in units:
+        text = real.files[path].data.decode()
+        (found,) = re.findall(
+            r"(?m)^PodmanArgs=--memory=(\d+)m --memory-swap=(\d+)m --pids-limit=(\d+)$", text
+        )
+        memory, swap, processes = map(int, found)
+        assert 100 < memory == swap < 4000, path
+        assert 32 <= processes <= 512, path
+        # The lab's kernel has no controllers, and podman refuses to start.
+        assert "--memory" not in host.files[path].data.decode(), path
+    # Data that fill it, written anew beside themselves.
+    assert (
+        "--memory=320m"
+        in real.files["/etc/containers/systemd/redis-server.container"].data.decode()
+    )
+    assert b"pids_limit" not in real.files["/etc/containers/containers.conf.d/10-stack.conf"].data
 
 
 def test_scripts_of_the_host_are_whole(host: Host, tmp_path: Path) -> None:
@@ -137,26 +162,110 @@ def test_several_machines_are_refused_before_anything_is_made() -> None:
     ids=["acme", "trusted_proxies"],
 )
 def test_settings_that_such_a_host_has_no_program_for_are_refused(
-    where: Topology, monkeypatch: pytest.MonkeyPatch, haproxy: dict[str, object], said: str
+    where: Topology, with_pillar: Callable[..., None], haproxy: dict[str, object], said: str
 ) -> None:
     """They were accepted: nothing was ever ordered, and a balancer was banned for its clients."""
-    copy_tree = salt_copy.copy_tree
-
-    def with_settings(tree: Path, *words: object, **more: object) -> Path:
-        config: Path = copy_tree(tree, *words, **more)
-        folder = tree / "pillar/settings"
-        folder.mkdir(exist_ok=True)
-        (folder / f"{where.name}.sls").write_text(json.dumps({"haproxy": haproxy}))
-        return config
-
-    monkeypatch.setattr(salt_copy, "copy_tree", with_settings)
+    with_pillar(haproxy=haproxy)
     with pytest.raises((OperationError, UserError), match=said):
         rendering.render(where, "core1")
 
 
-def test_maintenance_is_refused_before_a_host_is_asked() -> None:
-    with pytest.raises(UserError, match="maintenance: not for hosts that run containers"):
-        maintenance.run(replace(ONE, hosts="containers"), Options.read(names=[]))
+@pytest.fixture
+def with_pillar(where: Topology, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Give the topology settings."""
+
+    def give(**given: object) -> None:
+        copy_tree = salt_copy.copy_tree
+
+        def with_settings(tree: Path, *words: object, **more: object) -> Path:
+            config: Path = copy_tree(tree, *words, **more)
+            folder = tree / "pillar/settings"
+            folder.mkdir(exist_ok=True)
+            (folder / f"{where.name}.sls").write_text(json.dumps(given))
+            return config
+
+        monkeypatch.setattr(salt_copy, "copy_tree", with_settings)
+        apps = given.get("apps")
+        names = ["counter", *(sorted(apps) if isinstance(apps, dict) else [])]
+        monkeypatch.setattr(application, "list_names", lambda _: names)
+
+    return give
+
+
+NOTES = {
+    "hosts": ["notes.test"], "state": True, "instances": 2, "environment": {"DATA": "{state}"},
+    "redis": {"keys": ["notes:*"], "commands": ["get", "set"]}, "watchdog_seconds": 30,
+}  # fmt: skip
+
+
+def test_applications_have_units_settings_and_accounts_of_their_own(
+    where: Topology, with_pillar: Callable[..., None]
+) -> None:
+    with_pillar(apps={"notes": NOTES})
+    host = rendering.render(where, "core1")
+    unit = host.files["/etc/containers/systemd/notes@.container"].data.decode()
+    (notes,) = [one for one in host.facts["applications"] if one["name"] == "notes"]
+    for line in (
+        "Image=localhost/app-notes:instance-%i",
+        f"User={notes['uid']}",
+        "Volume=/var/lib/apps/notes:/var/lib/apps/notes",
+        "WatchdogSec=30",
+        f"Secret=redis-notes,type=mount,uid={notes['uid']},gid={notes['uid']},mode=0400,"
+        "target=/run/credentials/notes@%i.service/redis-password",
+    ):
+        assert line in unit.splitlines()
+    assert notes["uid"] not in rendering.ACCOUNTS.values()
+    assert f"u app-notes {notes['uid']}\n" in host.files["/etc/sysusers.d/stack.conf"].data.decode()
+    environment = host.files["/etc/stack/application/notes/2.env"].data.decode().splitlines()
+    assert f"SERVING_LISTEN=127.0.0.1:{notes['port'] + 1}" in environment
+    assert "DATA=/var/lib/apps/notes" in environment
+    assert "PROXY=app-notes\n" in host.files["/etc/stack/applications/notes.conf"].data.decode()
+    assert "PROXY=app\n" in host.files["/etc/stack/applications/counter.conf"].data.decode()
+    assert b"user notes " in host.files["/etc/redis/users.acl"].data
+    assert b"notes.test" in host.files["/etc/haproxy/haproxy.cfg"].data
+    assert "notes@2" in json.loads(host.files["/etc/stack/status.json"].data)["notes"]
+    assert "redis-notes" in host.secrets
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("hooks", {"before": [{"command": "true"}]}), ("version", "1.0"), ("exec", "bin/other")],
+)
+def test_settings_of_an_application_that_such_a_host_cannot_honour_are_refused(
+    where: Topology, with_pillar: Callable[..., None], key: str, value: object
+) -> None:
+    with_pillar(apps={"notes": {**NOTES, key: value}})
+    with pytest.raises(OperationError, match=f"pillar apps:notes:{key}: hosts that run containers"):
+        rendering.render(where, "core1")
+
+
+def test_a_release_with_commands_beside_its_instances_is_refused(tmp_path: Path) -> None:
+    app = Application("shop", APPS)
+    said = json.dumps({"processes": {"worker": "python work.py"}}).encode()
+    with tarfile.open(tmp_path / "shop-1.tar.gz", "w:gz") as archive:
+        info = tarfile.TarInfo("shop-1/app.json")
+        info.size = len(said)
+        archive.addfile(info, io.BytesIO(said))
+    with pytest.raises(UserError, match="shop 1: its app.toml has a process .processes., which"):
+        images.bring_release(ONE, "core1", "1", tmp_path, app)
+
+
+def test_hosts_are_told_of_maintenance_by_a_program_of_their_own() -> None:
+    containers = replace(ONE, hosts="containers")
+    assert host_programs.maintenance(containers, True) == "stack-maintenance on"
+    assert host_programs.maintenance(ONE, False).endswith("maintenance.switch false")
+
+
+def test_what_the_host_itself_switches_is_no_change_of_an_apply(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An apply would have turned maintenance off."""
+    listed = "".join(f"{'0' * 64}  {path}\n" for path in host.files)
+    monkeypatch.setattr(ssh, "run", lambda *_: listed)
+    changed = handover.changed_files(ONE, "core1", host)
+    assert "/etc/haproxy/maintenance.map" in host.files
+    assert "/etc/haproxy/haproxy.cfg" in changed
+    assert "/etc/haproxy/maintenance.map" not in changed
 
 
 def test_a_secret_file_is_never_in_the_ignition_file() -> None:

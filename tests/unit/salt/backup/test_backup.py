@@ -197,6 +197,48 @@ def test_a_backup_of_a_newer_redis_is_refused_with_its_reason_and_both_versions(
     assert list(scratch.iterdir()) == []
 
 
+def test_a_restore_in_two_halves_ends_with_what_redis_reads_and_says_what_is_in_it(
+    program: Any, tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a host that runs containers does it: each half in a container of its own."""
+    words = ["--port", "0", "--dir", str(scratch), "--save", "", "--unixsocket", f"{scratch}/made"]
+    server = subprocess.Popen(["redis-server", *words], stdout=subprocess.DEVNULL)
+    ask = ["redis-cli", "-s", f"{scratch}/made"]
+    try:
+        deadline = time.monotonic() + 30
+        while subprocess.run([*ask, "SET", "counter:seen", "41"], capture_output=True).returncode:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        subprocess.run([*ask, "SAVE"], check=True, capture_output=True)
+    finally:
+        server.terminate()
+        server.wait()
+    key = subprocess.run(["age-keygen"], capture_output=True, text=True, check=True).stdout
+    public = subprocess.run(
+        ["age-keygen", "-y"], input=key, capture_output=True, text=True, check=True
+    )
+    kept, there, plain = tmp_path / "kept", scratch / "there", scratch / "dump.rdb"
+    kept.mkdir()
+    there.mkdir()
+    file = kept / f"{stem(1)}.rdb.age"
+    subprocess.run(["age", "-r", public.stdout.strip(), "-o", file, plain], check=True)
+    hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (file, plain)]
+    text = {"name": stem(1), "time": int(time.time()), "count": 41, "size": file.stat().st_size}
+    text |= {"sha256": hashes[0], "plain_sha256": hashes[1], "redis": "8.0.2"}
+    (kept / f"{stem(1)}.json").write_text(json.dumps(text))
+    monkeypatch.setattr(program, "STATE", tmp_path)
+    monkeypatch.setattr(program, "own_identity", lambda: key)
+    given = {**settings(kept), "count_key": "counter:seen"}
+    program.fetch_into(given, there, SimpleNamespace(identity=False, name=None))
+    assert (there / "dump.rdb").read_bytes() == plain.read_bytes()
+    program.load_there(given, there)
+    assert json.loads((there / "inside.json").read_text()) == {"count": 41, "keys": 1}
+    assert list((there / "appendonlydir").glob("*.manifest"))
+    file.write_bytes(b"x")
+    with pytest.raises(program.Refused, match="is damaged"):
+        program.fetch_into(given, there, SimpleNamespace(identity=False, name=None))
+
+
 # --- folders of others ----------------------------------------------------------------------------
 
 # As redis: whatever root could put something into, or change, becomes a link to another place.
