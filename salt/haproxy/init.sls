@@ -7,7 +7,8 @@
 {% set edges = salt['topology.machines']('edge') if haproxy.limit.enabled else [] %}
 {% set peers = edges | rejectattr('name', 'equalto', salt['topology.machine']().name) | list %}
 {% set tls = served.applications | sum(attribute='servers', start=[]) | selectattr('tls') | list %}
-{% set elsewhere = (tls + peers) | length > 0 %}
+{% set acme = salt['site.order'](haproxy) if haproxy.acme.directory else {'leader': none, 'followers': false, 'names': []} %}
+{% set elsewhere = (tls + peers) | length > 0 or acme.leader or acme.followers %}
 
 include:
   - haproxy.tls
@@ -42,6 +43,7 @@ haproxy running:
         served: {{ served | json }}
         trusted: {{ salt['topology.trusted']() | json }}
         peers: {{ peers | json }}
+        acme: {{ acme | json }}
         machine:
           name: {{ salt['topology.machine']().name | json }}
           address: {{ salt['topology.machine']().address | json }}
@@ -59,7 +61,7 @@ haproxy running:
           addresses: {{ names.ip | json }}
           certificate: {{ haproxy.tls.certificate | json }}
           key: {{ haproxy.tls.key | json }}
-          ordered: {{ (salt['site.order'](haproxy).names if haproxy.acme.directory else []) | json }}
+          ordered: {{ acme.names | json }}
     # Of a given certificate, which is given no longer.
     - clean: [/etc/stack/pki/site.pem]
     - checks:
