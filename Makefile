@@ -66,7 +66,7 @@ backup: $(VENV)/.control ## A backup of the store, now [HOST=h]
 	@$(CONTROL) backup
 
 .PHONY: restore
-restore: $(VENV)/.control ## The last backup back into the store [VERSION=name] [TEST=1] [YES=1] [FORCE=1] [IDENTITY=file]
+restore: $(VENV)/.control ## The last backup back into the store, or an application's state [APP=name] [VERSION=name] [TEST=1] [YES=1] [FORCE=1] [IDENTITY=file]
 	@$(CONTROL) restore
 
 .PHONY: failover

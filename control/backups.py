@@ -8,7 +8,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from . import ssh, stores
+from . import application, ssh, stores
 from .confirmation import confirm
 from .errors import ControlError, OperationError, UserError
 from .options import Options
@@ -64,9 +64,13 @@ def take(topology: Topology, host: str) -> None:
 def restore(topology: Topology, host: str, options: Options) -> int:
     """
     The last backup, or ``version``, back into the store on ``host``: the backups and what runs are shown,
-    then it asks, unless ``yes``. ``test``: a drill, which does all but the change.
+    then it asks, unless ``yes``. ``test``: a drill, which does all but the change. ``app``: the state folder of that
+    application instead.
     """
     words = [PROGRAM, "restore", *filter(None, [options.version])]
+    folder = application.find(options, topology).name if options.app else ""
+    if folder:
+        words += ["--folder", folder]
     identity = b""
     if options.test:
         words.append("--drill")
@@ -81,10 +85,10 @@ def restore(topology: Topology, host: str, options: Options) -> int:
         words.append("--identity")
     if not options.test:
         if not options.yes:
-            _confirm(topology, host, options.version)
+            _confirm(topology, host, options.version, folder)
         words.append("--yes")
     with contextlib.ExitStack() as stack:
-        if stores.are_several(topology) and not options.test:
+        if stores.are_several(topology) and not options.test and not folder:
             # Into the master: its replicas then copy what it has.
             away = stores.make_master(topology, host)
             stack.enter_context(stores.hold_votes(topology, away))
@@ -96,7 +100,7 @@ def restore(topology: Topology, host: str, options: Options) -> int:
     return 0
 
 
-def _confirm(topology: Topology, host: str, version: str) -> None:
+def _confirm(topology: Topology, host: str, version: str, folder: str) -> None:
     print(ssh.run(topology, host, f"{PROGRAM} list"), end="")
     backups = json.loads(ssh.run(topology, host, f"{PROGRAM} list --json"))
     if not backups:
@@ -108,8 +112,9 @@ def _confirm(topology: Topology, host: str, version: str) -> None:
     name = version or own[-1]
     if name not in counts:
         raise UserError(f"VERSION={name}: no such backup (see above)", 2)
+    replaced = f"the state folder of {folder} by that of {name}" if folder else ""
     confirm(
-        f"{host}: replace what is in the store by {name}, count {counts[name]}?",
+        f"{host}: replace {replaced or f'what is in the store by {name}, count {counts[name]}'}?",
         "; TEST=1 is a drill",
         "not restored",
     )

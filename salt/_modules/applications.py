@@ -215,7 +215,7 @@ def remove_units(files):
 
         salt-call applications.remove_units '[shop@.service]'
     """
-    systemctl = __salt__["units.systemctl"]
+    systemctl, stopped = __salt__["units.systemctl"], []
     # Timers first: they would start what is stopped.
     for file in sorted(files, key=lambda file: not file.endswith(".timer")):
         pattern = file.replace("@.", "@*.")
@@ -227,6 +227,10 @@ def remove_units(files):
             code, output = systemctl("disable", "--now", unit)
             if code:
                 return f"{unit} cannot be stopped: {output}"
+            stopped.append(unit)
         __utils__["atomic_file.remove"](f"{_UNITS}/{file}")
     systemctl("daemon-reload")
+    for unit in stopped:
+        # systemd remembers that it failed, without any file of it. One that has not is no unit any more.
+        systemctl("reset-failed", unit)
     return None

@@ -14,8 +14,8 @@ def __virtual__():
 
 def served():
     """
-    What the edge has to serve: ``{default, applications: [{name, proxy, hosts, health, methods, max_body, timeout,
-    servers}]}``, the default one first. A server is ``{name, machine, address, port, tls}``. ``default``, a name, is what
+    What the edge has to serve: ``{default, applications: [{name, proxy, hosts, health, methods, max_body, limit,
+    timeout, servers}]}``, the default one first. A server is ``{name, machine, address, port, tls}``. ``default``, a name, is what
     the topology says (``default``), or the only one that there is; it gets what no other claims, and None
     leaves that to a 421. Without any formula that hands one over the edge answers 503.
 
@@ -58,6 +58,7 @@ def served():
                 "health": found[name]["health"],
                 "methods": found[name].get("methods"),
                 "max_body": found[name].get("max_body"),
+                "limit": found[name].get("limit"),
                 "timeout": found[name].get("timeout"),
                 "servers": _servers(found[name]),
             }

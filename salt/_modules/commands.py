@@ -280,15 +280,21 @@ def _back(root, before, units, reason, unit):
     words = __salt__["units.last_words"](unit, 10)
     for one in _of_kind(units, "process"):
         if not before:
-            __salt__["units.systemctl"]("disable", "--now", f"{one}.service")
+            _put_away(f"{one}.service")
     if before:
         _point(root, before)
         for one in _of_kind(units, "process"):
             # One that the release before did not have cannot start, and is not to.
             code = __salt__["units.systemctl"]("restart", f"{one}.service")[0]
             if code:
-                __salt__["units.systemctl"]("disable", "--now", f"{one}.service")
+                _put_away(f"{one}.service")
     return f"{reason}\nlast words of {unit}:\n{words}" if words else reason
+
+
+def _put_away(service):
+    """A process that is not to run: nor is it a failure that somebody should see to."""
+    __salt__["units.systemctl"]("disable", "--now", service)
+    __salt__["units.systemctl"]("reset-failed", service)
 
 
 def _of_kind(units, kind):

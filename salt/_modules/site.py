@@ -14,6 +14,10 @@ FOLDER = "/etc/stack/pki"
 # Days for which each is valid, and fewer than which are renewed.
 _DAYS, _RENEW = 90, 30
 _CA_DAYS, _CA_RENEW = 3650, 365
+# Where an authority may be tried.
+_STAGING = {
+    "https://acme-v02.api.letsencrypt.org/directory": "https://acme-staging-v02.api.letsencrypt.org/directory",
+}
 
 
 def __virtual__():
@@ -22,8 +26,9 @@ def __virtual__():
 
 def order(settings):
     """
-    What files/acme.py is told: the formula's settings of it, and the names that the certificate is to carry.
-    Without any in the settings they are the topology's domain and the applications' hosts.
+    What files/acme.py is told: the formula's settings of it, the names that the certificate is to carry, and
+    ``leader``, ``{name, address}`` of the edge that orders for all, None on that one itself. Without any names in the
+    settings they are the topology's domain and the applications' hosts.
 
     CLI Example:
 
@@ -32,27 +37,27 @@ def order(settings):
         salt-call site.order "$(salt-call --out json formula.settings haproxy)"
     """
     acme = settings["acme"]
-    if (
-        acme["directory"]
-        and acme["challenge"] == "http"
-        and (__pillar__.get("secrets") or {}).get("site")
-    ):
-        raise CommandExecutionError(
-            "haproxy:acme:challenge: several edges cannot order by http, which only the one with the floating "
-            "address could answer: dns, or a certificate in haproxy:tls"
-        )
+    edges = __salt__["topology.machines"]("edge")
+    first = edges[0] if edges else __salt__["topology.machine"]()
+    leads = first["name"] == __salt__["topology.machine"]()["name"]
     hosts = [
         host
         for application in __salt__["backends.served"]()["applications"]
         for host in application["hosts"]
     ]
     names = acme["names"] or [__salt__["topology.domain"](), *hosts]
-    wanted = ("directory", "email", "challenge", "port", "renew_days")
+    wanted = ("directory", "email", "renew_days")
     return {
         "names": list(dict.fromkeys(names)),
         "live": os.path.join(settings["tls"]["directory"], "site.pem"),
         "socket": settings["admin"]["socket"],
         **{one: acme[one] for one in wanted},
+        # Who only fetches it proves nothing to anybody.
+        "challenge": acme["challenge"] if leads else None,
+        "leader": None if leads else {key: first[key] for key in ("name", "address")},
+        "followers": leads and len(edges) > 1,
+        "https_port": settings["frontend"]["https_port"],
+        "staging": acme["staging"] or _STAGING.get(acme["directory"]),
     }
 
 

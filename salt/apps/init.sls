@@ -8,6 +8,13 @@ include:
 
 units of former applications absent:
   applications.only: []
+{% if apps %}
+
+app-run command:
+  checked.files:
+    - files:
+        /usr/local/sbin/app-run: {source: salt://apps/files/app-run, mode: '0755'}
+{% endif %}
 
 {% for name, app in salt['applications.chosen']().items() %}
 {% if salt['applications.has_release'](name) %}

@@ -1,6 +1,7 @@
 # The site's certificate from a public authority: the program on its settings, then the clock.
 {% from 'haproxy/map.jinja' import haproxy with context %}
 {% if haproxy.acme.directory %}
+{% set order = salt['site.order'](haproxy) %}
 
 acme packages:
   pkg.installed:
@@ -15,7 +16,7 @@ acme user:
     - createhome: false
     - shell: /usr/sbin/nologin
 
-{% if haproxy.acme.challenge == 'dns' %}
+{% if order.challenge == 'dns' %}
 acme token:
   secret.present:
     - name: {{ haproxy.acme.token | json }}
@@ -37,7 +38,7 @@ acme timer running:
     - name: haproxy-acme.timer
     - files:
         /etc/stack/acme/settings.json:
-          contents: {{ ((salt['site.order'](haproxy) | json) ~ '\n') | json }}
+          contents: {{ ((order | json) ~ '\n') | json }}
         {%- if haproxy.acme.ca %}
         /etc/stack/acme/ca.pem: {contents: {{ haproxy.acme.ca | json }}}
         {%- endif %}
@@ -45,6 +46,12 @@ acme timer running:
         /etc/systemd/system/haproxy-acme.timer: {source: salt://haproxy/files/acme.timer}
     - context:
         haproxy: {{ haproxy | json }}
+        challenge: {{ order.challenge | json }}
+    {%- if opts.test %}
+    # The settings are not in use yet: the authority's staging directory is asked what the real one will be.
+    - checks:
+        - {{ '/opt/salt/bin/python salt://haproxy/files/acme.py try {staged}/etc/stack/acme/settings.json' | json }}
+    {%- endif %}
     - watch_files: [/usr/local/libexec/haproxy-acme/haproxy-acme]
     - require:
       - checked: acme program
@@ -63,6 +70,13 @@ acme units absent:
     - names: [/etc/systemd/system/haproxy-acme.timer, /etc/systemd/system/haproxy-acme.service, /etc/stack/acme]
     - require:
       - service: acme timer stopped
+
+# Or an order that failed is an alert for ever.
+acme failure cleared:
+  cmd.run:
+    - name: systemctl reset-failed haproxy-acme.service || true
+    - onchanges:
+      - file: acme units absent
 {% else %}
 
 # An empty file is an error to Salt.

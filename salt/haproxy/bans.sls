@@ -39,6 +39,12 @@ bans behind balancers absent:
     - names: [/etc/systemd/system/haproxy-bans.service, /usr/local/libexec/haproxy-bans]
     - require:
       - service: bans behind balancers stopped
+
+bans behind balancers failure cleared:
+  cmd.run:
+    - name: systemctl reset-failed haproxy-bans.service || true
+    - onchanges:
+      - file: bans behind balancers absent
 {% else %}
 
 # An empty file is an error to Salt.

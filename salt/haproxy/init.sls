@@ -7,7 +7,8 @@
 {% set edges = salt['topology.machines']('edge') if haproxy.limit.enabled else [] %}
 {% set peers = edges | rejectattr('name', 'equalto', salt['topology.machine']().name) | list %}
 {% set tls = served.applications | sum(attribute='servers', start=[]) | selectattr('tls') | list %}
-{% set elsewhere = (tls + peers) | length > 0 %}
+{% set acme = salt['site.order'](haproxy) if haproxy.acme.directory else {'leader': none, 'followers': false, 'names': []} %}
+{% set elsewhere = (tls + peers) | length > 0 or acme.leader or acme.followers %}
 
 include:
   - haproxy.tls
@@ -66,6 +67,7 @@ haproxy running:
         trusted: {{ salt['topology.trusted']() | json }}
         peers: {{ peers | json }}
         has_balancer: {{ (balancer is not none) | json }}
+        acme: {{ acme | json }}
         machine:
           name: {{ salt['topology.machine']().name | json }}
           address: {{ salt['topology.machine']().address | json }}
@@ -84,7 +86,7 @@ haproxy running:
           addresses: {{ names.ip | json }}
           certificate: {{ haproxy.tls.certificate | json }}
           key: {{ haproxy.tls.key | json }}
-          ordered: {{ (salt['site.order'](haproxy).names if haproxy.acme.directory else []) | json }}
+          ordered: {{ acme.names | json }}
     # Of a given certificate, which is given no longer; of a balancer that is no more.
     - clean:
         - /etc/stack/pki/site.pem

@@ -32,7 +32,9 @@ SHARES = {
         "test_balancer",
         "test_bans",
         "test_count",
+        "test_examples",
         "test_filebeat",
+        "test_http3",
         "test_logs",
     ),
     "devc": (

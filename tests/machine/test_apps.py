@@ -5,25 +5,18 @@ happens to one is nothing to the others.
 
 from __future__ import annotations
 
-import contextlib
-import http.client
 import json
 import re
 import shutil
-import socket
-import ssl
-import subprocess
-import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pace
 import pytest
 import runbooks
-from lab_machine import ROOT, Lab
+from applications_lab import Apps
+from lab_machine import Lab
 
 pytestmark = [pytest.mark.controller, pytest.mark.one_release]
 
@@ -42,101 +35,32 @@ SETTINGS = {
 }
 
 
-@dataclass
-class Apps:
-    """The machine with all three, and where their sources are changed."""
-
-    lab: Lab
-    store: Path
-    sources: Path
-    versions: dict[str, str] = field(default_factory=dict)
-
-    def make(self, *words: str, check: bool = True, **settings: str) -> Any:
-        return self.lab.make(*words, check=check, ARTIFACT_STORE=str(self.store), **settings)
-
+class Built(Apps):
     def build(self, name: str, fails: str = "", version: str = "one") -> str:
         """Publish an application, told what to fail at; its version."""
         folder = self.sources / name
         source = (SOURCES / name / f"{name}.py").read_text(encoding="utf-8")
         source = source.replace('"one"', f'"{version}"').replace('FAILS = ""', f'FAILS = "{fails}"')
         (folder / f"{name}.py").write_text(source, encoding="utf-8")
-        return str(self.make("publish", APP=str(folder)).stdout.strip().splitlines()[-1])
-
-    def deploy(self, name: str, version: str, check: bool = True) -> Any:
-        return self.make("deploy", check=check, APP=name, VERSION=version)
-
-    def curl(self, host: str, path: str = "/", *words: str) -> str:
-        command = ["curl", "-sS", "--max-time", "10", "--cacert", self.lab.ca]
-        command += ["--resolve", f"{host}:443:{self.lab.address}", *words, f"https://{host}{path}"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-        return done.stdout
-
-    def status(self, host: str, path: str = "/", *words: str) -> int:
-        return int(self.curl(host, path, "-o", "/dev/null", "-w", "%{http_code}", *words) or 0)
-
-    @contextlib.contextmanager
-    def asked(self, *hosts: str) -> Iterator[dict[str, list[str]]]:
-        """Requests to each name for as long as the block runs: ``{host: what went wrong}``, and how many there were."""
-        context = ssl.create_default_context(cafile=self.lab.ca)
-        wrong: dict[str, list[str]] = {host: [] for host in hosts}
-        counted = dict.fromkeys(hosts, 0)
-        stop = threading.Event()
-
-        def ask(host: str) -> None:
-            connection = http.client.HTTPSConnection(host, timeout=20, context=context)
-            connection._create_connection = lambda *_: socket.create_connection(  # type: ignore[attr-defined]
-                (self.lab.address, 443), 20
-            )
-            while not stop.wait(0.02):
-                try:
-                    connection.request("GET", "/")
-                    answer = connection.getresponse()
-                    answer.read()
-                    if answer.status != 200:
-                        wrong[host].append(str(answer.status))
-                except (OSError, http.client.HTTPException) as error:
-                    wrong[host].append(repr(error))
-                    connection.close()
-                counted[host] += 1
-
-        threads = [threading.Thread(target=ask, args=(host,)) for host in hosts]
-        for thread in threads:
-            thread.start()
-        try:
-            yield wrong
-        finally:
-            stop.set()
-            for thread in threads:
-                thread.join()
-        assert min(counted.values()) > 50, counted
+        return self.publish(folder)
 
 
 @pytest.fixture(scope="module")
-def apps(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Apps]:
+def apps(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Built]:
     sources = tmp_path_factory.mktemp("sources")
     shutil.copytree(SOURCES, sources, dirs_exist_ok=True)
     # One's own version for each build, also where git ignores what is temporary.
-    ours = Apps(lab, tmp_path_factory.mktemp("store"), sources)
-    settings = ROOT / "pillar" / "settings" / f"{lab.topology}.sls"
-    settings.parent.mkdir(exist_ok=True)
-    assert not settings.exists(), f"{settings}: somebody's own"
-    settings.write_text(json.dumps(SETTINGS), encoding="utf-8")
-    try:
+    ours = Built(lab, tmp_path_factory.mktemp("store"), sources)
+    with ours.served():
+        ours.settings.write_text(json.dumps(SETTINGS), encoding="utf-8")
         lab.apply()
         for name in ("shop", "pages"):
             ours.versions[name] = ours.build(name)
             ours.deploy(name, ours.versions[name])
         yield ours
-    finally:
-        settings.unlink()
-        with contextlib.suppress(OSError):
-            settings.parent.rmdir()
-        lab.apply()
-        lab.run("rm -rf /opt/apps /var/lib/apps /var/lib/stack/releases/shop.json"
-                " /var/lib/stack/releases/pages.json; userdel app-shop; userdel app-pages")  # fmt: skip
 
 
-def test_each_application_is_served_by_its_name_and_others_by_the_default(apps: Apps) -> None:
+def test_each_application_is_served_by_its_name_and_others_by_the_default(apps: Built) -> None:
     lab = apps.lab
     assert apps.curl("shop.test").startswith("one\nmigrated one\nworker one\n")
     assert apps.curl("pages.test") == apps.curl("www.pages.test") == "pages 0 False\n"
@@ -158,7 +82,7 @@ def test_each_application_is_served_by_its_name_and_others_by_the_default(apps: 
 
 
 @pytest.mark.timeout(900)
-def test_commands_of_their_runbooks_work(apps: Apps) -> None:
+def test_commands_of_their_runbooks_work(apps: Built) -> None:
     """The other pages' are test_docs.py's, on a machine without them."""
     apps.lab.wait("status is good", lambda: apps.lab.make("status", check=False).returncode == 0)
     wrong = runbooks.failing(apps.lab, runbooks.pages_of("apps"))
@@ -166,7 +90,7 @@ def test_commands_of_their_runbooks_work(apps: Apps) -> None:
 
 
 def test_one_application_is_deployed_and_taken_back_and_no_request_of_any_is_lost(
-    apps: Apps,
+    apps: Built,
 ) -> None:
     lab = apps.lab
     before = lab.count()
@@ -199,7 +123,7 @@ FAILURES = {
 
 
 @pytest.mark.parametrize("fails", FAILURES)
-def test_what_fails_of_a_release_takes_it_back_and_nobody_notices(apps: Apps, fails: str) -> None:
+def test_what_fails_of_a_release_takes_it_back_and_nobody_notices(apps: Built, fails: str) -> None:
     bad = apps.build("shop", fails, version=f"bad-{fails}")
     with apps.asked("shop.test", "pages.test") as wrong:
         done = apps.deploy("shop", bad, check=False)
@@ -212,7 +136,7 @@ def test_what_fails_of_a_release_takes_it_back_and_nobody_notices(apps: Apps, fa
     assert Path(link.strip()).name == apps.versions["shop"]
 
 
-def test_a_cron_job_that_hangs_is_ended_and_its_unit_has_failed(apps: Apps) -> None:
+def test_a_cron_job_that_hangs_is_ended_and_its_unit_has_failed(apps: Built) -> None:
     lab = apps.lab
     assert lab.run("systemctl is-enabled shop-tidy.timer").strip() == "enabled"
     began = time.monotonic()
@@ -223,7 +147,7 @@ def test_a_cron_job_that_hangs_is_ended_and_its_unit_has_failed(apps: Apps) -> N
     assert apps.status("shop.test") == 200
 
 
-def test_maintenance_answers_503_to_all_but_named_clients_until_it_ends(apps: Apps) -> None:
+def test_maintenance_answers_503_to_all_but_named_clients_until_it_ends(apps: Built) -> None:
     lab = apps.lab
     try:
         said = apps.make("maintenance", ON="1").stdout
@@ -252,7 +176,7 @@ def test_maintenance_answers_503_to_all_but_named_clients_until_it_ends(apps: Ap
     lab.wait("all serve again", lambda: apps.status("shop.test") == 200)
 
 
-def test_an_application_that_is_not_there_is_one_line_with_the_nearest(apps: Apps) -> None:
+def test_an_application_that_is_not_there_is_one_line_with_the_nearest(apps: Built) -> None:
     done = apps.deploy("shpo", "1", check=False)
     assert done.returncode != 0
     assert "did you mean shop?" in done.stderr
@@ -260,10 +184,10 @@ def test_an_application_that_is_not_there_is_one_line_with_the_nearest(apps: App
     assert "apps:shop:host: unknown key; did you mean 'hosts'?" in done.stdout + done.stderr
 
 
-def test_a_former_name_is_stopped_and_its_port_free(apps: Apps) -> None:
+def test_a_former_name_is_stopped_and_its_port_free(apps: Built) -> None:
     """Last: the application is gone after it. Its state stays."""
     lab = apps.lab
-    settings = ROOT / "pillar" / "settings" / f"{lab.topology}.sls"
+    settings = apps.settings
     text = settings.read_text(encoding="utf-8")
     try:
         settings.write_text(json.dumps({"apps": {"pages": SETTINGS["apps"]["pages"]}}), "utf-8")

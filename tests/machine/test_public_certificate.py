@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lab_machine import Lab
+from lab_machine import Lab, Outsider
 
 DIRECTORY = "https://localhost:14000/dir"
 NAMES = ["counter.test", "www.counter.test"]
@@ -48,6 +48,25 @@ LOAD = (
     "while [ ! -e /run/authority/enough ]; do"
     ' curl -sk -m 10 -o /dev/null -w "%{http_code} " https://127.0.0.1/; done >/run/authority/load'
 )
+# Another computer's answer to whatever an authority asks there.
+OTHER = """
+import http.server
+class Answer(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"nothing of ours")
+    def log_message(self, *_):
+        pass
+http.server.HTTPServer(("", 80), Answer).serve_forever()
+"""
+# Any account of the machine, on the port where the challenge was answered once.
+INTRUDER = """
+import socket
+with socket.create_server(("127.0.0.1", 8409)) as server:
+    while True:
+        server.accept()[0].sendall(b"HTTP/1.0 200 OK\\r\\n\\r\\nmine")
+"""
 STOP = "systemctl stop {units} 2>/dev/null; systemctl reset-failed {units} 2>/dev/null; true"
 
 
@@ -167,6 +186,108 @@ def test_while_the_authority_is_away_what_is_there_serves_and_the_unit_says_so(
             in lab.run("curl -s localhost:9103/metrics | grep unit_failed", check=False)
         ),
     )
+
+
+@pytest.mark.one_release
+def test_a_name_that_leads_elsewhere_is_refused_and_tried_before_it_is_asked_for(
+    lab: Lab, authority: dict[str, Any]
+) -> None:
+    """`TEST=1` asks the staging directory, which is the same one here; then the order itself fails, and nothing is lost."""
+    if reason := Outsider.missing():
+        pytest.skip(reason)
+    settle(lab, authority)
+    lab.wait("a certificate", lambda: "Pebble" in served(lab))
+    there, before = served(lab), lab.run("cat /etc/stack/acme/settings.json")
+    wrong = {**authority, "staging": DIRECTORY, "names": [*NAMES, "elsewhere.test"]}
+
+    def tried(acme: dict[str, Any]) -> Any:
+        pillar = json.dumps({"haproxy": {"acme": acme}})
+        return lab.apply(SLS="haproxy", PILLAR=pillar, TEST="1", check=False)
+
+    with Outsider(lab, 5) as other:
+        elsewhere = other.start("python3", "-c", OTHER)
+        try:
+            lab.wait("it answers", lambda: other.connects(80, other.address))
+            lead = json.dumps({"host": "elsewhere.test", "addresses": [other.address]})
+            lab.run(f"curl -sf -d '{lead}' http://127.0.0.1:8055/add-a")
+            done = tried(wrong)
+            assert done.returncode != 0
+            assert f"{DIRECTORY} would give no certificate" in done.stdout, done.stdout
+            assert "elsewhere.test" in done.stdout
+            assert lab.run("cat /etc/stack/acme/settings.json") == before
+            settle(lab, wrong)
+            lab.wait(
+                "the order has failed",
+                lambda: "failed" in lab.run("systemctl is-failed haproxy-acme", check=False),
+            )
+            assert "gave no certificate, what is there goes on serving" in last(lab)
+            assert "elsewhere.test" in last(lab)
+            assert served(lab) == there
+        finally:
+            elsewhere.kill()
+            elsewhere.wait()
+            lab.run('curl -sf -d \'{"host": "elsewhere.test"}\' http://127.0.0.1:8055/clear-a')
+            settle(lab, authority)
+            lab.run(
+                "rm -f /var/lib/haproxy-acme/*/failures.json; systemctl reset-failed haproxy-acme"
+            )
+    # With a name that leads here it would come, and is not kept.
+    asked = lab.run(
+        "journalctl -u test-authority -o cat | grep -c 'Issued certificate'", check=False
+    )
+    more = {**wrong, "names": [*NAMES, "more.test"]}
+    done = tried(more)
+    assert done.returncode == 0, done.stdout
+    again = lab.run(
+        "journalctl -u test-authority -o cat | grep -c 'Issued certificate'", check=False
+    )
+    assert int(again) == int(asked) + 1
+    assert served(lab) == there
+
+
+@pytest.mark.one_release
+def test_no_other_account_can_answer_an_authority(lab: Lab, authority: dict[str, Any]) -> None:
+    settle(lab, authority)
+    lab.run("cat >/run/authority/intruder.py; chmod 644 /run/authority/intruder.py", data=INTRUDER)
+    lab.run("chmod 755 /run/authority")
+    lab.run("systemd-run -q --unit test-intruder --uid nobody python3 /run/authority/intruder.py")
+    try:
+        lab.wait(
+            "it listens", lambda: "mine" in lab.run("curl -s http://127.0.0.1:8409/", check=False)
+        )
+        url = "http://127.0.0.1/.well-known/acme-challenge/token"
+        assert lab.run(f"curl -s -o /dev/null -w '%{{http_code}}' {url}") == "503"
+        # Nor where it is answered: the folder is its own.
+        listen = "python3 -c \"import socket; socket.socket(socket.AF_UNIX).bind('/run/haproxy-acme/challenge')\""
+        said = lab.run(f"runuser -u nobody -- {listen} 2>&1", check=False)
+        assert "Error" in said
+    finally:
+        lab.run(STOP.format(units="test-intruder"))
+
+
+@pytest.mark.one_release
+def test_the_account_is_in_the_backup_and_comes_back(lab: Lab, authority: dict[str, Any]) -> None:
+    settle(lab, authority)
+    lab.wait("a certificate", lambda: "Pebble" in served(lab))
+    there = served(lab)
+    files = "cd /var/lib/haproxy-acme && find . -type f -name '*.key' -o -name account.json | sort | xargs sha256sum"
+    account = lab.run(files)
+    assert "account.json" in account
+    # What may be in a backup is of the whole configuration.
+    pillar = json.dumps({"haproxy": {"acme": authority}})
+    lab.apply(SLS="backup", PILLAR=pillar)
+    try:
+        assert "haproxy-acme" in lab.make("backup").stdout
+        lab.run("rm -rf /var/lib/haproxy-acme")
+        said = lab.run("stack-backup restore --folder haproxy-acme --yes")
+        assert "restored: /var/lib/haproxy-acme" in said
+        assert lab.run(files) == account
+        assert lab.run("stat -c %U:%a /var/lib/haproxy-acme").strip() == "stack-acme:700"
+        assert "0 failed" in settle(lab, authority)
+        assert served(lab) == there
+    finally:
+        lab.run("rm -rf /var/lib/.before-restore-haproxy-acme-* /var/backups/store/*")
+        lab.apply(SLS="backup")
 
 
 @pytest.mark.nightly("a name server of its own, and the machine's resolver changed: half a minute")

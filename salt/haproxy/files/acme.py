@@ -6,24 +6,38 @@ Orders the site's certificate from a public authority and has HAProxy serve it: 
     haproxy-acme order      as stack-acme: lego(1) answers the authority's challenge, where a certificate is due
     haproxy-acme install    as root: what was ordered is checked, taken by HAProxy without a reload, and written
 
+Of several edges the first orders, and the others get the certificate from it: in a TLS handshake, which only who holds the
+site's key can complete.
+
+    haproxy-acme try SETTINGS    as root, before settings are in use: the authority's staging directory, asked for the same
+
 A certificate is due when there is none for these names and this key, or it ends within `renew_days`. After an order
 that failed the next waits 15 minutes, then twice as long each time, a day at most: an authority counts failures too.
 """
 
 import glob
 import hashlib
+import http.server
 import importlib.util
 import json
 import os
+import re
+import shutil
 import socket
+import socketserver
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 SETTINGS = "/etc/stack/acme/settings.json"
 REQUEST = "/etc/stack/acme/request.pem"
 STATE = "/var/lib/haproxy-acme"
+# Where HAProxy asks for what an authority asks for. Nobody else can listen in that folder.
+CHALLENGE = "/run/haproxy-acme/challenge"
+TRIAL = "haproxy-acme-trial"
+PROGRAM = "/usr/local/libexec/haproxy-acme/haproxy-acme"
 # For clients and `make status`, as of a certificate that somebody gave.
 SHOWN = "/etc/stack/pki/site.pem"
 FIRST_WAIT, LONGEST_WAIT = 900, 86400
@@ -75,7 +89,7 @@ def public(of):
     return of.public_key().public_bytes(serialization.Encoding.DER, form)
 
 
-def request(settings):
+def request(settings, path=REQUEST):
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
 
@@ -83,7 +97,7 @@ def request(settings):
         key = serialization.load_pem_private_key(file.read(), password=None)
     names = [x509.DNSName(name) for name in settings["names"]]
     try:
-        old = x509.load_pem_x509_csr(read(REQUEST).encode())
+        old = x509.load_pem_x509_csr(read(path).encode())
         found = old.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         if public(old) == public(key) and list(found) == names:
             return
@@ -96,7 +110,7 @@ def request(settings):
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .sign(key, hashes.SHA256())
     )
-    write(REQUEST, made.public_bytes(serialization.Encoding.PEM).decode())
+    write(path, made.public_bytes(serialization.Encoding.PEM).decode())
 
 
 def due(settings):
@@ -118,7 +132,136 @@ def due(settings):
     return f"it ends in {left:.0f} days" if left < settings["renew_days"] else ""
 
 
+class Answer(http.server.BaseHTTPRequestHandler):
+    """What lego has laid down for an authority, and nothing else."""
+
+    folder = ""
+    timeout = 10
+
+    def do_GET(self):
+        token = re.fullmatch(r"/\.well-known/acme-challenge/([A-Za-z0-9_-]{1,200})", self.path)
+        try:
+            text = read(os.path.join(self.folder, ".well-known/acme-challenge", token[1])).encode()
+        except (OSError, TypeError, ValueError):
+            self.send_error(404)
+            return
+        self.send_response(200)
+        self.send_header("Content-Type", "text/plain")
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def log_message(self, *_):
+        """HAProxy logs requests."""
+
+
+class Answers(socketserver.ThreadingUnixStreamServer):
+    daemon_threads = True
+
+
+def lego(settings, path, csr):
+    """``(exit code, output)`` of an order."""
+    words = ["lego", "--accept-tos", "--server", settings["directory"], "--path", path]
+    words += ["--email", settings["email"], "--csr", csr]
+    with tempfile.TemporaryDirectory() as folder:
+        if settings["challenge"] == "dns":
+            words += ["--dns", "digitalocean"]
+        else:
+            words += ["--http", "--http.webroot", folder]
+            server = Answers(CHALLENGE, type("Here", (Answer,), {"folder": folder}))
+            # HAProxy's account may ask, as anybody may by port 80.
+            os.chmod(CHALLENGE, 0o666)
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            done = subprocess.run(
+                [*words, "run"],
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                text=True, timeout=600,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired as late:
+            return (
+                1,
+                f"{(late.stdout or b'').decode(errors='replace')}\nno answer within 10 minutes",
+            )
+    return done.returncode, done.stdout
+
+
+def last_line(said):
+    """The last thing that lego said is why."""
+    found = (line for line in reversed(said.splitlines()) if line.strip())
+    return next(found, "lego said nothing").strip()[:500]
+
+
+def fetch(settings):
+    """The certificate that the edge that orders serves, if it is a public one."""
+    leader = settings["leader"]
+    words = ["openssl", "s_client", "-connect", f"{leader['address']}:{settings['https_port']}"]
+    words += [
+        "-servername",
+        settings["names"][0].replace("*", "www"),
+        "-showcerts",
+        "-verify_quiet",
+    ]
+    done = subprocess.run(words, input="", capture_output=True, text=True, timeout=60)
+    if done.returncode:
+        sys.exit(
+            f"{leader['name']}, which orders the certificate, gives none: {last_line(done.stderr)}"
+        )
+    block = r"(?s)-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----\n"
+    chain = "".join(re.findall(block, done.stdout[:LARGEST]))
+    # One that the edges made themselves carries addresses too.
+    carried = checks().carried(chain)
+    if not carried or carried[1] or not checks().carries(chain, settings["names"], []):
+        print(f"{leader['name']} has no certificate for {', '.join(settings['names'])} yet")
+        return
+    try:
+        if read(ordered(settings)) == chain:
+            return
+    except OSError:
+        os.makedirs(os.path.dirname(ordered(settings)), exist_ok=True)
+    write(ordered(settings), chain)
+
+
+def try_staging(settings):
+    """Ask the staging directory for what the real one will be asked for; nothing of it is kept."""
+    staging = settings["staging"]
+    # What answers the challenge is there from the first apply on.
+    ready = shutil.which("lego") and os.path.exists(SETTINGS)
+    if (
+        not staging
+        or not ready
+        or settings["leader"]
+        or not os.path.exists(f"{settings['live']}.key")
+    ):
+        return
+    with tempfile.TemporaryDirectory(dir="/run") as folder:
+        os.chmod(folder, 0o755)
+        csr = os.path.join(folder, "request.pem")
+        request(settings, csr)
+        unit = ["systemd-run", "--quiet", "--pipe", "--wait", "--collect", f"--unit={TRIAL}"]
+        # As haproxy-acme.service: what speaks to the internet is neither root nor HAProxy.
+        with open("/etc/systemd/system/haproxy-acme.service", encoding="utf-8") as file:
+            lines = [
+                line.strip().replace("%d", f"/run/credentials/{TRIAL}.service") for line in file
+            ]
+        skipped = ("Exec", "Type=", "TimeoutStartSec=", "StateDirectory", "#", "[")
+        own = lines[lines.index("[Service]") :]
+        unit += [
+            f"--property={line}" for line in own if "=" in line and not line.startswith(skipped)
+        ]
+        done = subprocess.run(
+            [*unit, PROGRAM, "trial", csr],
+            input=json.dumps({**settings, "directory": staging}),
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=700,
+        )  # fmt: skip
+    if done.returncode:
+        sys.exit(f"{staging} would give no certificate: {last_line(done.stdout)}")
+
+
 def order(settings):
+    if settings["leader"]:
+        fetch(settings)
+        return
     reason = due(settings)
     if not reason:
         return
@@ -136,31 +279,10 @@ def order(settings):
     if count and wait > 0:
         sys.exit(f"{failed['said']}; tried {count} times, again in {wait / 60:.0f} minutes")
     print(f"ordering a certificate for {', '.join(settings['names'])}: {reason}", flush=True)
-    words = ["lego", "--accept-tos", "--server", settings["directory"], "--path", path]
-    words += ["--email", settings["email"], "--csr", REQUEST]
-    if settings["challenge"] == "dns":
-        words += ["--dns", "digitalocean"]
-    else:
-        words += ["--http", "--http.port", f"127.0.0.1:{settings['port']}"]
-    try:
-        done = subprocess.run(
-            [*words, "run"],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            text=True, timeout=600,
-        )  # fmt: skip
-        code, said = done.returncode, done.stdout
-    except subprocess.TimeoutExpired as late:
-        code, said = (
-            1,
-            f"{(late.stdout or b'').decode(errors='replace')}\nno answer within 10 minutes",
-        )
+    code, said = lego(settings, path, REQUEST)
     print(said, flush=True)
     if code:
-        # The last thing that it said is why.
-        last = next(
-            (line for line in reversed(said.splitlines()) if line.strip()), "lego said nothing"
-        )
-        found = {"of": asked, "count": count + 1, "at": time.time(), "said": last.strip()[:500]}
+        found = {"of": asked, "count": count + 1, "at": time.time(), "said": last_line(said)}
         write(note, json.dumps(found), 0o600)
         sys.exit(
             f"{settings['directory']} gave no certificate, what is there goes on serving: {found['said']}"
@@ -211,6 +333,16 @@ if __name__ == "__main__":
     if sys.argv[1:] == ["check"]:
         # Before there are settings: whether it can run here, with what judges certificates.
         sys.exit(not checks().pair_problems("", ""))
+    if sys.argv[1:2] == ["try"]:
+        with open(sys.argv[2], encoding="utf-8") as file:
+            try_staging(json.load(file))
+        sys.exit()
+    if sys.argv[1:2] == ["trial"]:
+        given = json.load(sys.stdin)
+        with tempfile.TemporaryDirectory() as path:
+            code, said = lego(given, path, sys.argv[2])
+        print(said)
+        sys.exit(code)
     with open(SETTINGS, encoding="utf-8") as file:
         given = json.load(file)
     {"request": request, "order": order, "install": install}[sys.argv[1]](given)

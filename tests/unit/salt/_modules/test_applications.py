@@ -39,3 +39,25 @@ def test_redis_of_several_stores_is_refused_to_an_application(
         configured(notes, 3)
     assert "\n" not in str(no.value)
     assert list(configured({"hello": {}}, 3)) == ["hello"]
+
+
+def test_a_unit_that_is_removed_leaves_no_failure_behind(
+    load_source: Callable[..., ModuleType], tmp_path: Path
+) -> None:
+    """`shop-release.service not-found failed` was an alert until somebody typed reset-failed."""
+    said = []
+
+    def systemctl(*words: str) -> tuple[int, str]:
+        said.append(" ".join(words))
+        return 0, "shop-release.service not-found failed failed x" if words[
+            0
+        ] == "list-units" else ""
+
+    salt = {"units.systemctl": systemctl}
+    utils = {"atomic_file.remove": lambda path: Path(path).unlink(missing_ok=True)}
+    module = load_source("salt/_modules/applications.py", salt=salt, utils=utils)
+    module._UNITS = str(tmp_path)  # type: ignore[attr-defined]
+    (tmp_path / "shop-release.service").touch()
+    assert module.remove_units(["shop-release.service"]) is None
+    assert said[-2:] == ["daemon-reload", "reset-failed shop-release.service"]
+    assert not any(tmp_path.iterdir())

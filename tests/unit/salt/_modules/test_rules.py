@@ -69,6 +69,10 @@ BROKEN: list[tuple[dict[str, Any], str]] = [
         "pillar haproxy:acme:challenge: 'http' must be dns for a wildcard",
     ),
     ({"haproxy": {"acme": {"challenge": "dns"}}}, "pillar haproxy:acme:challenge: 'dns' needs"),
+    (
+        {"haproxy": {"http3": True, "knows_http3": False}},
+        "pillar haproxy:http3: True needs HAProxy 2.9 or newer",
+    ),
     ({"haproxy": {"limit": {"connections": 700}}}, "pillar haproxy:limit:connections: 700 must"),
     (
         {"fail2ban": {"jails": {"haproxy-limit": {"maxretry": 1500}}}},

@@ -185,7 +185,9 @@ def test_a_backup_of_a_newer_redis_is_refused_with_its_reason_and_both_versions(
     monkeypatch.setattr(program, "SANDBOX", sandbox)
     monkeypatch.setattr(program, "own_identity", lambda: key)
     monkeypatch.setattr(program, "admin", lambda *words: pytest.fail("the real Redis was asked"))
-    options = SimpleNamespace(identity=False, name=None, drill=False, force=True, yes=True)
+    options = SimpleNamespace(
+        identity=False, folder=None, name=None, drill=False, force=True, yes=True
+    )
     own = subprocess.run(["redis-server", "--version"], capture_output=True, text=True, check=True)
     version = own.stdout.split("v=")[1].split()[0]
     with pytest.raises(program.Refused) as no:
@@ -475,3 +477,174 @@ def test_a_redis_that_does_not_say_its_role_is_one_line(
     with pytest.raises(program.Failed, match="does not say its role") as caught:
         program.is_elsewhere("password")
     assert said in str(caught.value)
+
+
+# --- folders of other formulas --------------------------------------------------------------------
+
+
+@pytest.fixture
+def folders(program: Any) -> Iterator[SimpleNamespace]:
+    """A folder of another account's, and what is collected of it; below a path that every account may enter."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        base = Path(name)
+        base.chmod(0o755)
+        folder = base / "shop"
+        folder.mkdir()
+        program.COLLECTED = base / "collected"
+        shutil.chown(folder, "nobody", "nogroup")
+        given = {"folder": str(folder), "user": "nobody", "units": []}
+        yield SimpleNamespace(base=base, folder=folder, settings={"folders": {"shop": given}})
+
+
+@pytest.fixture
+def someone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In place of stack-backup, which this computer has not."""
+    import pwd
+
+    found = pwd.getpwnam
+
+    def known(name: str) -> Any:
+        return found("root" if name == "stack-backup" else name)
+
+    monkeypatch.setattr(pwd, "getpwnam", known)
+
+
+def unpacked(folders: SimpleNamespace) -> Path:
+    target = folders.base / "unpacked"
+    target.mkdir()
+    subprocess.run(["tar", "-xf", folders.base / "collected/shop.tar", "-C", target], check=True)
+    return Path(target)
+
+
+@needs_root
+def test_a_database_in_use_is_saved_whole_with_what_is_in_its_log(
+    program: Any, folders: SimpleNamespace, someone: None
+) -> None:
+    """Its file alone, copied, lacks what stands in the write-ahead log, or has half a transaction."""
+    path = folders.folder / "shop.sqlite3"
+    writer = program.sqlite3.connect(path, isolation_level=None)
+    writer.execute("PRAGMA journal_mode=WAL")
+    writer.execute("PRAGMA wal_autocheckpoint=0")
+    writer.execute("CREATE TABLE orders (n INTEGER)")
+    writer.executemany("INSERT INTO orders VALUES (?)", [(n,) for n in range(1000)])
+    # What is not committed is not there.
+    writer.execute("BEGIN IMMEDIATE")
+    writer.execute("INSERT INTO orders VALUES (1000)")
+    (folders.folder / "upload").write_bytes(b"text")
+    (folders.folder / "notes-wal").write_bytes(b"no database's")
+    (folders.folder / "notes").write_bytes(b"text")
+    for file in folders.folder.iterdir():
+        shutil.chown(file, "nobody", "nogroup")
+    program.collect(folders.settings)
+    found = unpacked(folders)
+    assert sorted(file.name for file in found.iterdir()) == [
+        "notes",
+        "notes-wal",
+        "shop.sqlite3",
+        "upload",
+    ]
+    reader = program.sqlite3.connect(found / "shop.sqlite3")
+    assert reader.execute("SELECT count(*), max(n) FROM orders").fetchone() == (1000, 999)
+    writer.execute("COMMIT")
+    assert (found / "upload").read_bytes() == b"text"
+
+
+@needs_root
+def test_a_folder_leads_root_nowhere(program: Any, folders: SimpleNamespace, someone: None) -> None:
+    secret = folders.base / "secret"
+    secret.write_text("root's own")
+    secret.chmod(0o600)
+    (folders.folder / "link").symlink_to(secret)
+    (folders.folder / "away").symlink_to("/etc")
+    os.mkfifo(folders.folder / "pipe")
+    program.collect(folders.settings)
+    found = unpacked(folders)
+    assert sorted(file.name for file in found.iterdir()) == ["away", "link"]
+    assert os.readlink(found / "link") == str(secret)
+    # What its owner cannot read is said, and nothing else of the backup is lost for it.
+    (folders.folder / "closed").write_text("root's own")
+    (folders.folder / "closed").chmod(0o600)
+    program.collect(folders.settings)
+    collected = folders.base / "collected"
+    assert [file.name for file in collected.iterdir()] == ["shop.error"]
+    assert "closed" in (collected / "shop.error").read_text()
+
+
+@needs_root
+def test_a_damaged_database_is_told_of_and_not_taken_for_a_backup(
+    program: Any, folders: SimpleNamespace, someone: None
+) -> None:
+    (folders.folder / "shop.sqlite3").write_bytes(b"SQLite format 3\0" + b"\xff" * 5000)
+    shutil.chown(folders.folder / "shop.sqlite3", "nobody", "nogroup")
+    program.collect(folders.settings)
+    said = (folders.base / "collected/shop.error").read_text()
+    assert "DatabaseError" in said and len(said.splitlines()) == 1
+
+
+@needs_root
+def test_a_file_that_claims_any_size_fills_no_disk(
+    program: Any, folders: SimpleNamespace, someone: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of holes costs its owner nothing, and its copy all that there is."""
+    with open(folders.folder / "holes", "wb") as file:
+        file.truncate(1 << 42)
+    shutil.chown(folders.folder / "holes", "nobody", "nogroup")
+    little = SimpleNamespace(f_bavail=4000, f_frsize=4096)
+    monkeypatch.setattr(program.os, "statvfs", lambda _: little)
+    program.collect(folders.settings)
+    assert "File too large" in (folders.base / "collected/shop.error").read_text()
+
+
+@needs_root
+@pytest.mark.parametrize("starts", [True, False])
+def test_a_folder_comes_back_and_the_one_before_does_where_its_units_do_not_start(
+    program: Any, folders: SimpleNamespace, someone: None, starts: bool, monkeypatch: Any
+) -> None:
+    (folders.folder / "was").write_text("then")
+    shutil.chown(folders.folder / "was", "nobody", "nogroup")
+    program.collect(folders.settings)
+    plain = folders.base / "collected/shop.tar"
+    said = {"size": 1, "sha256": program.digest(plain), "plain_sha256": program.digest(plain)}
+    (folders.folder / "was").unlink()
+    (folders.folder / "is").write_text("now")
+    done = []
+
+    def run(words: list[str], **_: Any) -> str:
+        done.append(" ".join(words[1:]))
+        if words[1] == "start" and not starts and len(done) == 2:
+            raise program.Failed("systemctl: Job for shop@1.service failed")
+        return ""
+
+    monkeypatch.setattr(program, "run", run)
+    monkeypatch.setattr(program, "decrypt", lambda source, target, _: shutil.copy(source, target))
+    monkeypatch.setattr(program, "active", lambda patterns: ["shop-tidy.timer", "shop@1.service"])
+    place = SimpleNamespace(get=lambda name, target: shutil.copy(plain, target))
+    backup = {"name": stem(1), "time": 0, "folders": {"shop": said}}
+    options = SimpleNamespace(folder="shop", drill=False, yes=True)
+    words = (folders.settings, options, place, folders.base, backup, "")
+    for wrong, why in (("other", "there is shop"), ("shop", "has no folder shop")):
+        options.folder = wrong
+        with pytest.raises(program.Refused, match=why):
+            program.restore_folder(*words[:4], {**backup, "folders": {}}, "")
+    if starts:
+        program.restore_folder(*words)
+    else:
+        with pytest.raises(
+            program.Failed, match="shop@1.service failed; the folder before is back"
+        ):
+            program.restore_folder(*words)
+    assert [file.name for file in folders.folder.iterdir()] == ["was" if starts else "is"]
+    assert folders.folder.owner() == "nobody"
+    assert done[:2] == [
+        "stop shop-tidy.timer shop@1.service",
+        "start shop@1.service shop-tidy.timer",
+    ]
+    left = [path.name for path in folders.base.glob(".*-shop-*")]
+    assert len(left) == starts
+
+
+def test_what_a_note_says_of_folders_is_believed_only_as_folders(program: Any) -> None:
+    good = {"size": 1, "sha256": "a", "plain_sha256": "b"}
+    assert program.noted_folders({"folders": {"shop": good}}) == {"shop": good}
+    for bad in (None, [], {"../x": good}, {"shop": {**good, "size": "1"}}, {"shop": None}):
+        assert program.noted_folders({"folders": bad}) == {}

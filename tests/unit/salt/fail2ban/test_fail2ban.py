@@ -288,10 +288,12 @@ def test_an_ipv6_client_is_its_network_whatever_addresses_it_uses(
 def test_a_ban_closes_what_was_attacked_and_nothing_else(rendered: Any) -> None:
     """A web page's pictures had their viewer banned from ssh."""
     text = rendered.text("/etc/fail2ban/bans.nft")
-    rules = re.findall(r"(?m)^        (tcp dport .*|ip6? saddr .*) drop$", text)
+    rules = re.findall(r"(?m)^        (meta l4proto .*|ip6? saddr .*) drop$", text)
     assert rules
     for rule in rules:
-        ports = set(re.match(r"tcp dport \{ ([\d, ]+) \} ", rule)[1].split(", "))  # type: ignore[index]
+        ports = set(
+            re.match(r"meta l4proto \{ tcp, udp \} th dport \{ ([\d, ]+) \} ", rule)[1].split(", ")
+        )  # type: ignore[index]
         web = "haproxy-" in rule or "attacked-80" in rule
         assert ports == ({"80", "443"} if web else {"22"}), rule
         # A recidivist is shut out from what he attacked.

@@ -69,6 +69,31 @@ class Proxy:
         return found
 
 
+@contextlib.contextmanager
+def running(text: str, ports: dict[str, int], folder: Path) -> Iterator[Proxy]:
+    """This computer's HAProxy on a configuration in ``folder``; it logs to a file there."""
+    (folder / "haproxy.cfg").write_text(text)
+    out = folder / "log"
+    with open(out, "wb") as file:
+        process = subprocess.Popen(
+            ["haproxy", "-db", "-f", str(folder / "haproxy.cfg")], stdout=file, stderr=file
+        )
+    found = Proxy(ports, out)
+    try:
+
+        def up() -> bool:
+            assert process.poll() is None, out.read_text()
+            with contextlib.suppress(OSError), found.connect(port="admin"):
+                return True
+            return False
+
+        found.wait("it listens", up)
+        yield found
+    finally:
+        process.kill()
+        process.wait()
+
+
 @pytest.fixture
 def proxy(
     request: pytest.FixtureRequest, tmp_path: Path, all_rendered: dict[Any, Any], load_source: Any
@@ -100,26 +125,8 @@ def proxy(
     }.items():
         assert old in text, old
         text = text.replace(old, new)
-    (tmp_path / "haproxy.cfg").write_text(text)
-    out = tmp_path / "log"
-    with open(out, "wb") as file:
-        process = subprocess.Popen(
-            ["haproxy", "-db", "-f", str(tmp_path / "haproxy.cfg")], stdout=file, stderr=file
-        )
-    found = Proxy(ports, out)
-    try:
-
-        def up() -> bool:
-            assert process.poll() is None, out.read_text()
-            with contextlib.suppress(OSError), found.connect(port="admin"):
-                return True
-            return False
-
-        found.wait("it listens", up)
+    with running(text, ports, tmp_path) as found:
         yield found
-    finally:
-        process.kill()
-        process.wait()
 
 
 LARGE = {"gt 8192 }": "gt 20000000 }"}
