@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from . import application, ssh, stores
+from .cloud import addresses
 from .confirmation import confirm
 from .errors import ControlError, OperationError, UserError
 from .options import Options
@@ -84,8 +85,7 @@ def restore(topology: Topology, host: str, options: Options) -> int:
             raise UserError(f"IDENTITY={path}: {error.strerror}", 2) from error
         words.append("--identity")
     if not options.test:
-        if not options.yes:
-            _confirm(topology, host, options.version, folder)
+        _confirm(topology, host, options, folder)
         words.append("--yes")
     with contextlib.ExitStack() as stack:
         if stores.are_several(topology) and not options.test and not folder:
@@ -100,7 +100,21 @@ def restore(topology: Topology, host: str, options: Options) -> int:
     return 0
 
 
-def _confirm(topology: Topology, host: str, version: str, folder: str) -> None:
+def _confirm(topology: Topology, host: str, options: Options, folder: str) -> None:
+    """Show what there is, and ask for the topology's name. Given beforehand, nothing is asked of the machine:
+    its own program checks as much again. ``folder``: the application whose state folder it is, instead of the store."""
+    is_lab = not addresses.is_cloud(topology)
+    what = f"the state folder of {folder}" if folder else "what is in the store"
+    if options.yes:
+        confirm(
+            f"{host}: replace {what} of topology {topology.name}",
+            topology.name,
+            options.yes,
+            is_lab=is_lab,
+            refused="not restored",
+        )
+        return
+    version = options.version
     print(ssh.run(topology, host, f"{PROGRAM} list"), end="")
     backups = json.loads(ssh.run(topology, host, f"{PROGRAM} list --json"))
     if not backups:
@@ -112,9 +126,11 @@ def _confirm(topology: Topology, host: str, version: str, folder: str) -> None:
     name = version or own[-1]
     if name not in counts:
         raise UserError(f"VERSION={name}: no such backup (see above)", 2)
-    replaced = f"the state folder of {folder} by that of {name}" if folder else ""
     confirm(
-        f"{host}: replace {replaced or f'what is in the store by {name}, count {counts[name]}'}?",
-        "; TEST=1 is a drill",
-        "not restored",
+        f"{host}: replace {what} of topology {topology.name} by "
+        + (f"that of {name}" if folder else f"{name}, count {counts[name]}"),
+        topology.name,
+        "",
+        instead="; TEST=1 is a drill",
+        refused="not restored",
     )

@@ -20,6 +20,7 @@ from . import (
     facts,
     modules,
     reference,
+    rehearsal,
     rooms,
     small_files,
     tickets,
@@ -46,6 +47,7 @@ def everything() -> dict[Path, str]:
         "decisions/README.md": reference.decisions_page(),
         "runbooks/README.md": reference.runbooks_page(),
         "tickets/README.md": tickets.index_page(),
+        "tickets/rehearsal.md": rehearsal.rehearsal_page(),
         **{
             f"reference/settings/{folder.name}.md": reference.settings_page(folder)
             for folder in facts.formulas()
