@@ -24,7 +24,7 @@ from ..cloud import addresses
 from ..credentials import given_secrets, shared_secrets
 from ..errors import UserError
 from ..paths import ROOT
-from ..topology import FOLDER, Topology
+from ..topology import Topology
 from . import images
 
 # The host's, not this computer's.
@@ -97,7 +97,7 @@ def _ask_salt(topology: Topology, host: str, question: list[Any] | None = None) 
     site.mkdir(exist_ok=True, mode=0o700)
     if not (place / "backup-identity").exists():
         # As on several machines; Salt would make it by age, which this computer need not have.
-        shared_secrets.write(place / "backup-identity", shared_secrets.MAKERS["age"]())
+        atomic_file.write(place / "backup-identity", shared_secrets.MAKERS["age"]())
     with tempfile.TemporaryDirectory(prefix="container-host-") as folder:
         # The release is the roll's affair (stack-roll), and in none of these files.
         names = application.list_names(topology) or []

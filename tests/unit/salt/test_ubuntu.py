@@ -17,7 +17,8 @@ import pytest
 import yaml
 from salt.exceptions import CommandExecutionError
 
-from tests.unit.conftest import render
+from control import salt_copy
+from tests.unit.conftest import IN_SALT, RELEASE, copy_tree, render
 
 ROOT = Path(__file__).resolve().parents[3]
 RELEASES = {"jammy": "22.04", "noble": "24.04", "resolute": "26.04"}
@@ -98,20 +99,16 @@ OPTIONAL = {
 def optional_on_ubuntu(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """One machine of each release with another application, a balancer that is believed, and certificates of an authority."""
     folder = tmp_path_factory.mktemp("optional")
-    program = Path(__file__).with_name("in_salt.py")
 
-    def render(codename: str) -> dict[str, Any]:
-        config = copy_tree(
-            folder / codename, {"topology": "dev", "name": "dev", "release": RELEASE}
-        )
-        settings = yaml.safe_load(config.read_text(encoding="utf-8"))
-        settings |= {"grains": grains(codename), "grains_cache": False}
-        config.write_text(yaml.safe_dump(settings), encoding="utf-8")
-        ((answer,),) = salt_copy.ask([config], [["render settings", [OPTIONAL], {}]], program)
+    def on(codename: str) -> dict[str, Any]:
+        identity = {"topology": "dev", "name": "dev", "release": RELEASE}
+        own = {"grains": grains(codename), "grains_cache": False}
+        config = copy_tree(folder / codename, identity, **own)
+        ((answer,),) = salt_copy.ask([config], [["render settings", [OPTIONAL], {}]], IN_SALT)
         assert answer.get("settings") == OPTIONAL, answer.get("error") or answer["settings"]
         return dict(answer["rendered"])
 
-    return {codename: render(codename) for codename in RELEASES}
+    return {codename: on(codename) for codename in RELEASES}
 
 
 @pytest.mark.parametrize("codename", RELEASES)
