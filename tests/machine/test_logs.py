@@ -344,6 +344,7 @@ def test_a_rotation_under_way_loses_nothing(lab: Lab) -> None:
         'sed -E \'s/"rotate_mb": [0-9]+/"rotate_mb": 0/\' /etc/central-logs.json'
         f" > {config}; chmod 644 {config}"
     )
+    began = lab.run("date -u +%Y-%m-%dT%H:%M:%S").strip()
     # Until it was rotated twice, however busy the computer is.
     lab.run(
         f"systemd-run --unit={mark} --collect sh -c"
@@ -368,11 +369,13 @@ def test_a_rotation_under_way_loses_nothing(lab: Lab) -> None:
     def found() -> list[str]:
         return [
             one["message"]
-            for one in show(lab, "--since=5m")
+            for one in show(lab, f"--since={began}")
             if one.get("unit") == f"{mark}.service"
         ]
 
-    lab.wait("all of them", lambda: [one for one in found() if one in wanted] == wanted, 30)
+    # Systemd says something of the unit as well.
+    said = f"{mark} "
+    lab.wait("all of them", lambda: [one for one in found() if one.startswith(said)] == wanted, 30)
     lab.run(f"rm {config}")
 
 

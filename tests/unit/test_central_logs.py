@@ -457,7 +457,17 @@ def test_a_large_file_is_rotated_then_compressed_and_still_found(
 ) -> None:
     path = store.put("a/x.log", *(noise(n) for n in range(2000)))
     small = store.put("a/y.log", line(1))
-    assert trim(program, store) == 1, "the receiver is told to open new ones"
+    with open(path, "ab") as receivers:
+        told: list[bool] = []
+
+        def hear() -> None:
+            """Deaf to the first signal, as one that is still busy with another."""
+            told.append(True)
+            if len(told) == 2:
+                receivers.close()
+
+        program.trim({"folder": str(store.folder), **CONFIG}, hear)
+    assert len(told) == 2, "the receiver is told to open new ones, until it does"
     (rotated,) = store.folder.glob("a/x.log.*")
     assert not path.exists()
     assert small.exists()
@@ -466,6 +476,33 @@ def test_a_large_file_is_rotated_then_compressed_and_still_found(
     assert trim(program, store, time.time() + 60) == 0
     assert [one.name for one in store.folder.glob("a/x.log*")] == [f"{rotated.name}.gz"]
     assert len(store.show("--service=x", "--since=2020-01-01")[1]) == 2000
+
+
+def test_what_the_receiver_still_writes_to_is_left_as_it_is(
+    program: ModuleType, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compressed under its hands, all that it writes from then on would be gone."""
+    monkeypatch.setattr(program, "CLOSING", 0)
+    rotated = store.put(f"a/x.log.{time.time_ns() - 120 * 10**9}", line(1))
+    with open(rotated, "a", encoding="utf-8") as receivers:
+        assert trim(program, store) == 1
+        receivers.write(line(2))
+    assert trim(program, store) == 0
+    assert not rotated.exists()
+    assert len(store.show("--since=2020-01-01")[1]) == 2
+
+
+def test_who_trims_as_root_does_it_as_the_account_whose_logs_they_are(
+    program: ModuleType, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What root compressed, that account could not read: nothing at all was shown any more."""
+    order: list[str] = []
+    monkeypatch.setattr(program, "become_owner", order.append)
+    monkeypatch.setattr(program, "trim", lambda *_: order.append("trimmed"))
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"folder": str(store.folder), **CONFIG}))
+    assert program.main(["trim", str(config)]) == 0
+    assert order == [str(store.folder), "trimmed"]
 
 
 def test_no_line_outlives_its_days_however_little_a_service_says(
