@@ -84,7 +84,7 @@ def test_a_balancer_before_the_edges_is_what_clients_use(load: Callable[..., Top
         (balanced(**{"from": ["0.0.0.0/0"]}), "balancer:from: 0.0.0.0/0 is everybody"),
         (balanced(**{"from": ["10.20.0.0/99"]}), "balancer:from: "),
         (balanced(**{"from": []}), "balancer:from: "),
-        (balanced(addresz="x"), "balancer:addresz: unknown key; did you mean address?"),
+        (balanced(addresses="x"), "balancer:addresses: unknown key; did you mean address?"),
         (two_edges(None, balancer={"address": "198.51.100.7"}), "balancer:from: is missing"),
         (changed(roles=["stroe"]), "machines:two:roles: unknown role stroe; did you mean store?"),
         (changed(roles=["xyz"]), "unknown role xyz; known: edge, app, store, monitor"),
