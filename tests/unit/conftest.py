@@ -156,11 +156,11 @@ def formula_of_tree(formula_on: Callable[..., ModuleType]) -> ModuleType:
     module: Any = formula_on(ROOT / "salt")
     files = module.__salt__["cp.list_master"]()
     module.__salt__["cp.list_master"] = lambda: files
-    for name in ("names", "_keys"):
-        setattr(module, name, functools.cache(getattr(module, name)))
-    read = functools.cache(module._read)
+    for name in ("tree.names", "tree.names_of"):
+        module.__salt__[name] = functools.cache(module.__salt__[name])
+    read = functools.cache(module.__salt__["tree.read"])
     # A copy of defaults each: settings are laid over them.
-    module._read = lambda path: (
+    module.__salt__["tree.read"] = lambda path: (
         copy.deepcopy(read(path)) if path.endswith("/defaults.yaml") else read(path)
     )
     formula: ModuleType = module

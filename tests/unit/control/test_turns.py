@@ -143,6 +143,8 @@ TRIALS_TELL_ALL = {
     *("pki.present", "release.installed", "release.rolled", "secret.present", "service.dead"),
     *("service.enabled", "service.masked", "service.unmasked", "sysctl_settings.applied"),
     *("test.nop", "timezone.system", "user.present"),
+    # Only after another one's change (onchanges), which tells.
+    "cmd.run",
 }
 
 

@@ -117,7 +117,7 @@ def test_removing_leaves_no_load_balancer(
     with pytest.raises(ControlError, match="destroy topology ha on DigitalOcean?"):
         removal.down(where, Options.read())
     assert api.balancers
-    monkeypatch.setenv("YES", "1")
+    monkeypatch.setenv("YES", "ha")
     assert removal.down(where, Options.read()) == 0
     said = capsys.readouterr().out
     assert re.search(r"- destroy  load balancer counter-ha at 192\.0\.2\.", said)
@@ -139,7 +139,7 @@ def test_a_load_balancer_alone_is_seen_and_removed(
     assert api.balancers and not api.names()
     said = show_plan(where, capsys)
     assert "= keep     load balancer counter-ha" in said and "$12.00 a month now" in said
-    monkeypatch.setenv("YES", "1")
+    monkeypatch.setenv("YES", "ha")
     assert removal.down(where, Options.read()) == 0
     assert not api.balancers
 
@@ -252,7 +252,7 @@ def test_the_load_balancer_of_somebody_else_is_left(
         api.balancer_limit = 300
         api._create_balancer(None, {}, {**theirs, "name": f"other-{number}"})
     assert make_up(where, Applied()) == 0
-    monkeypatch.setenv("YES", "1")
+    monkeypatch.setenv("YES", "ha")
     assert removal.down(where, Options.read()) == 0
     assert len(api.balancers) == 250 and not api.names()
 
@@ -264,7 +264,7 @@ def test_of_one_edge_the_load_balancer_goes_last(
     machines = {name: one for name, one in where.machines.items() if name != "edge2"}
     fewer = dataclasses.replace(where, machines=machines, floating_address=None)
     assert "- destroy  load balancer counter-ha: not in the topology" in show_plan(fewer, capsys)
-    monkeypatch.setenv("YES", "1")
+    monkeypatch.setenv("YES", "ha-edge2")
     seen: list[int] = []
 
     class Counted(Applied):

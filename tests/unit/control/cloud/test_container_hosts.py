@@ -135,7 +135,7 @@ def test_a_host_is_made_of_the_image_and_the_ignition_file(
     capsys.readouterr()
     assert make_up(where, Applied()) == 0
     assert "nothing to do" in capsys.readouterr().out and len(converged) == 2
-    monkeypatch.setenv("YES", "1")
+    monkeypatch.setenv("YES", "containers")
     assert removal.down(where, Options.read()) == 0
     assert not api.names() and len(api.custom) == 1, "the image is the account's own"
 

@@ -47,10 +47,11 @@ def test_commands_do_the_same_in_a_hostile_environment(
 
 def test_converge_starts_in_a_hostile_environment(hostile: dict[str, str], tmp_path: Path) -> None:
     """By its own first line, with this Python instead of a machine's."""
-    for name in ("converge", "fast_salt.py"):
-        shutil.copy(ROOT / "bootstrap" / name, tmp_path)
-    first = (tmp_path / "converge").read_text(encoding="utf-8").splitlines()[0]
-    command = [sys.executable, *first.split()[1:], str(tmp_path / "converge"), "--help"]
+    for folder in ("bootstrap", "salt/_utils"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    converge = tmp_path / "bootstrap/converge"
+    first = converge.read_text(encoding="utf-8").splitlines()[0]
+    command = [sys.executable, *first.split()[1:], str(converge), "--help"]
     done = run(command, hostile)
     assert done.returncode == 0, done.stderr
     assert "converge [ARGUMENT…]" in done.stdout

@@ -18,9 +18,9 @@ from typing import Any
 import jinja2
 import pytest
 import yaml
+from test_haproxy_limits import CONTEXT, Proxy, free_port, running
 
 from tests.unit.conftest import ROOT
-from tests.unit.test_haproxy_limits import CONTEXT, Proxy, free_port, running
 
 FORMULA = ROOT / "salt" / "haproxy"
 
