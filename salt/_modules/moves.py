@@ -77,7 +77,8 @@ class _Moves:
             __salt__["instance.assign"](
                 self.root, step["number"], self.version, step["environment"]
             )
-            progress(f"{unit}: {before[0] or 'nothing'} drains, then {self.version} starts")
+            drains = f"{before[0]} drains, then " if before[0] else ""
+            progress(f"{unit}: {drains}{self.version} starts")
             began = time.monotonic()
             failure = self._start(step, self.settings["smoke"])
             if failure:

@@ -204,16 +204,24 @@ MIGRATION = """
 from django.db import migrations, models
 
 
-def look(apps, editor):
-    {fails}
+class Migration(migrations.Migration):
+    dependencies = [("shop", "0001_initial")]
+    operations = [
+        migrations.AddField("order", "remark", models.CharField(max_length=100, null=True)),
+    ]
+"""
+# Of a name of its own: that of the other one has been applied, and stays so in the database.
+FAILING = """
+from django.db import migrations
+
+
+def fail(apps, editor):
+    raise SystemExit("made to fail")
 
 
 class Migration(migrations.Migration):
     dependencies = [("shop", "0001_initial")]
-    operations = [
-        migrations.RunPython(look, migrations.RunPython.noop),
-        migrations.AddField("order", "remark", models.CharField(max_length=100, null=True)),
-    ]
+    operations = [migrations.RunPython(fail)]
 """
 FIELD = (
     "shop/models.py",
@@ -254,7 +262,7 @@ def test_shop_and_the_counter_are_deployed_and_taken_back_under_load_on_all(apps
     lab = apps.lab
     apps.shell("make ssh CMD='app-run shop python manage.py shell -c \"from shop.models import Article;"
                " Article.objects.get_or_create(id=1, defaults=dict(name=str(1), price=1))\"'", ROOT)  # fmt: skip
-    migrated = apps.change("shop", FIELD, (SECOND, "", MIGRATION.format(fails="pass")))
+    migrated = apps.change("shop", FIELD, (SECOND, "", MIGRATION))
     own = str(apps.make("publish").stdout.strip().splitlines()[-1])
     other = f"0.0.3-{int(time.time())}"
     variant(apps.store / f"counter-{own}.tar.gz", other, apps.store)
@@ -273,7 +281,7 @@ def test_shop_and_the_counter_are_deployed_and_taken_back_under_load_on_all(apps
 
 FAILURES: dict[str, tuple[list[tuple[str, str, str]], str]] = {
     "migration": (
-        [FIELD, (SECOND, "", MIGRATION.format(fails='raise SystemExit("made to fail")'))],
+        [("shop/migrations/0002_fails.py", "", FAILING)],
         "the release command failed(.|\n)*made to fail",
     ),
     "worker": (
