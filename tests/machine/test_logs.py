@@ -373,8 +373,9 @@ def test_a_rotation_under_way_loses_nothing(lab: Lab) -> None:
             if one.get("unit") == f"{mark}.service"
         ]
 
-    # And no more than what systemd says of it.
-    lab.wait("all of them", lambda: [one for one in found() if one.startswith(mark)] == wanted, 30)
+    # Systemd says something of the unit as well.
+    said = f"{mark} "
+    lab.wait("all of them", lambda: [one for one in found() if one.startswith(said)] == wanted, 30)
     lab.run(f"rm {config}")
 
 

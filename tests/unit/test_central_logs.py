@@ -492,6 +492,19 @@ def test_what_the_receiver_still_writes_to_is_left_as_it_is(
     assert len(store.show("--since=2020-01-01")[1]) == 2
 
 
+def test_who_trims_as_root_does_it_as_the_account_whose_logs_they_are(
+    program: ModuleType, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What root compressed, that account could not read: nothing at all was shown any more."""
+    order: list[str] = []
+    monkeypatch.setattr(program, "become_owner", order.append)
+    monkeypatch.setattr(program, "trim", lambda *_: order.append("trimmed"))
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"folder": str(store.folder), **CONFIG}))
+    assert program.main(["trim", str(config)]) == 0
+    assert order == [str(store.folder), "trimmed"]
+
+
 def test_no_line_outlives_its_days_however_little_a_service_says(
     program: ModuleType, store: Store
 ) -> None:
