@@ -437,6 +437,7 @@ def ticket(folder: Path, number: str, hours: float, *depends: str, body: str = "
     words = body or "Words.\n\n```\ntrue\n```"
     parts = "".join(f"\n## {part}\n\n{words}\n" for part in tickets.PARTS)
     head = f"id: T{number}\ntitle: Do {number}\nmilestone: 1 One\nsystem: x\nhours: {hours}\n"
+    head += "owner: operator\nbasis: judged, by nobody in particular\nwaits: nothing\n"
     listed = ", ".join(depends)
     text = f"---\n{head}depends: [{listed}]\n---\n\n# T{number} Do {number}\n{parts}"
     (folder / f"{number}-do.md").write_text(text)
