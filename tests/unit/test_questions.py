@@ -22,7 +22,7 @@ def status(
     module: Any = load_source("bootstrap/status")
     tree = tmp_path / "trees" / "a"
     (tree / "salt").mkdir(parents=True)
-    for name in ("_modules", "_executors"):
+    for name in ("_modules", "_executors", "_utils"):
         (tree / "salt" / name).symlink_to(Path(module.TREE) / "salt" / name)
     records = tmp_path / "records"
     records.mkdir()
@@ -63,6 +63,25 @@ def test_salt_is_asked_once_and_the_services_each_time(
     kept = Path(status.KEPT)
     assert kept.stat().st_mode & 0o777 == 0o600, "root runs what it holds"
     assert kept.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_note_is_shown_as_salt_would_show_it(
+    status: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a module has from Salt, it has here: a machine whose services say what they are was not answered for."""
+    ask = {"health": "true", "note": r"printf 'has 192.0.2.1\033[2J'"}
+    monkeypatch.setattr(status, "ask_salt", lambda: [["keepalived", "keepalived", ask, None, []]])
+    load = status.load
+
+    def load_active(path: str) -> Any:
+        module = load(path)
+        if path.endswith("report.py"):
+            module._properties = lambda units: [{"ActiveState": "active"} for _ in units]
+        return module
+
+    monkeypatch.setattr(status, "load", load_active)
+    (row,) = rows(status, capsys)
+    assert (row["well"], row["note"]) == (True, r"has 192.0.2.1\x1b[2J")
 
 
 @pytest.mark.parametrize("change", ["tree", "packages", "deploy", "torn", "checkout"])
