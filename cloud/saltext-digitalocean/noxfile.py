@@ -23,7 +23,7 @@ def tests(session):
     session.install("setuptools<75.6", "wheel")
     if LOCK:
         session.install("--no-build-isolation", "--no-deps", "--require-hashes", "-r", LOCK)
-        # What the lock has stays: Salt's own bounds may name what the index has not.
+        # What the lock has stays: Salt's own limits may name what the index has not.
         session.install("-e", ".", "--no-deps")
         session.install("pydo", "cryptography", "jsonschema>=4.18", "pytest>=8", "pyyaml")
         session.run("pytest", *(session.posargs or ["tests"]))
