@@ -33,6 +33,18 @@ acme program:
     - checks:
         - '{staged}/usr/local/libexec/haproxy-acme/haproxy-acme check'
 
+{% if opts.test %}
+# Of settings that are not in use yet: the authority's staging directory is asked what the real one will be. By itself: it
+# waits for nothing else that would change.
+acme trial:
+  checked.files:
+    - files:
+        /etc/stack/acme/settings.json:
+          contents: {{ ((order | json) ~ '\n') | json }}
+    - checks:
+        - {{ '/opt/salt/bin/python salt://haproxy/files/acme.py try {staged}/etc/stack/acme/settings.json' | json }}
+
+{% endif %}
 acme timer running:
   checked.service:
     - name: haproxy-acme.timer
@@ -47,11 +59,6 @@ acme timer running:
     - context:
         haproxy: {{ haproxy | json }}
         challenge: {{ order.challenge | json }}
-    {%- if opts.test %}
-    # The settings are not in use yet: the authority's staging directory is asked what the real one will be.
-    - checks:
-        - {{ '/opt/salt/bin/python salt://haproxy/files/acme.py try {staged}/etc/stack/acme/settings.json' | json }}
-    {%- endif %}
     - watch_files: [/usr/local/libexec/haproxy-acme/haproxy-acme]
     - require:
       - checked: acme program

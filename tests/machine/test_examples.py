@@ -113,6 +113,8 @@ def apps(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Typed]:
     with ours.served():
         for language, block in blocks():
             ours.type(language, block)
+        ours.shell("make ssh CMD='app-run shop python manage.py shell -c \"from shop.models import Article;"
+                   " Article.objects.get_or_create(id=1, defaults=dict(name=str(1), price=1))\"'", ROOT)  # fmt: skip
         yield ours
     lab.make("secret", SECRET="shop-secret-key", FORGET="1", check=False)
 
@@ -260,8 +262,6 @@ def test_nobody_listens_where_another_application_will(apps: Typed) -> None:
 
 def test_shop_and_the_counter_are_deployed_and_taken_back_under_load_on_all(apps: Typed) -> None:
     lab = apps.lab
-    apps.shell("make ssh CMD='app-run shop python manage.py shell -c \"from shop.models import Article;"
-               " Article.objects.get_or_create(id=1, defaults=dict(name=str(1), price=1))\"'", ROOT)  # fmt: skip
     migrated = apps.change("shop", FIELD, (SECOND, "", MIGRATION))
     own = str(apps.make("publish").stdout.strip().splitlines()[-1])
     other = f"0.0.3-{int(time.time())}"

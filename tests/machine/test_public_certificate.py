@@ -206,8 +206,8 @@ def test_a_name_that_leads_elsewhere_is_refused_and_tried_before_it_is_asked_for
     there, before = served(lab), lab.run("cat /etc/stack/acme/settings.json")
     wrong = {**authority, "staging": DIRECTORY, "names": [*NAMES, "elsewhere.test"]}
 
-    def tried(acme: dict[str, Any]) -> Any:
-        pillar = json.dumps({"haproxy": {"acme": acme}})
+    def tried(acme: dict[str, Any], **more: Any) -> Any:
+        pillar = json.dumps({"haproxy": {"acme": acme, **more}})
         return lab.apply(SLS="haproxy", PILLAR=pillar, TEST="1", check=False)
 
     with Outsider(lab, 5) as other:
@@ -216,7 +216,8 @@ def test_a_name_that_leads_elsewhere_is_refused_and_tried_before_it_is_asked_for
             lab.wait("it answers", lambda: other.connects(80, other.address))
             lead = json.dumps({"host": "elsewhere.test", "addresses": [other.address]})
             lab.run(f"curl -sf -d '{lead}' http://127.0.0.1:8055/add-a")
-            done = tried(wrong)
+            # With another change of HAProxy's beside it: the trial is not put off for that.
+            done = tried(wrong, maxconn=3000)
             assert done.returncode != 0
             assert f"{DIRECTORY} would give no certificate" in done.stdout, done.stdout
             assert "elsewhere.test" in done.stdout
