@@ -1,4 +1,4 @@
-"""Command blocks of the tickets, carried out in their order as a stranger would type them, without a machine.
+"""Command blocks of the tickets, carried out in their order as a newcomer would type them, without a machine.
 
 Those of docs/generate/rehearsal.py's CARRIED_OUT: what needs a checkout alone, and what asks DigitalOcean, for
 which the stand-in stands that validates requests by the published API. docs/tickets/rehearsal.md lists who carries out the others.
