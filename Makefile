@@ -58,7 +58,7 @@ rotate: $(VENV)/.control $(CONTAINER_HOSTS) ## A new value for a secret, without
 
 # A secret that somebody gives: its value comes by standard input, never in an argument (docs/secrets.md).
 .PHONY: secret
-secret: $(VENV)/.control ## A secret that another system knows, its value by standard input [SECRET=site-key] [HOST=h] [FORGET=1]
+secret: $(VENV)/.control ## A secret that another system knows, its value by standard input [SECRET=site-key] [HOST=h] [FORGET=1] [YES=secret]
 	@$(CONTROL) secret
 
 .PHONY: backup
@@ -66,7 +66,7 @@ backup: $(VENV)/.control ## A backup of the store, now [HOST=h]
 	@$(CONTROL) backup
 
 .PHONY: restore
-restore: $(VENV)/.control ## The last backup back into the store [VERSION=name] [TEST=1] [YES=1] [FORCE=1] [IDENTITY=file]
+restore: $(VENV)/.control ## The last backup back into the store [VERSION=name] [TEST=1] [YES=topology] [FORCE=1] [IDENTITY=file]
 	@$(CONTROL) restore
 
 .PHONY: failover
@@ -110,7 +110,7 @@ releases: $(VENV)/.control ## What is stored, and what runs where
 	@$(CONTROL) releases
 
 .PHONY: maintenance
-maintenance: $(VENV)/.control ## A page that says so and when to come back, instead of the applications [ON=1|OFF=1]
+maintenance: $(VENV)/.control ## A page that says so and when to come back, instead of the applications [ON=1|OFF=1] [YES=topology]
 	@$(CONTROL) maintenance
 
 .PHONY: new-service
@@ -170,10 +170,10 @@ clean: ## Remove what was built here (not the machines: make down)
 cloud-plan: $(VENV)/.cloud ## What cloud-up would create, change and destroy, and what it costs
 	@$(CONTROL) cloud-plan
 
-cloud-up: $(VENV)/.cloud ## A topology on DigitalOcean; asks before it destroys [YES=1]
+cloud-up: $(VENV)/.cloud ## A topology on DigitalOcean; asks for a machine's name before it destroys it [YES=machine]
 	@$(CONTROL) cloud-up
 
-cloud-down: $(VENV)/.cloud ## Remove the topology from DigitalOcean; asks [YES=1]
+cloud-down: $(VENV)/.cloud ## Remove the topology from DigitalOcean; asks for its name [YES=topology]
 	@$(CONTROL) cloud-down
 
 .PHONY: bench

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from . import ssh, stores
+from .cloud import addresses
 from .confirmation import confirm
 from .errors import ControlError, OperationError, UserError
 from .options import Options
@@ -79,8 +80,7 @@ def restore(topology: Topology, host: str, options: Options) -> int:
             raise UserError(f"IDENTITY={path}: {error.strerror}", 2) from error
         words.append("--identity")
     if not options.test:
-        if not options.yes:
-            _confirm(topology, host, options.version)
+        _confirm(topology, host, options)
         words.append("--yes")
     with contextlib.ExitStack() as stack:
         if stores.are_several(topology) and not options.test:
@@ -95,7 +95,20 @@ def restore(topology: Topology, host: str, options: Options) -> int:
     return 0
 
 
-def _confirm(topology: Topology, host: str, version: str) -> None:
+def _confirm(topology: Topology, host: str, options: Options) -> None:
+    """Show what there is, and ask for the topology's name. Given beforehand, nothing is asked of the machine:
+    its own program checks as much again."""
+    is_lab = not addresses.is_cloud(topology)
+    if options.yes:
+        confirm(
+            f"{host}: replace what is in the store of topology {topology.name}",
+            topology.name,
+            options.yes,
+            is_lab=is_lab,
+            refused="not restored",
+        )
+        return
+    version = options.version
     print(ssh.run(topology, host, f"{PROGRAM} list"), end="")
     backups = json.loads(ssh.run(topology, host, f"{PROGRAM} list --json"))
     if not backups:
@@ -108,7 +121,9 @@ def _confirm(topology: Topology, host: str, version: str) -> None:
     if name not in counts:
         raise UserError(f"VERSION={name}: no such backup (see above)", 2)
     confirm(
-        f"{host}: replace what is in the store by {name}, count {counts[name]}?",
-        "; TEST=1 is a drill",
-        "not restored",
+        f"{host}: replace what is in the store of topology {topology.name} by {name}, count {counts[name]}",
+        topology.name,
+        "",
+        instead="; TEST=1 is a drill",
+        refused="not restored",
     )

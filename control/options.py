@@ -113,7 +113,7 @@ class Options:
     force: bool = switch("FORCE", "Do it although something speaks against it.", _switch())
     on: bool = switch("ON", "Begin it.", _switch("begin it"))
     off: bool = switch("OFF", "End it.", _switch("end it"))
-    yes: bool = switch("YES", "Do not ask: it is meant.", _switch())
+    yes: str = setting("YES", "Name of what is lost by it, instead of typing it.", "NAME")
     edge: bool = switch("EDGE", "The edges' address.", _switch("move the edges' address"))
     name: str = setting("NAME", "What the new service is called, such as memcached.", "SERVICE")
     renew: bool = switch(

@@ -49,9 +49,9 @@ def _up(topology: Topology, options: Options) -> int:
             f"{names}: made from another checkout, and nothing here opens them: {local_state.import_hint(topology)};"
             " nothing was changed"
         )
-    if todo.gone and not options.yes:
-        names = ", ".join(one["name"] for one in todo.gone)
-        confirm(f"destroy {names}, and all that is on them?")
+    if todo.gone:
+        names = ",".join(one["name"] for one in todo.gone)
+        confirm(f"destroy {names}, and all that is on them", names, options.yes)
     account.ensure_key()
     # From here on it is this checkout's, also when this is interrupted.
     local_state.folder(topology).mkdir(parents=True, exist_ok=True)

@@ -60,8 +60,9 @@ def _down(topology: Topology, options: Options) -> int:
             else f"- destroy  private network {network['name']}"
         )
     print(f"${price:.2f} a month now, $0.00 afterwards", flush=True)
-    if not options.yes and (droplets or shields or (network and not stays)):
-        confirm(f"destroy topology {topology.name} on DigitalOcean?")
+    if droplets or shields or (network and not stays):
+        action = f"destroy topology {topology.name} on DigitalOcean, and all that is on it"
+        confirm(action, topology.name, options.yes)
     # What lists did not know yet, too.
     deadline = time.monotonic() + account.PATIENCE
     while droplets:

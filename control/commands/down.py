@@ -12,6 +12,7 @@ from ..topology import Topology
 def run(topology: Topology, options: Options) -> int:
     """Remove the lab machines of a topology, and all that is known of them here."""
     addresses.refuse_cloud(topology, down=True)
+    print(f"removing topology {topology.name} from the lab: {', '.join(topology.machines)}")
     vagrant.take_down(topology, options)
     if topology.has_containers:
         container_host.remove_disks(topology)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from .. import fleet, host_programs, local_state, ssh
+from ..cloud import addresses
 from ..command import make_command
+from ..confirmation import confirm
 from ..errors import OperationError, UserError
 from ..options import Options
 from ..topology import Topology
@@ -22,6 +24,9 @@ def run(topology: Topology, options: Options) -> int:
         raise UserError("maintenance: say ON=1 or OFF=1", 2)
     if not local_state.is_up(topology):
         raise local_state.not_up(topology)
+    if options.on and addresses.is_cloud(topology):
+        action = f"answer 503 to everybody who uses {topology.domain}, topology {topology.name}"
+        confirm(action, topology.name, options.yes)
     word = "true" if options.on else "false"
 
     def switch(host: str) -> int:
@@ -37,4 +42,4 @@ def run(topology: Topology, options: Options) -> int:
     return 0
 
 
-COMMAND = make_command("maintenance", run, "on", "off")
+COMMAND = make_command("maintenance", run, "on", "off", "yes")

@@ -6,7 +6,9 @@ import getpass
 import re
 import sys
 
+from ..cloud import addresses
 from ..command import make_command
+from ..confirmation import confirm
 from ..credentials import given_secrets, shared_secrets
 from ..errors import UserError
 from ..options import Options
@@ -48,6 +50,10 @@ def run(topology: Topology, options: Options) -> int:
     if host:
         topology.machine(host)
     if options.forget:
+        if addresses.is_cloud(topology):
+            # Perhaps the only copy there is.
+            action = f"forget secret {name} of topology {topology.name}"
+            confirm(action, name, options.yes, refused="it is still kept")
         with shared_secrets.lock_folder(topology):
             if not given_secrets.delete(topology, name):
                 raise UserError(f"SECRET={name}: none is kept for topology {topology.name}", 2)
@@ -64,6 +70,7 @@ COMMAND = make_command(
     "secret",
     run,
     "forget",
+    "yes",
     secret="Name of the secret, as a setting names it.",
     host="The machine that it is for; by default all whose formulas use it.",
 )

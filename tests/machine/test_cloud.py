@@ -237,7 +237,7 @@ def test_cloud_up_makes_a_topology_that_serves_and_cloud_down_leaves_nothing(
         assert changes == [("0", "0")] * len(MACHINES), again.stdout[-4000:]
         assert seen(address) == before + 2
 
-        gone = make("cloud-down", YES="1")
+        gone = make("cloud-down", YES=THREE)
         assert gone.returncode == 0, gone.stdout
         assert api.names() == [] and not api.firewalls and not api.keys
         assert not [one for one in api.vpcs.values() if not one["default"]]

@@ -284,7 +284,7 @@ def test_a_plan_sees_a_droplet_with_gpus(
     assert cloud_plan_command.run(where, Options.read()) == 0
     said = capsys.readouterr().out
     assert "= keep     droplet dev" in said and "+ create   droplet" not in said
-    monkeypatch.setenv("YES", "1")
+    monkeypatch.setenv("YES", "dev")
     assert removal.down(where, Options.read()) == 0
     assert api.names() == []
 
@@ -365,10 +365,14 @@ def test_the_second_time_there_is_nothing_to_do_and_removing_leaves_nothing(
     later = [one for one in api.requests if one[0] != "GET"][before:]
     assert {one[1] for one in later} <= {"/v2/tags"}, "tags that are there are no change"
 
-    with pytest.raises(ControlError, match="YES=1"):
+    with pytest.raises(ControlError, match="pass YES=prod to confirm"):
         removal.down(where, Options.read())
-    assert len(api.names()) == 5, "nobody said yes"
-    monkeypatch.setenv("YES", "1")
+    for other in ("1", "live"):
+        monkeypatch.setenv("YES", other)
+        with pytest.raises(ControlError, match=f"YES={other}: .*pass YES=prod to confirm"):
+            removal.down(where, Options.read())
+    assert len(api.names()) == 5, "nobody gave its name"
+    monkeypatch.setenv("YES", "prod")
     assert removal.down(where, Options.read()) == 0
     assert "$37.80 a month now, $0.00 afterwards" in capsys.readouterr().out
     assert api.names() == [] and not api.firewalls and api.tags == tags and len(api.keys) == keys
@@ -387,7 +391,7 @@ def test_removing_leaves_the_default_network_of_a_region_and_ends(
         for name, value in api.environment().items():
             monkeypatch.setenv(name, value)
         monkeypatch.setattr(salt_cloud, "make_droplets", by_salt_cloud(api))
-        monkeypatch.setenv("YES", "1")
+        monkeypatch.setenv("YES", "prod")
         where = topology.load("prod")
         assert make_up(where, Applied()) == 0
         (network,) = api.vpcs.values()
@@ -411,7 +415,7 @@ def test_removing_leaves_a_network_that_others_are_in_and_ends(
     api: Standin, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(salt_cloud, "make_droplets", by_salt_cloud(api))
-    monkeypatch.setenv("YES", "1")
+    monkeypatch.setenv("YES", "prod")
     where = topology.load("prod")
     assert make_up(where, Applied()) == 0
     network = next(one for one in api.vpcs.values() if one["name"] == "counter-prod")
@@ -435,7 +439,7 @@ def test_a_token_of_another_account_makes_nobody_forget_the_topology(
     (here / "prod" / "secrets").mkdir(parents=True)
     (here / "prod" / "secrets" / "backup-identity").write_text("AGE-SECRET-KEY-1")
     (here / "prod" / "provider").write_text("digitalocean\n")
-    monkeypatch.setenv("YES", "1")
+    monkeypatch.setenv("YES", "prod")
     with pytest.raises(ControlError, match="is the token another account's"):
         removal.down(where, Options.read())
     assert (here / "prod" / "secrets" / "backup-identity").exists()
@@ -460,7 +464,7 @@ def test_what_lists_did_not_know_yet_is_removed_too(
     (made_late,) = [one for one in api.droplets.values() if one["status"] == "new"]
     made_late["_made"] += 0.75
     monkeypatch.setattr(account, "LOOK", 0.25)
-    monkeypatch.setenv("YES", "1")
+    monkeypatch.setenv("YES", "prod")
     assert removal.down(where, Options.read()) == 0
     assert api.names() == []
 
@@ -470,7 +474,7 @@ def test_what_cannot_be_removed_is_a_failure(
 ) -> None:
     where = topology.load("prod")
     made(api, where)
-    monkeypatch.setenv("YES", "1")
+    monkeypatch.setenv("YES", "prod")
     monkeypatch.setattr(account, "PATIENCE", 0)
     # Accepted, and not done.
     monkeypatch.setattr(type(account.connect()), "remove_droplet", lambda *_: None)
@@ -510,7 +514,7 @@ def test_to_add_and_to_take_away_at_once_is_refused(
     made(api, where)
     machines = {name: one for name, one in where.machines.items() if name != "app2"}
     machines["app3"] = replace(where.machines["app2"], name="app3")
-    monkeypatch.setenv("YES", "1")
+    monkeypatch.setenv("YES", "prod")
     monkeypatch.setattr(firewalls, "make_firewalls", lambda _: [])
     with pytest.raises(ControlError, match="lost app2 and gained app3: first add"):
         make_up(replace(where, machines=machines), Applied())
@@ -526,7 +530,7 @@ def test_a_set_of_stores_never_becomes_one_in_place(
         for number, name in ((98, "store2"), (99, "store3"))
     }
     made(api, replace(where, machines={**where.machines, **more}))
-    monkeypatch.setenv("YES", "1")
+    monkeypatch.setenv("YES", "prod")
     with pytest.raises(ControlError, match="has 3 stores, and would have one"):
         make_up(where, Applied())
     assert len(api.names()) == 7
@@ -635,13 +639,13 @@ def test_what_the_lab_and_other_topologies_have_is_left_alone(
     shield = {"name": "counter-prod-edge-store", "tags": ["counter:prod-edge:store"], **rules}
     api._create_firewall(None, None, shield)
     time.sleep(api.pace + api.lag)
-    monkeypatch.setenv("YES", "1")
+    monkeypatch.setenv("YES", "prod")
     removal.down(topology.load("prod"), Options.read())
     assert len(api.names()) == 2 and len(api.firewalls) == 4
     assert {"counter", "counter:production"} <= api.tags
 
 
-def test_a_machine_that_left_the_topology_is_destroyed_after_a_yes(
+def test_a_machine_that_left_the_topology_is_destroyed_once_its_name_is_given(
     api: Standin, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     where, applied = topology.load("prod"), Applied()
@@ -651,10 +655,16 @@ def test_a_machine_that_left_the_topology_is_destroyed_after_a_yes(
     monkeypatch.setattr(salt_cloud, "make_droplets", by_salt_cloud(api))
     machines = {name: one for name, one in where.machines.items() if name != "app2"}
     fewer = Topology("prod", where.domain, where.network, machines)
-    with pytest.raises(ControlError, match="destroy prod-app2, and all that is on them?"):
+    with pytest.raises(
+        ControlError, match="destroy prod-app2, and all that is on them: not a term"
+    ):
         make_up(fewer, applied)
+    for other in ("1", "prod", "prod-app1"):
+        monkeypatch.setenv("YES", other)
+        with pytest.raises(ControlError, match=f"YES={other}: .*pass YES=prod-app2 to confirm"):
+            make_up(fewer, applied)
     assert "prod-app2" in api.names()
-    monkeypatch.setenv("YES", "1")
+    monkeypatch.setenv("YES", "prod-app2")
     assert make_up(fewer, applied) == 0
     assert "prod-app2" not in api.names() and len(api.names()) == 4
     assert applied.gone == ["app2"], "its peers are told before it goes"
@@ -952,7 +962,7 @@ def test_a_reserved_address_is_planned_and_goes_with_its_machine(
     edge["tags"].append(OWN_ADDRESS)
     api._create_reserved(None, {}, {"droplet_id": edge["id"]})
     kept = api._create_reserved(None, {}, {"region": "fra1"})[1]["reserved_ip"]["ip"]
-    monkeypatch.setenv("YES", "1")
+    monkeypatch.setenv("YES", "prod")
     assert removal.down(where, Options.read()) == 0
     assert not api.droplets and list(api.reserved) == [kept], "one that is the account's own stays"
 

@@ -180,3 +180,17 @@ def test_secrets_are_not_made_anew_for_machines_that_share_some(
     )
     reached["store1"] = "yes\n"
     assert shared_secrets.make_for(PROD, PROD.machines["app2"]), "this is where they were made"
+
+
+def test_an_authority_without_its_certificate_is_made_anew_with_all_that_it_signs(
+    home: Path,
+) -> None:
+    """As docs/tickets/29-rotation.md rotates it; machines that share secrets already are no obstacle."""
+    before = {name: shared_secrets.make_for(PROD, one) for name, one in PROD.machines.items()}
+    (home / ".lab" / "test" / "secrets" / "ca.crt").unlink()
+    after = {name: shared_secrets.make_for(PROD, one) for name, one in PROD.machines.items()}
+    for name in PROD.machines:
+        for part in ("ca", "certificate", "key"):
+            assert after[name]["pki"][part] != before[name]["pki"][part], (name, part)
+    assert len({secret["pki"]["ca"] for secret in after.values()}) == 1
+    assert after["app1"]["redis-counter"] == before["app1"]["redis-counter"]
