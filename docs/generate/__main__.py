@@ -13,7 +13,17 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from . import app_toml, diagrams, facts, modules, reference, rooms, small_files, tickets
+from . import (
+    app_toml,
+    diagrams,
+    facts,
+    modules,
+    reference,
+    rehearsal,
+    rooms,
+    small_files,
+    tickets,
+)
 
 
 def everything() -> dict[Path, str]:
@@ -35,6 +45,7 @@ def everything() -> dict[Path, str]:
         "decisions/README.md": reference.decisions_page(),
         "runbooks/README.md": reference.runbooks_page(),
         "tickets/README.md": tickets.index_page(),
+        "tickets/rehearsal.md": rehearsal.rehearsal_page(),
         **{
             f"reference/settings/{folder.name}.md": reference.settings_page(folder)
             for folder in facts.formulas()

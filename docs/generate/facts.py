@@ -220,6 +220,12 @@ def decisions() -> list[tuple[Path, str]]:
     return found
 
 
+def decision_status(path: Path) -> str:
+    """What a decision's `**Status.**` says: since when it holds, or what replaced it, and when to look at it again."""
+    found = re.search(r"(?ms)^\*\*Status\.\*\* (.*?)\n\n", path.read_text(encoding="utf-8"))
+    return " ".join(found.group(1).split()) if found else ""
+
+
 def alerts() -> list[dict[str, Any]]:
     """Every alert of every formula: `{formula, alert, expr, for, severity, summary, …}`."""
     found = []

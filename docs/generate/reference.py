@@ -415,8 +415,12 @@ def decisions_page() -> str:
         " stays, with a link to what replaced it.",
         "",
     ]
+    lines += ["| | decision | since | revisit when |", "| --- | --- | --- | --- |"]
     for path, title in facts.decisions():
-        lines.append(f"- {path.name[:4]} [{title}]({path.name})")
+        status, _, when = facts.decision_status(path).partition(" Revisit when ")
+        lines.append(
+            f"| {path.name[:4]} | [{title}]({path.name}) | {status.rstrip('.')} | {when.rstrip('.')} |"
+        )
     lines += ["", "```{toctree}", ":hidden:", ""]
     lines += [path.stem for path, _ in facts.decisions()]
     return "\n".join([*lines, "```", ""])

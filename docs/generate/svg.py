@@ -34,6 +34,7 @@ STYLE = """
   text.public, text.edge, text.app, text.store, text.monitor { stroke: none; }
   .dot { fill: var(--app); stroke: none; } .dot.public { fill: var(--public); }
   .bar { fill: var(--line); fill-opacity: .55; } .bar.critical { fill: var(--edge); fill-opacity: 1; }
+  .wait { fill: none; stroke: var(--line); stroke-dasharray: 3 3; }
   .badge { fill: var(--fg); } text.n { fill: var(--bg); font-size: 11px; font-weight: 700; }
 """.strip("\n")
 # Widest usual system font (DejaVu Sans), in em; monospace is exact.

@@ -411,6 +411,15 @@ def test_every_decision_has_its_three_parts() -> None:
         assert parts == ["Weighed", "Chosen", "Follows"], path.name
 
 
+def test_every_decision_says_since_when_and_when_to_weigh_it_again() -> None:
+    for path, _ in facts.decisions():
+        status = facts.decision_status(path)
+        assert re.match(
+            r"(Accepted \d{4}-\d\d-\d\d(, [^.]+)?\. Revisit when .{10}|Replaced by \[\d+\]\(0\d{3}-[\w-]+\.md\) on)",
+            status,
+        ), f"{path.name}: below its title: **Status.** Accepted DATE. Revisit when …"
+
+
 def test_every_decision_has_a_number_of_its_own() -> None:
     numbers = [path.name[:4] for path, _ in facts.decisions()]
     assert len(numbers) == len(set(numbers))
@@ -428,6 +437,7 @@ def ticket(folder: Path, number: str, hours: float, *depends: str, body: str = "
     words = body or "Words.\n\n```\ntrue\n```"
     parts = "".join(f"\n## {part}\n\n{words}\n" for part in tickets.PARTS)
     head = f"id: T{number}\ntitle: Do {number}\nmilestone: 1 One\nsystem: x\nhours: {hours}\n"
+    head += "owner: operator\nbasis: judged, by two people\nwaits: nothing\n"
     listed = ", ".join(depends)
     text = f"---\n{head}depends: [{listed}]\n---\n\n# T{number} Do {number}\n{parts}"
     (folder / f"{number}-do.md").write_text(text)
