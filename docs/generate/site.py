@@ -32,7 +32,8 @@ def pages() -> dict[Path, Path]:
     found = {}
     for name in git.list_files(facts.ROOT, "*.md") or ():
         path = Path(name)
-        if not (facts.ROOT / path).exists() or name == "README.md":
+        # Issue templates are forms of the tracker's.
+        if not (facts.ROOT / path).exists() or name == "README.md" or path.parts[0] == ".gitlab":
             continue
         if path.parts[0] == "docs":
             found[path] = Path(*path.parts[1:])
