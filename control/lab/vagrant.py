@@ -139,7 +139,11 @@ def _vagrant_up(
         environment["BOOT_TIMEOUT"] = str(boot_timeout)
     lines = []
     with subprocess.Popen(
-        _command_line(provider, "up", f"--provider={provider}", "--no-provision", *names),
+        # One after the other: of several at once Vagrant 2.3 now and then finds one locked by itself, the likelier
+        # the busier the computer is.
+        _command_line(
+            provider, "up", f"--provider={provider}", "--no-provision", "--no-parallel", *names
+        ),
         cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,

@@ -148,7 +148,7 @@ def test_a_stopped_machine_is_started_without_waiting_for_vagrants_own_ssh(
     up: Callable[..., list[str]],
 ) -> None:
     calls = up("poweroff", "running")
-    assert "up --provider=virtualbox --no-provision one 1" in calls
+    assert "up --provider=virtualbox --no-provision --no-parallel one 1" in calls
     assert not any("up" in call.split() and "two" in call.split() for call in calls)
     assert calls[-1].startswith("ssh-config"), "a hypervisor may give it another port"
 
@@ -163,13 +163,13 @@ def test_a_machine_that_has_never_been_up_gets_its_whole_time(
 ) -> None:
     """Also one that a killed run has started: its keys are still Vagrant's to change."""
     calls = up("saved", two, known="one")
-    assert "up --provider=virtualbox --no-provision one 1" in calls
-    assert "up --provider=virtualbox --no-provision two default" in calls
+    assert "up --provider=virtualbox --no-provision --no-parallel one 1" in calls
+    assert "up --provider=virtualbox --no-provision --no-parallel two default" in calls
 
 
 def test_the_first_up_asks_for_no_state(up: Callable[..., list[str]]) -> None:
     calls = up("not_created", "not_created", up_one=0, known="")
-    assert calls[0] == "up --provider=virtualbox --no-provision one two default"
+    assert calls[0] == "up --provider=virtualbox --no-provision --no-parallel one two default"
 
 
 def test_a_started_machine_that_does_not_answer_is_named(
