@@ -326,7 +326,8 @@ def test_keepalived_that_is_killed_comes_back_and_leaves_no_second_address(edges
     edges.on(owner, "systemctl kill -s KILL keepalived")
     edges.wait("one edge has the address", lambda: len(edges.owners()) == 1)
     edges.wait("it runs again", lambda: edges.is_ready(owner))
-    assert len(edges.owners()) == 1
+    # While it takes the address back, or does not, there may be none or two for an advert's time.
+    edges.wait("both are fit, and one has the address", edges.settled)
 
 
 # --- on purpose -------------------------------------------------------------------------------------

@@ -492,6 +492,16 @@ def test_what_the_receiver_still_writes_to_is_left_as_it_is(
     assert len(store.show("--since=2020-01-01")[1]) == 2
 
 
+def test_the_receiver_is_told_also_where_nothing_tells_who_writes(
+    program: ModuleType, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file system without leases: it would go on writing to what is compressed next."""
+    monkeypatch.setattr(program, "is_written", lambda path: False)
+    store.put("a/x.log", *(noise(n) for n in range(2000)))
+    assert trim(program, store) == 1
+    assert trim(program, store) == 0
+
+
 def test_who_trims_as_root_does_it_as_the_account_whose_logs_they_are(
     program: ModuleType, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
