@@ -82,14 +82,16 @@ def take_ownership(topology: Topology) -> None:
     ours = {container_name(topology, name): machine for name, machine in topology.machines.items()}
     addresses = {machine.address: name for name, machine in topology.machines.items()}
     for container, other in known.items():
-        taken = container in existing and container not in ours and other.address in addresses
-        if taken and other.is_in_force:
+        # Also where its container is only about to be made.
+        if container not in ours and other.address in addresses and other.is_in_force:
             raise UserError(
                 f"{topology.name}: machine {addresses[other.address]} has address {other.address},"
                 f" which machine {other.machine} of topology {other.topology} uses on this host:"
                 f" 'make down TOPOLOGY={other.topology}' in {other.checkout}, or another address in"
                 f" pillar/topologies/{topology.name}.yaml"
             )
+    # Without it no claim is in force.
+    local_state.folder(topology).mkdir(parents=True, exist_ok=True)
     for container, machine in ours.items():
         owner = known.get(container)
         made = local_state.folder(topology) / "vagrant" / "machines" / machine.name / "lxc" / "id"

@@ -16,10 +16,11 @@ from control.lab import box, containers, host, network, vagrant
 from control.options import Options
 where, options = topology.load({topology!r}), Options.read()
 if vagrant.choose_provider(where, options) == "lxc":
-    host.install_packages()
-    box.ensure_box(vagrant.choose_suite(where, options), options)
-    network.ensure_network(where)
-    containers.take_ownership(where)
+    with host.lock_host():
+        host.install_packages()
+        box.ensure_box(vagrant.choose_suite(where, options), options)
+        network.ensure_network(where)
+        containers.take_ownership(where)
 vagrant.bring_up(where, options)
 """
 

@@ -47,7 +47,6 @@ SHARES = {
 }
 # A host that runs containers: `test_containers` is about it, and TEST_TOPOLOGIES=pods runs others on it.
 CONTAINERS = "pods"
-ADDRESSES = {"dev": 10, "dev12": 12, "devb": 13, "devc": 14, CONTAINERS: 16}
 
 
 class ByMachine(LoadScopeScheduling):
@@ -93,7 +92,7 @@ def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     topology = networks.named(request.param)
     written = None
     if request.param in (*SHARES, CONTAINERS) or topology != request.param:
-        machine = {"address": networks.address(ADDRESSES[request.param]), "memory": 1024, "cpus": 2}
+        machine = {"address": networks.address(request.param), "memory": 1024, "cpus": 2}
         roles = ["edge", "app", "store", "monitor"]
         suite = "bookworm" if request.param == "dev12" else "trixie"
         more = {"hosts": "containers"} if request.param == CONTAINERS else {}

@@ -21,6 +21,23 @@ from control.paths import ROOT
 from control.topology import FOLDER
 
 FIRST = 56
+# Last octets of the addresses that each topology of the tests may take, no two with one in common: their machines
+# are there at the same time. The first is the network's gateway; from 200 on are outsiders (lab_machine.Outsider).
+OCTETS = {
+    "dev": range(10, 11),
+    "dev12": range(12, 13),
+    "devb": range(13, 14),
+    "devc": range(14, 15),
+    "pods": range(16, 17),
+    "five": range(71, 77),
+    "edges": range(80, 84),
+    "balanced": range(84, 88),
+    "stores": range(88, 91),
+    "three": range(91, 94),
+    "droplet": range(94, 95),
+    "images": range(95, 96),
+    "lifted": range(96, 97),
+}
 _VARIABLE = "TEST_NETWORK"
 # First line of a topology that a run wrote; one that was killed leaves it, the next writes it anew.
 MADE = "# Made by a test.\n"
@@ -68,9 +85,13 @@ def number() -> int:
     return int(os.environ.get(_VARIABLE, FIRST))
 
 
-def address(last: int) -> str:
-    """Address with this last octet in this run's network."""
+def _with_octet(last: int) -> str:
     return f"192.168.{number()}.{last}"
+
+
+def address(topology: str, index: int = 0) -> str:
+    """The address with this number of those that are the topology's (its plain name) in this run's network."""
+    return _with_octet(OCTETS[topology][index])
 
 
 def named(topology: str) -> str:
@@ -81,7 +102,11 @@ def named(topology: str) -> str:
 def write(topology: str, machines: dict[str, dict[str, Any]], **more: Any) -> Path:
     """Write a topology of this run (``topology`` as :func:`named` says) and return its file."""
     data: dict[str, Any] = {"name": topology, "domain": "counter.test", "default": "counter"}
-    data |= {"network": f"192.168.{number()}.0/24", "trusted": [address(1)], "machines": machines}
+    data |= {
+        "network": f"192.168.{number()}.0/24",
+        "trusted": [_with_octet(1)],
+        "machines": machines,
+    }
     path = FOLDER / f"{topology}.yaml"
     path.write_text(
         MADE + yaml.safe_dump({**data, **more}, default_flow_style=None), encoding="utf-8"

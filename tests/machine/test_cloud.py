@@ -84,7 +84,7 @@ class ThreeMachines:
 @pytest.fixture
 def machine() -> Iterator[OneMachine]:
     roles = ["edge", "app", "store", "monitor"]
-    stand_in = {"address": networks.address(90), "roles": roles, "memory": 1024, "cpus": 2}
+    stand_in = {"address": networks.address("droplet"), "roles": roles, "memory": 1024, "cpus": 2}
     written = networks.write(TOPOLOGY, {TOPOLOGY: stand_in})
     mark_as_made(ROOT / ".lab" / TOPOLOGY)
     try:
@@ -103,12 +103,12 @@ def three() -> Iterator[ThreeMachines]:
         for name in (BARE, THREE):
             machines = {
                 host: {
-                    "address": networks.address(number),
+                    "address": networks.address("three", number),
                     "roles": roles,
                     "memory": 768,
                     "cpus": 1,
                 }
-                for number, (host, roles) in enumerate(MACHINES.items(), 91)
+                for number, (host, roles) in enumerate(MACHINES.items())
             }
             networks.write(name, machines)
         mark_as_made(ROOT / ".lab" / BARE)

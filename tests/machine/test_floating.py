@@ -27,11 +27,11 @@ from lab_machine import Machines, Outsider, made
 pytestmark = [pytest.mark.one_release, pytest.mark.controller]
 
 NAME = networks.named("edges")
-EDGES = {"edge1": networks.address(81), "edge2": networks.address(82)}
-FLOATING = networks.address(80)
+EDGES = {"edge1": networks.address("edges", 1), "edge2": networks.address("edges", 2)}
+FLOATING = networks.address("edges", 0)
 MACHINES = {
     **{name: {"address": address, "roles": ["edge"]} for name, address in EDGES.items()},
-    "core1": {"address": networks.address(83), "roles": ["app", "store", "monitor"]},
+    "core1": {"address": networks.address("edges", 3), "roles": ["app", "store", "monitor"]},
 }
 # Requests a second of a load that goes on while edges fail and converge.
 RATE = 100

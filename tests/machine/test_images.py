@@ -95,7 +95,14 @@ def machine() -> Iterator[None]:
     roles = ["edge", "app", "store", "monitor"]
     written = networks.write(
         TOPOLOGY,
-        {TOPOLOGY: {"address": networks.address(95), "roles": roles, "memory": 1024, "cpus": 2}},
+        {
+            TOPOLOGY: {
+                "address": networks.address("images"),
+                "roles": roles,
+                "memory": 1024,
+                "cpus": 2,
+            }
+        },
     )
     mark_as_made(ROOT / ".lab" / TOPOLOGY)
     try:

@@ -108,7 +108,7 @@ class Bare:
 
 @pytest.fixture(scope="module")
 def bare() -> Iterator[Bare]:
-    machine = {"address": networks.address(92), "memory": 1024, "cpus": 2}
+    machine = {"address": networks.address("lifted"), "memory": 1024, "cpus": 2}
     written = networks.write(
         TOPOLOGY, {TOPOLOGY: {**machine, "roles": ["edge", "app", "store", "monitor"]}}
     )
@@ -147,7 +147,7 @@ def firewalld_answers(bare: Bare) -> None:
     assert bare.run("firewall-cmd --zone=stack --list-ports").split() == ["22/tcp"]
     # The edge of before is closed to others.
     outside = subprocess.run(
-        ["curl", "-sk", "-m", "5", f"https://{networks.address(92)}/"],
+        ["curl", "-sk", "-m", "5", f"https://{networks.address('lifted')}/"],
         capture_output=True,
         check=False,
     )

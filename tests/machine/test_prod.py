@@ -28,8 +28,8 @@ from lab_machine import ROOT, Machines, Outsider, Scanner, made
 pytestmark = [pytest.mark.one_release, pytest.mark.controller]
 
 NAME = networks.named("five")
-NUMBERS = {"edge1": 71, "app1": 72, "app2": 73, "store1": 74, "monitor1": 75, "app3": 76}
-ADDRESSES = {name: networks.address(number) for name, number in NUMBERS.items()}
+NAMES = ("edge1", "app1", "app2", "store1", "monitor1", "app3")
+ADDRESSES = {name: networks.address("five", number) for number, name in enumerate(NAMES)}
 ROLES = {name: name.rstrip("123") for name in ADDRESSES}
 FIVE = ("edge1", "app1", "app2", "store1", "monitor1")
 # Requests that one application machine may have in its hands (haproxy:backend:server_maxconn).

@@ -19,7 +19,7 @@ from lab_machine import Machines, made
 pytestmark = [pytest.mark.one_release, pytest.mark.controller]
 
 NAME = networks.named("stores")
-NUMBERS = {"one": 81, "two": 82, "three": 83}
+NAMES = ("one", "two", "three")
 
 
 class Several(Machines):
@@ -28,12 +28,12 @@ class Several(Machines):
     def __init__(self) -> None:
         machines = {
             name: {
-                "address": networks.address(number),
+                "address": networks.address("stores", number),
                 "roles": ["app", "store", *(["edge", "monitor"] if name == "one" else [])],
                 "memory": 1024,
                 "cpus": 1,
             }
-            for name, number in NUMBERS.items()
+            for number, name in enumerate(NAMES)
         }
         self.file = networks.write(NAME, machines)
         super().__init__(NAME, "one")

@@ -97,6 +97,25 @@ def test_an_address_that_another_topologys_machine_has_is_refused(
     assert set(containers.read_owners()) == {"counter_bz_web"}, "nothing was claimed"
 
 
+def test_an_address_is_refused_from_the_claim_on_not_only_when_the_machine_is_there(
+    host: Callable[[Topology], None],
+) -> None:
+    """Two `make up` side by side: both had the address, and one's tree went to the other's machine."""
+    containers.take_ownership(topology("bz", web="10.1.0.2"))
+    with pytest.raises(ControlError, match="which machine web of topology bz uses on this host"):
+        containers.take_ownership(topology("other", web="10.1.0.2"))
+    assert set(containers.read_owners()) == {"counter_bz_web"}, "nothing was claimed"
+
+
+def test_a_claim_of_a_topology_that_was_taken_down_keeps_nobody_out(
+    host: Callable[[Topology], None],
+) -> None:
+    first = topology("bz", web="10.1.0.2")
+    containers.take_ownership(first)
+    local_state.folder(first).rmdir()
+    containers.take_ownership(topology("other", web="10.1.0.2"))
+
+
 def test_a_machine_that_another_checkout_made_is_left_to_it(
     host: Callable[[Topology], None], home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
