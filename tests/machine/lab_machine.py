@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
 import layers  # noqa: E402
+import networks  # noqa: E402
 import pace  # noqa: E402
 import turns  # noqa: E402
 from checked_load import LoadHandle, Result, run_load, start_load  # noqa: E402
@@ -297,9 +298,7 @@ class Outsider:
 
     def __init__(self, lab: Lab, number: int) -> None:
         self.lab = lab
-        # The worker's number: 0, 1, …; workers run side by side.
-        worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-        self.number = number + 200 + 10 * worker
+        self.number = networks.outsider(number)
         network = lab.address.rpartition(".")[0]
         self.address = f"{network}.{self.number}"
         # Not those of another checkout, whose tests run in another network of the same bridge.

@@ -85,13 +85,20 @@ def number() -> int:
     return int(os.environ.get(_VARIABLE, FIRST))
 
 
-def _with_octet(last: int) -> str:
+def with_octet(last: int) -> str:
+    """Address with this last octet in this run's network."""
     return f"192.168.{number()}.{last}"
 
 
 def address(topology: str, index: int = 0) -> str:
     """The address with this number of those that are the topology's (its plain name) in this run's network."""
-    return _with_octet(OCTETS[topology][index])
+    return with_octet(OCTETS[topology][index])
+
+
+def outsider(number: int) -> int:
+    """Last octet of this worker's (0, 1, …; workers run side by side) outsider of that number, from 0 to 9."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    return 200 + 10 * worker + number
 
 
 def named(topology: str) -> str:
@@ -104,7 +111,7 @@ def write(topology: str, machines: dict[str, dict[str, Any]], **more: Any) -> Pa
     data: dict[str, Any] = {"name": topology, "domain": "counter.test", "default": "counter"}
     data |= {
         "network": f"192.168.{number()}.0/24",
-        "trusted": [_with_octet(1)],
+        "trusted": [with_octet(1)],
         "machines": machines,
     }
     path = FOLDER / f"{topology}.yaml"

@@ -6,7 +6,6 @@ PROXY header and asks each edge whether it is ready. Made once for this file and
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import socket
@@ -26,13 +25,13 @@ pytestmark = [
 ]  # fmt: skip
 
 NAME = networks.named("balanced")
-# The last of its address, as Outsider counts.
-NUMBER = 205 + 10 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-BALANCER = networks.address(NUMBER)
-EDGES = {"edge1": networks.address(84), "edge2": networks.address(85)}
+# The outsider that is the balancer.
+NUMBER = 5
+BALANCER = networks.with_octet(networks.outsider(NUMBER))
+EDGES = {"edge1": networks.address("balanced", 0), "edge2": networks.address("balanced", 1)}
 MACHINES = {
     **{name: {"address": address, "roles": ["edge"]} for name, address in EDGES.items()},
-    "core1": {"address": networks.address(86), "roles": ["app", "store", "monitor"]},
+    "core1": {"address": networks.address("balanced", 2), "roles": ["app", "store", "monitor"]},
 }
 # As cloud/cloud.balancers.d has the check.
 CONFIGURATION = """
@@ -110,7 +109,7 @@ def balanced() -> Iterator[Balanced]:
 def balancer(balanced: Balanced, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Balancer]:
     if reason := Outsider.missing():
         pytest.skip(reason)
-    with Balancer(balanced, 5) as found:
+    with Balancer(balanced, NUMBER) as found:
         assert found.address == BALANCER
         found.folder = tmp_path_factory.mktemp("balancer")
         process = found.serve()
