@@ -89,6 +89,24 @@ def write_identity(topology: Topology, name: str, release: str) -> None:
     atomic_file.write(target, yaml.safe_dump(identity), 0o644)
 
 
+def _unpack_script(name: str, before: str) -> str:
+    """Shell that makes the archive on its standard input the machine's tree ``name``; that of ``before`` stays,
+    for an apply may still be running from it. Two of them at a time do not touch each other's half-unpacked one."""
+    folder = f"{paths.PLACE}.d"
+    target = f"{folder}/{name}"
+    return (
+        f"set -e; mkdir -p {folder}; part=$(mktemp -d {target}.XXXXXX.part); chmod 755 $part;"
+        " tar -xz --no-same-owner -C $part;"
+        # Its own files alone: flushing the whole disk would hold up a store that is on it.
+        " find $part -type f -print0 | xargs -0 -P 16 -n 32 sync;"
+        f" rm -rf {target}; mv $part {target};"
+        f" ln -sfn {target} {paths.PLACE}.new; mv -T {paths.PLACE}.new {paths.PLACE};"
+        f" find {folder} -mindepth 1 -maxdepth 1 ! -name {name} ! -name '{before}'"
+        # Of an upload that was cut off, not of one under way.
+        r" \( ! -name '*.part' -o -mmin +60 \) -exec rm -rf {} +"
+    )
+
+
 def upload(
     topology: Topology,
     host: str,
@@ -116,18 +134,5 @@ def upload(
     target = f"{paths.PLACE}.d/{name}"
     if before == target:
         return False
-    ssh.run(
-        topology,
-        host,
-        f"set -e; mkdir -p {paths.PLACE}.d; rm -rf {target}.part; mkdir {target}.part;"
-        f" tar -xz --no-same-owner -C {target}.part;"
-        # Its own files alone: flushing the whole disk would hold up a store that is on it.
-        f" find {target}.part -type f -print0 | xargs -0 -P 16 -n 32 sync;"
-        f" rm -rf {target}; mv {target}.part {target};"
-        f" ln -sfn {target} {paths.PLACE}.new; mv -T {paths.PLACE}.new {paths.PLACE};"
-        # The tree before stays: an apply may still be running from it.
-        f" find {paths.PLACE}.d -mindepth 1 -maxdepth 1 ! -name {name}"
-        f" ! -name '{Path(before).name or name}' -exec rm -rf {{}} +",
-        archive,
-    )
+    ssh.run(topology, host, _unpack_script(name, Path(before).name or name), archive)
     return not before

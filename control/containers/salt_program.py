@@ -165,8 +165,9 @@ def _refuse_settings(settings: dict[str, Any]) -> None:
 
 
 def _refuse_unserved(haproxy: dict[str, Any]) -> None:
-    """RuntimeError for what a machine does by programs that such a host has not."""
+    """RuntimeError for what a machine does by programs or openings that such a host has not."""
     refused = {
+        "http3": (haproxy["http3"], "open no UDP port: take it out"),
         "acme:directory": (
             haproxy["acme"]["directory"],
             "order no certificate so far: give one in haproxy:tls, or take it out",

@@ -108,6 +108,37 @@ def test_a_machine_in_a_cloud_is_not_told_the_labs_addresses(reached: dict[str, 
         bundle.upload(PROD, "app1", "1")
 
 
+def test_two_uploads_at_a_time_leave_each_other_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of one and the same tree; what an upload left that was cut off an hour ago goes."""
+    monkeypatch.setattr(paths, "PLACE", str(tmp_path / "stack"))
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+        archive.addfile(tarfile.TarInfo("Saltfile"))
+    folder = tmp_path / "stack.d"
+    cut_off = folder / "9.abcdef.part"
+    cut_off.mkdir(parents=True)
+    os.utime(cut_off, (1, 1))
+
+    def start(name: str) -> subprocess.Popen[bytes]:
+        script = bundle._unpack_script(name, "0")
+        return subprocess.Popen(["sh", "-c", script], stdin=subprocess.PIPE)
+
+    def parts() -> int:
+        return len([part for part in folder.glob("*.part") if part != cut_off])
+
+    slow = [start("1"), start("2")]
+    while parts() < len(slow):
+        assert all(one.poll() is None for one in slow)
+    for process in (start("1"), *slow):
+        process.communicate(packed.getvalue())
+        assert process.returncode == 0
+        assert (tmp_path / "stack" / "Saltfile").is_file()
+    assert [path.name for path in folder.iterdir()] == ["2"]
+    assert folder.joinpath("2").stat().st_mode & 0o777 == 0o755
+
+
 def test_the_checkouts_own_machine_files_never_travel(root: Path) -> None:
     ignored = subprocess.run(
         ["git", "check-ignore", paths.IDENTITY, paths.SECRETS, ".lab/prod/secrets/ca.key"],

@@ -158,8 +158,9 @@ def test_several_machines_are_refused_before_anything_is_made() -> None:
             {"trusted_proxies": {"forwarded_for": ["192.0.2.0/24"]}},
             "pillar haproxy:trusted_proxies: hosts that run containers ban by the address",
         ),
+        ({"http3": True}, "pillar haproxy:http3: hosts that run containers open no UDP port"),
     ],
-    ids=["acme", "trusted_proxies"],
+    ids=["acme", "trusted_proxies", "http3"],
 )
 def test_settings_that_such_a_host_has_no_program_for_are_refused(
     where: Topology, with_pillar: Callable[..., None], haproxy: dict[str, object], said: str
