@@ -29,6 +29,8 @@ pytestmark = [pytest.mark.one_release, pytest.mark.controller]
 NAME = networks.named("edges")
 EDGES = {"edge1": networks.address("edges", 1), "edge2": networks.address("edges", 2)}
 FLOATING = networks.address("edges", 0)
+# Something to change on an edge, whose HAProxy restarts for it.
+CHANGED = json.dumps({"haproxy": {"timeouts": {"queue": "6s"}}})
 MACHINES = {
     **{name: {"address": address, "roles": ["edge"]} for name, address in EDGES.items()},
     "core1": {"address": networks.address("edges", 3), "roles": ["app", "store", "monitor"]},
@@ -350,9 +352,8 @@ def test_the_address_is_moved_on_purpose_without_a_lost_request(edges: Edges, mo
 def test_both_edges_are_converged_one_after_the_other_without_a_lost_request(edges: Edges) -> None:
     before, owner = edges.count(), edges.owner()
     (other,) = set(EDGES) - {owner}
-    changed = json.dumps({"haproxy": {"timeouts": {"queue": "6s"}}})
     with edges.under_load(mode="keepalive", rate=RATE) as load:
-        said = edges.apply(SLS="haproxy,keepalived", PILLAR=changed).stdout
+        said = edges.apply(SLS="haproxy,keepalived", PILLAR=CHANGED).stdout
         load.wait_for(load.result.ok + 100)
     exact(edges, before, load.result)
     assert said.index(f"==> {other}") < said.index(f"==> {owner}"), "the standby first"
@@ -386,7 +387,7 @@ def test_an_edge_stays_as_it_is_while_the_other_one_is_missing(edges: Edges) -> 
     (other,) = set(EDGES) - {owner}
     edges.on(other, "systemctl stop keepalived")
     try:
-        refused = edges.apply(check=False, SLS="haproxy", HOST=owner)
+        refused = edges.apply(check=False, SLS="haproxy", HOST=owner, PILLAR=CHANGED)
         assert refused.returncode != 0
         assert (
             f"{owner}: left as it is: no other edge could serve meanwhile ({other}: keepalived"
