@@ -164,9 +164,8 @@ def test_a_broken_image_is_taken_back_and_the_old_one_serves_all_along(
 
 
 @pytest.fixture(scope="module")
-def pages(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """An application beside the counter, as test_apps.py has it, deployed; the repository with its releases."""
-    folder = tmp_path_factory.mktemp("pages")
+def pages(lab: Lab, store: Path) -> Iterator[Path]:
+    """An application beside the counter, as test_apps.py has it; the repository for its releases."""
     settings = ROOT / "pillar" / "settings" / f"{lab.topology}.sls"
     settings.parent.mkdir(exist_ok=True)
     assert not settings.exists(), f"{settings}: somebody's own"
@@ -174,7 +173,7 @@ def pages(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     settings.write_text(json.dumps({"apps": {"pages": {**one, "state": True}}}), encoding="utf-8")
     try:
         lab.apply()
-        yield folder
+        yield store
     finally:
         settings.unlink()
         with contextlib.suppress(OSError):
@@ -183,36 +182,30 @@ def pages(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         lab.run("rm -rf /var/lib/apps/pages /var/lib/stack/releases/pages.json")
 
 
+PAGES = ROOT / "tests" / "machine" / "applications" / "pages"
+
+
+def ask_pages(lab: Lab, path: str = "/") -> str:
+    resolve = ["--resolve", f"pages.test:443:{lab.address}", f"https://pages.test{path}"]
+    words = ["curl", "-sS", "-m", "10", "--cacert", lab.ca, *resolve]
+    return subprocess.run(words, capture_output=True, text=True, check=False).stdout
+
+
 def test_another_application_runs_beside_the_counter_by_its_name(
     lab: Lab, pages: Path, tmp_path: Path
 ) -> None:
-    def ask(path: str = "/") -> str:
-        resolve = ["--resolve", f"pages.test:443:{lab.address}"]
-        words = [
-            "curl",
-            "-sS",
-            "-m",
-            "10",
-            "--cacert",
-            lab.ca,
-            *resolve,
-            f"https://pages.test{path}",
-        ]
-        return subprocess.run(words, capture_output=True, text=True, check=False).stdout
-
     store = {"ARTIFACT_STORE": str(pages)}
-    source = ROOT / "tests" / "machine" / "applications" / "pages"
-    first = lab.make("publish", APP=str(source), **store).stdout.strip().splitlines()[-1]
+    first = lab.make("publish", APP=str(PAGES), **store).stdout.strip().splitlines()[-1]
     with lab.under_load(rate=40) as load:
         lab.make("deploy", APP="pages", VERSION=first, **store)
-        assert ask() == "pages 0 False\n"
-        second = shutil.copytree(source, tmp_path / "pages")
-        (second / "pages.py").write_text((source / "pages.py").read_text() + "# another\n")
+        assert ask_pages(lab) == "pages 0 False\n"
+        second = shutil.copytree(PAGES, tmp_path / "pages")
+        (second / "pages.py").write_text((PAGES / "pages.py").read_text() + "# another\n")
         other = lab.make("publish", APP=str(second), **store).stdout.strip().splitlines()[-1]
         lab.make("deploy", APP="pages", VERSION=other, **store)
-        assert json.loads(ask("/version"))["version"] == other
+        assert json.loads(ask_pages(lab, "/version"))["version"] == other
         lab.make("rollback", APP="pages", **store)
-        assert json.loads(ask("/version"))["version"] == first
+        assert json.loads(ask_pages(lab, "/version"))["version"] == first
     assert load.result.exact, load.result.summary()
     assert f"@1 {first}; back: -" in lab.make("releases", APP="pages", **store).stdout
     found = inspect(lab, "pages-1")
@@ -340,8 +333,14 @@ def test_a_flood_is_limited_by_haproxy_and_banned_by_the_hosts_nftables(lab: Lab
         assert lab.count() == before
 
 
-def test_a_host_made_anew_has_its_count_and_the_release_that_it_ran(lab: Lab, store: Path) -> None:
+def test_a_host_made_anew_has_its_count_and_the_releases_that_it_ran(
+    lab: Lab, store: Path, pages: Path
+) -> None:
     deploy(lab, store, "9.2.0")
+    other = {"APP": str(PAGES), "ARTIFACT_STORE": str(pages)}
+    lab.make(
+        "deploy", VERSION=lab.make("publish", **other).stdout.strip().splitlines()[-1], **other
+    )
     counted = lab.see()
     # A host that is lost with all but the disk of its data.
     name = containers.container_name(topology.load(lab.topology), lab.host)
@@ -349,3 +348,4 @@ def test_a_host_made_anew_has_its_count_and_the_release_that_it_ran(lab: Lab, st
     lab.make("up", ARTIFACT_STORE=str(store), timeout=1500)
     assert lab.see() == counted + 1
     assert running(lab) == "9.2.0"
+    assert ask_pages(lab) == "pages 0 False\n"
