@@ -6,6 +6,7 @@ import http.client
 import json
 import re
 import shutil
+import signal
 import socket
 import struct
 import subprocess
@@ -184,8 +185,11 @@ def test_a_stop_refuses_the_check_first_and_then_lets_what_is_open_end(running: 
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as leaving:
         assert leaving.stdout is not None
         assert "the balancer's check is refused: 1 s until" in leaving.stdout.readline()
+        # Its second takes until it was seen.
+        leaving.send_signal(signal.SIGSTOP)
         assert running.ask("/ready") == 0
         assert running.process.poll() is None, "it serves on meanwhile"
+        leaving.send_signal(signal.SIGCONT)
         running.process.wait(60)
         assert leaving.wait(60) == 0
     # Nobody to wait for.
