@@ -493,7 +493,9 @@ def folders(program: Any) -> Iterator[SimpleNamespace]:
         program.COLLECTED = base / "collected"
         shutil.chown(folder, "nobody", "nogroup")
         given = {"folder": str(folder), "user": "nobody", "units": []}
-        yield SimpleNamespace(base=base, folder=folder, settings={"name": "dev", "folders": {"shop": given}})
+        yield SimpleNamespace(
+            base=base, folder=folder, settings={"name": "dev", "folders": {"shop": given}}
+        )
 
 
 @pytest.fixture
