@@ -118,9 +118,10 @@ def port_matrix(topology: facts.Topology) -> str:
         }
     )
     columns = [facts.ANYBODY, *(one.name for one in topology.machines), *networks]
-    picture = Canvas(
-        WIDTH, f"Port matrix of {topology.name}", "Who may open a connection to which port"
+    words = (
+        f"{one.source} → {one.target}: {one.label} ({one.formula})" for one in connections(topology)
     )
+    picture = Canvas(WIDTH, f"Port matrix of {topology.name}", "\n".join(words))
     picture.text(20, 30, f"Port matrix: {topology.name}", "h")
     picture.text(20, 52, "a dot: may connect; a blank: refused", "s m")
     first, y = 330.0, 84.0

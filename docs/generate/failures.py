@@ -184,7 +184,7 @@ def page(failures: list[Failure]) -> str:
         "# What fails, and what then",
         "",
         "Made from `docs/generate/failures.yaml`, the rules and the runbooks: an alert that there is not, a figure that its source"
-        " does not say any more, a role or service without a row stops `make docs`. *told after*: reading, scraping, evaluating, the rule's own"
+        " does not say any more, a role or service without a row stops `make docs`. *alert after*: reading, scraping, evaluating, the rule's own"
         " time and grouping, added up. *how long* says where it is from; much was measured in the lab alone, and what nobody has measured says so.",
         "",
         "![A machine is lost: what users feel, which alert with which runbook says so, how long it lasts](../diagrams/failures-machines.svg)",
@@ -196,7 +196,7 @@ def page(failures: list[Failure]) -> str:
         if one.group != group:
             group = one.group
             lines += ["", f"## {group}", "",
-                      "| what fails | in | what users feel | alert, runbook | told after | how long |",
+                      "| what fails | in | what users feel | alert, runbook | alert after | how long |",
                       "| --- | --- | --- | --- | --- | --- |"]  # fmt: skip
         alerts = [
             f"[{rule['alert']}](../runbooks/{rule['alert']}.md) ({rule['labels']['severity']})"

@@ -90,12 +90,12 @@ def backup() -> str:
     below = _steps(picture, y + 22, "restore", "a person: make restore", restored)
     picture.card(
         side, y + 40, wide, 92,
-        [("told", "b monitor"), ("BackupFailed: the last failed", "s"), (f"BackupTooOld: {settings['max_age_hours']} h without", "s"), ("a good one", "s")],
+        [("alerts", "b monitor"), ("BackupFailed: the last failed", "s"), (f"BackupTooOld: {settings['max_age_hours']} h without", "s"), ("a good one", "s")],
         "told", "box monitor",
     )  # fmt: skip
     picture.card(
         side, y + 152, wide, 92,
-        [("what it costs", "b public"), ("counts since the last backup:", "s"), ("a day at most; an hour by", "s"), ("schedule: hourly (T26)", "s")],
+        [("what can be lost", "b public"), ("counts since the last backup:", "s"), ("a day at most; an hour by", "s"), ("schedule: hourly (T26)", "s")],
         "costs", "box public",
     )  # fmt: skip
     y = below + 26

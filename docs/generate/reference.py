@@ -289,7 +289,7 @@ def alerts_page() -> str:
     lines += ["", "## Expressions", ""]
     for one in found:
         expression = str(one["expr"]).strip()
-        lines += [f"**{one['alert']}** ({one['formula']})", "", "```promql", expression, "```", ""]
+        lines += [f"**{one['alert']}** ({one['formula']})", "", "```", expression, "```", ""]
     return "\n".join(lines)
 
 

@@ -287,6 +287,20 @@ def test_the_threat_model_names_tests_that_exist_and_every_promise_of_defending(
         assert found, f"docs/threat-model.md does not say who is kept off by {name}"
 
 
+def test_every_page_of_the_site_has_a_title(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sphinx refuses others: forms of a tracker and fragments of a changelog are no pages."""
+    monkeypatch.setattr(site, "STAGE", tmp_path / "docs")
+    site.stage()
+    bare = [
+        page.name
+        for page in sorted(site.STAGE.rglob("*.md"))
+        if not re.match(r"(\s|<!--.*?-->)*# ", page.read_text(encoding="utf-8"))
+    ]
+    assert bare == []
+
+
 def anchors(path: Path) -> set[str]:
     text = (ROOT / path).read_text(encoding="utf-8")
     titles = [
