@@ -5,7 +5,7 @@ from __future__ import annotations
 from . import facts
 from .diagrams import WIDTH, finished
 from .failures import balancer_seconds, defaults, seconds
-from .svg import Canvas, width_of
+from .svg import Canvas
 
 
 def _steps(picture: Canvas, y: float, name: str, words: str, steps: list[tuple[str, str]]) -> float:
@@ -118,8 +118,8 @@ def failover(topology: facts.Topology) -> str:
     down = seconds(f"{sentinel['down_after']}ms")
     # keepalived's README: the other has it a tenth of a second after it was noticed. Decision 35: one to two seconds more.
     take, promote = 0.1, 2.0
-    none, waits = "{:.1f} s: nobody is answered", "about {:g} s: requests wait, none is refused"
-    share = "its share of connections fails"
+    none, waits = "{:.1f} s: nobody is answered", "about {:g} s: requests wait, none fails"
+    share = "its connections fail"
     rows: list[tuple[str, list[tuple[str, float, str, str]]]] = [
         (
             "Edges on a network of one's own: VRRP",
@@ -181,13 +181,15 @@ def failover(topology: facts.Topology) -> str:
 
     # How long
     y = 340.0
-    left, scale = 300.0, 26.0
+    # Bars, whatever the settings, then their words.
+    left, beside = 298.0, 500.0
+    longest = max(length for _, listed in rows for _, length, _, _ in listed)
+    scale = (beside - 16 - left) / longest
     picture.text(20, y, "How long, by the settings", "b")
-    picture.text(WIDTH - 20, y, "seconds", "s m", "end")
     y += 22
-    longest = 12
+    picture.text(beside, y, "seconds", "s m")
     bottom = y + 18 + sum(30 + 24 * len(listed) for _, listed in rows)
-    for second in range(0, longest + 1, 2):
+    for second in range(0, int(longest) + 1, 2 * (1 + int(longest) // 14)):
         x = left + second * scale
         picture.text(x, y, str(second), "s m", "middle")
         picture.line(x, y + 6, x, bottom, "rule")
@@ -199,12 +201,7 @@ def failover(topology: facts.Topology) -> str:
             picture.text(32, y, name, "s")
             if length:
                 picture.box(left, y - 11, length * scale, 14, {"felt": "bar critical", "waits": "bar", "nothing": "wait"}[kind], name)  # fmt: skip
-            shown = words.format(length)
-            inside = left + length * scale + 8
-            if inside + width_of(shown, "s") > WIDTH - 10:
-                # A box may hold text.
-                inside = left + 8
-            picture.text(inside, y, shown, "s")
+            picture.text(beside, y, words.format(length), "s")
             y += 24
         y += 6
     y += 8

@@ -185,6 +185,9 @@ def test_a_changed_setting_changes_the_failover(monkeypatch: pytest.MonkeyPatch)
         lambda name: defaults(name) | ({"down_after": 3000} if name == "sentinel" else {}),
     )
     assert "4 to 5 s: 503" in recovery_diagrams.failover(ha) and "4 to 5 s" not in before
+    for seconds in (9, 60):
+        monkeypatch.setattr(recovery_diagrams, "balancer_seconds", lambda seconds=seconds: seconds)
+        assert f"{seconds} s: its connections fail" in recovery_diagrams.failover(ha)
 
 
 # --- all of them ----------------------------------------------------------------------------------
