@@ -44,14 +44,19 @@ def _make_tags(topology: Topology, machine: Machine) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*tags, account.make_tag(topology, account.join_roles(machine))]))
 
 
+def profile_name(topology: Topology, machine: Machine) -> str:
+    """Of cloud/cloud.profiles.d, the profile that a machine is made from."""
+    if topology.has_containers:
+        return container_hosts.PROFILE
+    return "prod" if set(machine.roles) == set(ROLES) else account.join_roles(machine)
+
+
 def list_wanted(topology: Topology) -> list[Wanted]:
     """The droplets of a topology, as their profiles have them; UserError for a profile that cannot be used."""
     profiles, default = account.read_settings("profiles"), account.provider_settings()
     result = []
     for machine in topology.machines.values():
-        profile = "prod" if set(machine.roles) == set(ROLES) else account.join_roles(machine)
-        if topology.has_containers:
-            profile = container_hosts.PROFILE
+        profile = profile_name(topology, machine)
         if profile not in profiles:
             raise UserError(
                 f"cloud/cloud.profiles.d: no profile {profile} for {machine.name}, which has roles"

@@ -15,10 +15,15 @@ from pathlib import Path
 
 from . import (
     app_toml,
+    cloud_diagrams,
     container_diagrams,
+    deployment_diagram,
     diagrams,
     facts,
+    failures,
+    keys_diagram,
     modules,
+    recovery_diagrams,
     reference,
     rehearsal,
     rooms,
@@ -34,6 +39,31 @@ def everything() -> dict[Path, str]:
     # Has what is nowhere else: several edges and stores.
     ha = facts.load_topology("ha")
     containers = facts.load_topology("containers")
+    rows = failures.load()
+    if gaps := failures.missing(rows, [dev, prod, ha, containers]):
+        raise RuntimeError(f"failures.yaml: no row for {'; '.join(gaps)}")
+    pictures = {
+        "topology": cloud_diagrams.target(
+            facts.load_topology("prod", True), facts.load_cloud("prod")
+        ),
+        "topology-ha": cloud_diagrams.target(
+            facts.load_topology("ha", True), facts.load_cloud("ha")
+        ),
+        "deployment": deployment_diagram.deployment(prod),
+        "request-path": diagrams.request_path(prod),
+        "ports": diagrams.port_matrix(prod),
+        "failures-machines": failures.picture(failures.of_machines(rows), "A machine is lost"),
+        "failures-services": failures.picture(failures.of_services(rows), "A service fails"),
+        "backup": recovery_diagrams.backup(),
+        "failover": recovery_diagrams.failover(ha),
+        "keys": keys_diagram.picture("prod"),
+        "containers-topology": container_diagrams.target_topology(
+            containers, facts.load_cloud("containers")
+        ),
+        "containers-deployment": container_diagrams.deployment(containers),
+        "tickets": tickets.chart(),
+        "controller": rooms.picture(),
+    }
     pages = {
         "reference/index.md": reference.index_page(),
         "reference/commands.md": reference.commands_page(),
@@ -43,6 +73,8 @@ def everything() -> dict[Path, str]:
         "reference/metrics.md": reference.metrics_page([dev, ha]),
         "reference/settings/index.md": reference.settings_index(),
         "reference/app-toml.md": app_toml.app_toml_page(),
+        "reference/diagrams.md": reference.diagrams_page(pictures),
+        "reference/failures.md": failures.page(rows),
         "reference/small-files.md": small_files.small_files_page(),
         "decisions/README.md": reference.decisions_page(),
         "runbooks/README.md": reference.runbooks_page(),
@@ -54,16 +86,6 @@ def everything() -> dict[Path, str]:
         },
     }
     made = {facts.DOCS / name: reference.MADE + text for name, text in pages.items()}
-    pictures = {
-        "topology": diagrams.target_topology(prod),
-        "ports": diagrams.port_matrix(prod),
-        "request-path": diagrams.request_path(prod),
-        "deployment": diagrams.deployment(prod),
-        "containers-topology": container_diagrams.target_topology(containers),
-        "containers-deployment": container_diagrams.deployment(containers),
-        "tickets": tickets.chart(),
-        "controller": rooms.picture(),
-    }
     made |= {facts.DOCS / "diagrams" / f"{name}.svg": text for name, text in pictures.items()}
     made[facts.DOCS / "tickets" / "tickets.csv"] = tickets.csv_file()
     made[modules.README] = modules.readme()

@@ -48,28 +48,30 @@ def units() -> dict[str, Unit]:
     return found
 
 
-def target_topology(topology: facts.Topology) -> str:
+def target_topology(topology: facts.Topology, cloud: facts.Cloud) -> str:
     """One host: what is let in, containers, what is the host's own, and the disk that outlives it."""
     (host,) = topology.machines
     picture = Canvas(
         WIDTH,
-        f"Target topology {topology.name}",
-        f"One host, {host.name} {host.address}, that runs {', '.join(units())} as containers.",
+        f"Target topology {topology.name} on DigitalOcean",
+        f"One host, {host.name}, {cloud.sizes[host.name]} in {cloud.region}, ${cloud.price:.2f} a month, that runs"
+        f" {', '.join(units())} as containers, behind cloud firewall {cloud.firewalls[host.name]}.",
     )
-    picture.text(20, 30, f"Target topology: {topology.name}", "h")
-    picture.text(WIDTH - 20, 30, f"site name {topology.domain}", "c m", "end")
+    picture.text(20, 30, f"Target topology: {topology.name}, in the cloud", "h")
+    price = f"{cloud.region}, one droplet, ${cloud.price:.2f} a month"
+    picture.text(WIDTH - 20, 30, price, "s m", "end")
     picture.box(16, 46, WIDTH - 32, 84, "zone", "Internet", "zone")
     picture.text(28, 64, "Internet: nobody is trusted", "s m")
     picture.card(140, 72, 160, 44, [("clients", "b"), ("browsers, curl", "s m")], "clients")
     picture.card(440, 72, 220, 44, [("controller, operators", "b"), ("ssh, keys only", "s m")], "operators")  # fmt: skip
     top = 158.0
     picture.box(16, top, WIDTH - 32, 468, "zone", host.name, "zone")
-    picture.text(28, top + 18, f"{host.name} {host.address}: no Salt, no Python, provisioned by Ignition", "s m")  # fmt: skip
+    picture.text(232, top + 18, f"{host.name}, {cloud.sizes[host.name]}: no Salt, no Python", "s m")  # fmt: skip
     site = ranges({one.port for one in host.openings if one.formula == "haproxy"})
     ssh = ranges({one.port for one in host.openings if one.formula == "base"})
     picture.card(
         60, top + 32, 640, 44,
-        [("nftables: deny by default", "b public"), (f"{site} for the site, {ssh} for ssh; bans by address, over a reload and a reboot", "s")],
+        [("cloud firewall, nftables: deny by default", "b public"), (f"{site} for the site, {ssh} for ssh; bans by address, over a reload and a reboot", "s")],
         "nftables", "box public",
     )  # fmt: skip
     picture.arrow((220, 116), (220, top + 32))
@@ -87,7 +89,7 @@ def target_topology(topology: facts.Topology) -> str:
         )  # fmt: skip
 
     picture.box(44, at - 8, 420, 282, "group edge", "containers", "group")
-    picture.text(56, at + 10, "containers: read-only, no capability but for low ports", "s m")
+    picture.text(166, at + 10, "read-only, no capability but for low ports", "s m")
     card("haproxy", 56, at + 24)
     card("counter@", 56, at + 110)
     card("redis-server", 56, at + 196)
@@ -114,8 +116,8 @@ def target_topology(topology: facts.Topology) -> str:
     disk = at + 290
     picture.card(
         44, disk, 684, 58,
-        [("the disk that outlives the host", "b store"), (DISK, "c"),
-         ("a host that is made anew goes on with them", "s m")],
+        [("the data", "b store"), (DISK, "c"),
+         ("in the lab a host made anew goes on with them; in the cloud it goes with the droplet", "s m")],
         "disk", "box store",
     )  # fmt: skip
     picture.arrow((156, at + 258), (156, disk))

@@ -17,6 +17,10 @@ from typing import Any
 import yaml
 
 from control import salt_copy
+from control import topology as topologies
+from control.application import NAME
+from control.by_path import load_module
+from control.cloud import account, addresses, balancers, plan
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -27,6 +31,7 @@ ROLES: tuple[str, ...] = tuple(
     ]["enum"]
 )
 ANYBODY = "everybody"
+BALANCER = "load balancer"
 # Formulas whose settings the diagrams quote.
 QUOTED = ("haproxy", "counter", "redis")
 # Settings without which a formula measures nothing.
@@ -38,8 +43,8 @@ OFF_BY_DEFAULT = {
 
 @dataclass(frozen=True)
 class Opening:
-    """One line of a firewall.yaml.j2. ``source``: ``everybody``, a role's name or a network; ``port``: 0
-    for a protocol that has none."""
+    """One line of a firewall.yaml.j2. ``source``: ``everybody``, ``load balancer``, a role's name or a network;
+    ``port``: 0 for a protocol that has none."""
 
     formula: str
     port: int
@@ -50,8 +55,8 @@ class Opening:
 @dataclass(frozen=True)
 class Machine:
     """
-    One machine. ``openings`` are those that somebody can use: a role nobody else has is none.
-    ``metrics`` and ``logs``: what each formula's metrics.yaml.j2 and logs.yaml.j2 say there.
+    One machine. ``openings`` are those that somebody can use: a role nobody else has is none; ``services``:
+    formulas of which something runs there (`make status` asks it). ``metrics`` and ``logs``: what each formula's metrics.yaml.j2 and logs.yaml.j2 say there.
     """
 
     name: str
@@ -59,6 +64,7 @@ class Machine:
     roles: tuple[str, ...]
     formulas: tuple[str, ...]
     openings: tuple[Opening, ...]
+    services: tuple[str, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     logs: dict[str, Any] = field(default_factory=dict)
@@ -91,8 +97,8 @@ class Topology:
 
 
 def _source(given: Any) -> str:
-    if given == "any":
-        return ANYBODY
+    if given in ("any", "balancer"):
+        return ANYBODY if given == "any" else BALANCER
     if isinstance(given, str):
         return given
     return str(given.get("role") or given.get("network"))
@@ -111,9 +117,9 @@ def _openings(
             yield Opening(formula, one.get("port", 0), one["protocol"], source)
 
 
-def _ask(topology: str, names: Sequence[str]) -> list[dict[str, Any]]:
+def _ask(topology: str, names: Sequence[str], data: dict[str, Any]) -> list[dict[str, Any]]:
     """
-    What machines say of themselves: the formulas of their roles, what each lets in (firewall.yaml.j2 as it
+    What machines of the topology whose file has ``data`` say of themselves: the formulas of their roles, what each lets in (firewall.yaml.j2 as it
     was written, sources by role), measures (metrics.yaml.j2) and calls its own in the journal (logs.yaml.j2),
     and the settings of those that are quoted.
     """
@@ -121,6 +127,7 @@ def _ask(topology: str, names: Sequence[str]) -> list[dict[str, Any]]:
         ["formula.applied", [], {}],
         ["formula.collect", ["firewall.yaml.j2"], {}],
         ["formula.collect", ["logs.yaml.j2"], {}],
+        ["formula.collect", ["status.yaml.j2"], {}],
         *(["formula.settings", [formula], {}] for formula in QUOTED),
         # What measures only where the pillar turns it on.
         ["lay over pillar", [OFF_BY_DEFAULT], {}],
@@ -133,11 +140,15 @@ def _ask(topology: str, names: Sequence[str]) -> list[dict[str, Any]]:
             identity = {"topology": topology, "name": name, "release": "0.0.0"}
             states = configs[0].parents[1] if configs else None
             configs.append(salt_copy.copy_tree(Path(trees) / name, identity, states=states))
+            path = Path(trees, name, "pillar", "topologies", f"{topology}.yaml")
+            path.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
         answers = salt_copy.ask(configs, questions)
     return [_as_facts(*answer) for answer in answers]
 
 
-def _as_facts(applied: list[str], openings: Any, logs: Any, *others: Any) -> dict[str, Any]:
+def _as_facts(
+    applied: list[str], openings: Any, logs: Any, status: dict[str, Any], *others: Any
+) -> dict[str, Any]:
     """Answers to the questions of :func:`_ask`, by their names."""
     *settings, _, metrics = others
     quoted = {
@@ -147,24 +158,28 @@ def _as_facts(applied: list[str], openings: Any, logs: Any, *others: Any) -> dic
         "applied": applied,
         "openings": openings,
         "logs": logs,
+        "services": [formula for formula in applied if status.get(formula)],
         "settings": quoted,
         "metrics": metrics,
     }
 
 
 @functools.cache
-def load_topology(name: str) -> Topology:
+def load_topology(name: str, in_cloud: bool = False) -> Topology:
     """
-    Topology ``name`` with what each of its machines applies and lets in.
+    Topology ``name`` with what each of its machines applies and lets in; ``in_cloud``: as `make cloud-up` gives it to
+    them, whose firewalls there are made of the same answers.
 
     Raises OperationError, with Salt's own words, when a machine does not render.
     """
     path = ROOT / "pillar" / "topologies" / f"{name}.yaml"
     data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if in_cloud:
+        data = addresses.read_for_cloud(topologies.load(name))
     machines: dict[str, dict[str, Any]] = data["machines"]
     # Machines of the same roles say the same.
     first = {tuple(given["roles"]): one for one, given in reversed(machines.items())}
-    asked = dict(zip(first, _ask(name, list(first.values())), strict=True))
+    asked = dict(zip(first, _ask(name, list(first.values()), data), strict=True))
     answers = {one: asked[tuple(given["roles"])] for one, given in machines.items()}
     return Topology(
         name=data["name"],
@@ -177,12 +192,72 @@ def load_topology(name: str) -> Topology:
                 roles=tuple(given["roles"]),
                 formulas=tuple(answers[one]["applied"]),
                 openings=tuple(_openings(one, answers[one]["openings"], machines)),
+                services=tuple(answers[one]["services"]),
                 settings=answers[one]["settings"],
                 metrics=answers[one]["metrics"],
                 logs=answers[one]["logs"],
             )
             for one, given in machines.items()
         ),
+    )
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """
+    What `make cloud-up` makes of a topology on DigitalOcean. ``sizes`` and ``backups`` (`daily`, `weekly`) of
+    machines; ``balancer``: its options, None where there is one edge; ``price``: US dollars a month.
+    """
+
+    region: str
+    network: str
+    sizes: dict[str, str]
+    backups: dict[str, str]
+    firewalls: dict[str, str]
+    balancer: dict[str, Any] | None
+    price: float
+
+
+def size_prices() -> dict[str, float]:
+    """US dollars a month of a droplet, by size: what ``/v2/sizes`` lists, as the stand-in of the API has it."""
+    path = ROOT / "cloud/saltext-digitalocean/tests/support/standin_digitalocean.py"
+    found = re.findall(
+        r'(?m)^    "([\w-]+)": \((?:[\d.]+, ){4}([\d.]+), ', path.read_text(encoding="utf-8")
+    )
+    return {size: float(price) for size, price in found}
+
+
+def load_cloud(name: str) -> Cloud:
+    """Topology ``name`` on DigitalOcean, of ``cloud/cloud.*.d`` and the prices that the driver knows."""
+    topology = topologies.load(name)
+    prices = load_module(
+        "cloud/saltext-digitalocean/src/saltext/digitalocean/utils/digitalocean/prices.py"
+    )
+    profiles, provider = account.read_settings("profiles"), account.provider_settings()
+    listed, price = size_prices(), 0.0
+    sizes: dict[str, str] = {}
+    backups: dict[str, str] = {}
+    for machine in topology.machines.values():
+        profile = {**provider, **profiles[plan.profile_name(topology, machine)]}
+        sizes[machine.name] = profile["size"]
+        if profile.get("backups"):
+            backups[machine.name] = (profile.get("backup_policy") or {}).get("plan", "daily")
+        price += listed[profile["size"]] * (1 + prices.BACKUPS.get(backups.get(machine.name), 0))
+    balancer = None
+    if balancers.is_wanted(topology):
+        balancer = account.read_settings("balancers")["edge"]
+        price += balancer["size_unit"] * prices.LOAD_BALANCER_NODE
+    return Cloud(
+        region=provider["location"],
+        network=account.network_name(topology),
+        sizes=sizes,
+        backups=backups,
+        firewalls={
+            one.name: f"{NAME}-{name}-{account.join_roles(one)}"
+            for one in topology.machines.values()
+        },
+        balancer=balancer,
+        price=price,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +179,28 @@ def settings_index() -> str:
     return "\n".join([*lines, "```", ""])
 
 
+# --- diagrams ---------------------------------------------------------------------------------------
+
+
+def diagrams_page(pictures: dict[str, str]) -> str:
+    """Every picture, by its file's name, with what it says in words."""
+    lines = [
+        "# Diagrams",
+        "",
+        "All of them, each with what it shows in words. They are made from the code; one that is stale fails `make test-unit`, and"
+        " `make docs` mends it. For paper: each is an SVG of its own in `docs/diagrams`.",
+        "",
+    ]
+    for name, svg in pictures.items():
+        title, words = (
+            unescape(re.findall(rf"(?s)<{tag} id=.*?>(.*?)</{tag}>", svg)[0])
+            for tag in ("title", "desc")
+        )
+        lines += [f"## {title}", "", f"![{title}](../diagrams/{name}.svg)", ""]
+        lines += [f"- {prose(line)}" for line in words.split("\n")] + [""]
+    return "\n".join(lines)
+
+
 # --- commands -------------------------------------------------------------------------------------
 
 
@@ -266,7 +289,7 @@ def alerts_page() -> str:
     lines += ["", "## Expressions", ""]
     for one in found:
         expression = str(one["expr"]).strip()
-        lines += [f"**{one['alert']}** ({one['formula']})", "", "```promql", expression, "```", ""]
+        lines += [f"**{one['alert']}** ({one['formula']})", "", "```", expression, "```", ""]
     return "\n".join(lines)
 
 
@@ -479,6 +502,8 @@ def index_page() -> str:
         "| [Settings](settings/index.md) | every key of the pillar |",
         "| [Small files](small-files.md) | what formulas hand to each other |",
         "| [app.toml](app-toml.md) | what an application says of itself |",
+        "| [Diagrams](diagrams.md) | every picture, and what it says in words |",
+        "| [What fails](failures.md) | what users feel, which alert and runbook, how long |",
         "| [Ports](ports.md) | who may connect to whom |",
         "| [Alerts](alerts.md) | when somebody is told, and what to do |",
         "| [Metrics](metrics.md) | what is measured |",
@@ -505,7 +530,16 @@ def index_page() -> str:
     ):
         if (facts.ROOT / name / "README.md").exists():
             lines.append(f"- [{name}](../../{name}/README.md)")
-    lines += ["", "```{toctree}", ":hidden:", "", "commands", "settings/index"]
+    lines += [
+        "",
+        "```{toctree}",
+        ":hidden:",
+        "",
+        "diagrams",
+        "failures",
+        "commands",
+        "settings/index",
+    ]
     return "\n".join(
         [
             *lines,

@@ -24,6 +24,8 @@ from . import facts, tickets
 
 STAGE = facts.ROOT / ".cache" / "docs"
 _LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
+# Markdown that is no page: forms of a tracker, and what the driver's own site is built from.
+NO_PAGES = (".gitlab", "cloud/saltext-digitalocean/changelog", "cloud/saltext-digitalocean/docs")
 _FENCE = re.compile(r"(?ms)^( *)(`{3,}|~{3,}).*?^\1\2`*~* *$")
 
 
@@ -126,7 +128,11 @@ def stage() -> None:
     shutil.rmtree(STAGE, ignore_errors=True)
     ignore = shutil.ignore_patterns("*.md", "generate", "__pycache__")
     shutil.copytree(facts.DOCS, STAGE, ignore=ignore)
-    known = pages()
+    known = {
+        source: target
+        for source, target in pages().items()
+        if not any(source.is_relative_to(folder) for folder in NO_PAGES)
+    }
     for source, target in known.items():
         text = (facts.ROOT / source).read_text(encoding="utf-8")
         if source.parts[:2] == ("docs", "tickets"):

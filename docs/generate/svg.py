@@ -25,6 +25,8 @@ STYLE = """
   .zone { fill: var(--zone); stroke: var(--line); stroke-dasharray: 5 4; }
   .group { fill: none; stroke-width: 1.5; } .plain { fill: none; stroke: none; }
   .arrow { fill: none; stroke: var(--line); stroke-width: 1.6; }
+  .when { stroke-dasharray: 4 3; }
+  .later { fill: none; stroke: var(--line); stroke-width: 1.6; stroke-dasharray: 5 4; }
   .life { stroke: var(--line); stroke-dasharray: 2 4; } .rule { stroke: var(--line); stroke-opacity: .45; }
   .tip { fill: var(--line); }
   .public { stroke: var(--public); } .edge { stroke: var(--edge); } .app { stroke: var(--app); }
@@ -32,6 +34,7 @@ STYLE = """
   text.public { fill: var(--public); } text.edge { fill: var(--edge); } text.app { fill: var(--app); }
   text.store { fill: var(--store); } text.monitor { fill: var(--monitor); }
   text.public, text.edge, text.app, text.store, text.monitor { stroke: none; }
+  .ring { fill: none; stroke: var(--line); stroke-width: 1.6; }
   .dot { fill: var(--app); stroke: none; } .dot.public { fill: var(--public); }
   .bar { fill: var(--line); fill-opacity: .55; } .bar.critical { fill: var(--edge); fill-opacity: 1; }
   .wait { fill: none; stroke: var(--line); stroke-dasharray: 3 3; }
@@ -47,6 +50,18 @@ def width_of(text: str, classes: str = "") -> float:
     size = 17 if "h" in names else 12 if {"s", "c"} & set(names) else 11 if "n" in names else 13
     em = next((_EM[name] for name in names if name in _EM), 0.58)
     return len(text) * size * em
+
+
+def wrapped(text: str, width: float, classes: str = "") -> list[str]:
+    """``text`` in lines of at most ``width`` pixels; a longer word stands alone."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and width_of(longer, classes) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
 
 
 @dataclass(frozen=True)
@@ -111,6 +126,21 @@ class Canvas:
         named = f' class="{classes}"' if classes else ""
         self._front.append(f'<text{named} x="{x:g}" y="{y:g}"{shown}>{escape(text)}</text>')
 
+    def paragraph(
+        self,
+        x: float,
+        y: float,
+        width: float,
+        text: str,
+        classes: str = "s m",
+        anchor: str = "start",
+    ) -> float:
+        """``text`` in lines of at most ``width``, the first on the baseline ``y``; the baseline after the last."""
+        for line in wrapped(text, width, classes):
+            self.text(x, y, line, classes, anchor)
+            y += 16
+        return y
+
     def card(
         self, x: float, y: float, w: float, h: float, lines: list[tuple[str, str]], name: str,
         classes: str = "box",
@@ -135,6 +165,10 @@ class Canvas:
     def dot(self, x: float, y: float, classes: str = "dot") -> None:
         self._place(Rect(x - 5, y - 5, 10, 10, "box", "dot"))
         self._front.append(f'<circle class="{classes}" cx="{x:g}" cy="{y:g}" r="5"/>')
+
+    def ring(self, x: float, y: float) -> None:
+        """A dot that is open."""
+        self.dot(x, y, "ring")
 
     def badge(self, x: float, y: float, number: int) -> None:
         """A number in a circle, to which a legend says more."""

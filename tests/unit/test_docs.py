@@ -16,7 +16,16 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from docs.generate import diagrams, facts, reference, runnable, site, tickets  # noqa: E402
+from docs.generate import (  # noqa: E402
+    cloud_diagrams,
+    diagrams,
+    facts,
+    pipeline,
+    reference,
+    runnable,
+    site,
+    tickets,
+)
 from docs.generate.__main__ import everything, stale  # noqa: E402
 from docs.generate.svg import Canvas  # noqa: E402
 
@@ -39,7 +48,9 @@ def machine(name: str, number: int, *roles: str) -> facts.Machine:
     listed = [("base", 22, facts.ANYBODY), ("collectd", 9104, "monitor")]
     listed += [one for role in roles for one in said[role]]
     openings = tuple(facts.Opening(f, p, "tcp", s) for f, p, s in listed if s not in roles)
-    return facts.Machine(name, f"10.0.0.{number}", roles, ("base", *roles), openings)
+    return facts.Machine(
+        name, f"10.0.0.{number}", roles, ("base", *roles), openings, ("base", *roles)
+    )
 
 
 def topology(edges: int, apps: int, stores: int) -> facts.Topology:
@@ -48,6 +59,26 @@ def topology(edges: int, apps: int, stores: int) -> facts.Topology:
     members += [machine(f"store{n}", 200 + n, "store") for n in range(1, stores + 1)]
     members += [machine("monitor1", 250, "monitor")]
     return facts.Topology("made-up", "10.0.0.0/16", "example.org", tuple(members))
+
+
+def cloud(made_up: facts.Topology) -> facts.Cloud:
+    """As cloud/ would have it; several edges have a load balancer."""
+    names = [one.name for one in made_up.machines]
+    check = {"check_interval_seconds": 3, "unhealthy_threshold": 2}
+    balancer = {"size_unit": 2, "health_check": check}
+    return facts.Cloud(
+        "fra1",
+        "counter-made-up",
+        dict.fromkeys(names, "s-1vcpu-1gb"),
+        {},
+        {one.name: f"counter-made-up-{one.tier}" for one in made_up.machines},
+        balancer if len(made_up.tiers()["edge"]) > 1 else None,
+        123.4,
+    )
+
+
+def target(made_up: facts.Topology) -> str:
+    return cloud_diagrams.target(made_up, cloud(made_up))
 
 
 # --- generated -----------------------------------------------------------------------------------
@@ -66,7 +97,7 @@ def test_a_changed_port_makes_diagram_and_port_matrix_stale() -> None:
     after = dataclasses.replace(
         before, machines=(dataclasses.replace(edge, openings=moved), *before.machines[1:])
     )
-    for picture in (diagrams.target_topology, diagrams.port_matrix):
+    for picture in (target, diagrams.port_matrix):
         assert picture(before) != picture(after)
     assert reference.ports_page([before]) != reference.ports_page([after])
 
@@ -74,7 +105,7 @@ def test_a_changed_port_makes_diagram_and_port_matrix_stale() -> None:
 @pytest.mark.parametrize("size", [(1, 1, 1), (1, 2, 1), (2, 3, 3), (2, 7, 3)])
 def test_nothing_in_a_picture_lies_on_something_else(size: tuple[int, int, int]) -> None:
     """The pictures refuse it themselves; here for shapes that are yet to come."""
-    ET.fromstring(diagrams.target_topology(topology(*size)))
+    ET.fromstring(target(topology(*size)))
     ET.fromstring(diagrams.port_matrix(topology(*size)))
 
 
@@ -82,7 +113,7 @@ def test_one_machine_with_every_role_is_a_picture_too() -> None:
     alone = facts.Topology(
         "alone", "10.0.0.0/24", "example.org", (machine("dev", 1, *facts.ROLES),)
     )
-    ET.fromstring(diagrams.target_topology(alone))
+    ET.fromstring(diagrams.port_matrix(alone))
 
 
 def test_a_picture_names_what_lies_on_something_else() -> None:
@@ -254,6 +285,20 @@ def test_the_threat_model_names_tests_that_exist_and_every_promise_of_defending(
     for name, open_end in re.findall(r"`(test_\w+?)(…?)`", defending):
         found = any(one.startswith(name) for one in shown) if open_end else name in shown
         assert found, f"docs/threat-model.md does not say who is kept off by {name}"
+
+
+def test_every_page_of_the_site_has_a_title(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sphinx refuses others: forms of a tracker and fragments of a changelog are no pages."""
+    monkeypatch.setattr(site, "STAGE", tmp_path / "docs")
+    site.stage()
+    bare = [
+        page.name
+        for page in sorted(site.STAGE.rglob("*.md"))
+        if not re.match(r"(\s|<!--.*?-->)*# ", page.read_text(encoding="utf-8"))
+    ]
+    assert bare == []
 
 
 def anchors(path: Path) -> set[str]:
@@ -487,7 +532,8 @@ def test_every_system_of_every_diagram_has_a_ticket() -> None:
     built = {system for one in tickets.load() for system in one.systems}
     services = {name for one in facts.load_topology("prod").machines for name in one.formulas}
     assert {"haproxy", "fail2ban", "shipper", "stunnel"} <= services
-    _, jobs = diagrams.pipeline()
+    jobs = {job.environment for job in pipeline.jobs("main")} - {""}
+    assert jobs
     delivery = {"pipeline", "artifact store", *jobs}
     around = {
         "account",
