@@ -317,6 +317,32 @@ def test_votes_that_are_held_come_back_by_themselves_and_nothing_is_forgotten(
     assert [one.split()[2] for one in systemctl] == ["stop", "unmask", "start"]
 
 
+def test_a_store_that_follows_a_replica_votes_once_it_follows_the_master(
+    program: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Three that come together at once: its Sentinel named a replica as master, and they disagreed for good."""
+    roles = {A: ("slave", B, "connected", 5), B: ("slave", C, "connected", 5)}
+    roles[C] = ("master", C, "connected", 5)
+    told, votes = [], []
+
+    def redis(store: Any, *words: Any) -> None:
+        told.append((store.address, words))
+        roles[store.address] = ("slave", words[1], "connected", 5)
+
+    def execute(*_: Any) -> None:
+        raise SystemExit
+
+    monkeypatch.setattr(program.Store, "role", lambda store: roles[store.address])
+    monkeypatch.setattr(program.Store, "redis", redis)
+    monkeypatch.setattr(program, "DATA", tmp_path)
+    monkeypatch.setattr(program, "configure", lambda _, master: votes.append(master))
+    monkeypatch.setattr(program.os, "execv", execute)
+    with pytest.raises(SystemExit):
+        program.vote(program.Set(SETTINGS))
+    assert told == [(A, ("SLAVEOF", C, SETTINGS["port"]))]
+    assert votes == [C]
+
+
 def test_two_that_each_remember_themselves_wait_until_one_is_told_of_the_other(
     program: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
