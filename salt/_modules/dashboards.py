@@ -57,7 +57,7 @@ def overview(specs):
     panels.sort(key=lambda panel: panel["overview"])
     return {
         "title": "Overview",
-        "about": "Is it well? Everything at a glance; the service's own page tells more.",
+        "about": "The whole stack at a glance; the page of each service has more.",
         "panels": panels,
     }
 
