@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import json
 import os
 import re
 import shlex
@@ -31,6 +32,8 @@ from checked_load import LoadHandle, Result, run_load, start_load  # noqa: E402
 TEXT = re.compile(r"Hello World! I have been seen (\d+) times\.\n")
 # Seconds. Only so that what hangs ends: it bounds a wait for a condition, it is no claim about speed.
 PATIENCE = 300
+# Pillar for an apply that has something to change on an edge: its HAProxy gets another configuration.
+CHANGED = json.dumps({"haproxy": {"timeouts": {"queue": "6s"}}})
 
 
 class Lab:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import networks
 import pytest
-from lab_machine import Machines, Outsider, made
+from lab_machine import CHANGED, Machines, Outsider, made
 
 pytestmark = [
     pytest.mark.one_release,
@@ -212,7 +212,7 @@ def test_an_edge_that_is_stopped_leaves_the_balancer_without_a_lost_request(
                 )  # type: ignore[misc]
                 if edge == "edge1":
                     # The other one is all there is: nothing touches it.
-                    done = balanced.apply(check=False, HOST="edge2")
+                    done = balanced.apply(check=False, SLS="haproxy", HOST="edge2", PILLAR=CHANGED)
                     assert done.returncode and "no other edge could serve meanwhile" in done.stderr
                 balanced.on(edge, "systemctl start haproxy")
                 balanced.wait("it is back", lambda: balancer.up() == set(EDGES), 60)

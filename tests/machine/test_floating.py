@@ -22,15 +22,13 @@ from typing import Any
 import networks
 import pytest
 import runbooks
-from lab_machine import Machines, Outsider, made
+from lab_machine import CHANGED, Machines, Outsider, made
 
 pytestmark = [pytest.mark.one_release, pytest.mark.controller]
 
 NAME = networks.named("edges")
 EDGES = {"edge1": networks.address("edges", 1), "edge2": networks.address("edges", 2)}
 FLOATING = networks.address("edges", 0)
-# Something to change on an edge, whose HAProxy restarts for it.
-CHANGED = json.dumps({"haproxy": {"timeouts": {"queue": "6s"}}})
 MACHINES = {
     **{name: {"address": address, "roles": ["edge"]} for name, address in EDGES.items()},
     "core1": {"address": networks.address("edges", 3), "roles": ["app", "store", "monitor"]},
