@@ -11,6 +11,7 @@ with ``data`` in base64. Secrets that are not there are made, in the minion's ``
 from __future__ import annotations
 
 import base64
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,9 @@ def render_host(caller: Any, site_folder: str) -> dict[str, Any]:
     applications = [
         _application(caller, roll, proxies) for roll in sorted(rolls, key=lambda one: one["name"])
     ]
+    # The container takes the store alone: it may not enter what other accounts have (docs/containers.md).
+    backup = files["/etc/stack/backup.json"]
+    backup["data"] = json.dumps({**json.loads(backup["data"]), "folders": {}}).encode()
     for spec in files.values():
         spec["data"] = base64.b64encode(spec["data"]).decode()
     return {

@@ -220,6 +220,18 @@ def test_another_application_runs_beside_the_counter_by_its_name(
     assert "shop" in refused.stderr
 
 
+def test_a_backup_brings_back_the_count_that_it_was_taken_at(lab: Lab) -> None:
+    lab.see()
+    lab.make("backup")
+    counted = lab.count()
+    lab.see()
+    refused = lab.make("restore", YES="1", check=False)
+    assert f"the backup's count is {counted}, the running one {counted + 1}" in refused.stderr
+    assert lab.count() == counted + 1
+    lab.make("restore", YES="1", FORCE="1")
+    assert lab.see() == counted + 1
+
+
 def test_maintenance_is_a_page_until_it_ends_and_counts_nothing(lab: Lab) -> None:
     def status() -> str:
         words = ["curl", "-sS", "-o", "/dev/null", "-w", "%{http_code} %header{retry-after}"]
@@ -282,6 +294,9 @@ def test_count_and_containers_outlive_a_power_cut(lab: Lab) -> None:
 
 
 def test_an_outsider_finds_ssh_and_the_site_open_and_nothing_else(lab: Lab) -> None:
+    listening = lab.run("ss -Hltn | awk '{print $4}'").split()
+    beyond = {one.rpartition(":")[2] for one in listening if not one.startswith(("127.", "[::1]"))}
+    assert beyond == {"22", "80", "443"}
     if reason := Outsider.missing("nmap"):
         pytest.skip(reason)
     with Outsider(lab, 1) as outsider:

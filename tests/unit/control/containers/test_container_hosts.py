@@ -51,6 +51,17 @@ def test_configurations_are_the_formulas_own(host: Host) -> None:
     assert "tcp dport 443 accept" in host.files["/etc/firewalld/guard.nft"].data.decode()
 
 
+def test_the_backup_is_of_the_store_alone(host: Host) -> None:
+    """Its container may not enter what other accounts have; told of a folder, it waited for a copy that nobody made."""
+    assert json.loads(host.files["/etc/stack/backup.json"].data)["folders"] == {}
+
+
+def test_no_neighbour_is_answered_by_the_resolver(host: Host) -> None:
+    """LLMNR listened on every address, behind the firewall alone."""
+    text = host.files["/etc/systemd/resolved.conf.d/stack.conf"].data.decode()
+    assert {"LLMNR=no", "MulticastDNS=no"} <= set(text.splitlines())
+
+
 def test_secrets_and_certificate_are_made_once(where: Topology, host: Host) -> None:
     again = rendering.render(where, "core1")
     assert again.secrets == host.secrets

@@ -482,6 +482,17 @@ def test_a_redis_that_does_not_say_its_role_is_one_line(
 # --- folders of other formulas --------------------------------------------------------------------
 
 
+def test_a_machine_without_folders_collects_none(
+    program: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """On a host of containers there is no folder of copies at all: no backup could be taken there."""
+    monkeypatch.setattr(program, "COLLECTED", tmp_path / "backup-folders")
+    assert program.collected({"folders": {}}) == []
+    assert program.take_folders({"folders": {}}, None, tmp_path, "name", []) == ({}, [])
+    with pytest.raises(FileNotFoundError):
+        program.collected({"folders": {"shop": {}}})
+
+
 @pytest.fixture
 def folders(program: Any) -> Iterator[SimpleNamespace]:
     """A folder of another account's, and what is collected of it; below a path that every account may enter."""
