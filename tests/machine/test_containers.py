@@ -226,7 +226,7 @@ def test_a_backup_brings_back_the_count_that_it_was_taken_at(lab: Lab) -> None:
     counted = lab.count()
     lab.see()
     refused = lab.make("restore", YES="1", check=False)
-    assert f"the backup's count is {counted}, the running one {counted + 1}" in refused.stderr
+    assert f"the backup's count is {counted}, the running one {counted + 1}" in refused.stdout
     assert lab.count() == counted + 1
     lab.make("restore", YES="1", FORCE="1")
     assert lab.see() == counted + 1
