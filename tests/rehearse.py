@@ -13,7 +13,7 @@ import struct
 import subprocess
 import termios
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from docs.generate import rehearsal
@@ -60,6 +60,8 @@ class Terminal:
         commands, self._commands = os.pipe()
         self._number = 0
         self._rest = ""
+        # Of the last command that ended.
+        self.output = ""
         # Its commands come by a pipe of their own, a line at a time: standard input is the terminal's, for prompts.
         self._shell = subprocess.Popen(
             ["setsid", "--ctty", "bash", "--norc", "--noprofile", f"/dev/fd/{commands}"],
@@ -111,7 +113,8 @@ class Terminal:
                     os.write(self._master, asked.expand(answer).encode() + b"\n")
                     answered = len(output)
         self._rest = output[found.end() :]
-        return int(found[1]), output[: found.start()]
+        self.output = output[: found.start()]
+        return int(found[1]), self.output
 
     def type(self, command: str, seconds: float = 1800) -> tuple[int, str]:
         """Exit code and output of a command, both its outputs in one."""
@@ -130,7 +133,7 @@ class Terminal:
 
 
 def type_block(
-    block: rehearsal.Block, terminal: Terminal, value: dict[str, str], seconds: float = 1800
+    block: rehearsal.Block, terminal: Terminal, value: Mapping[str, str], seconds: float = 1800
 ) -> list[str]:
     """What is wrong with what a block's commands print, a line each. ``value``: of what a person fills in."""
     wrong = []

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .runnable import Check
@@ -59,9 +60,7 @@ FILLED = {
 }
 _PLACEHOLDER = re.compile(
     r"(?<![\w$-])(?:"
-    + "|".join(
-        sorted(map(re.escape, {*FILLED} - {"v", "prod"}), key=len, reverse=True)
-    )
+    + "|".join(sorted(map(re.escape, {*FILLED} - {"v", "prod"}), key=len, reverse=True))
     + r")(?![\w-])|(?<=VERSION=)v\b|(?<![\w-])prod\b"
 )
 
@@ -86,17 +85,35 @@ OTHERWISE = (
         r"git clone -q \1 counter && cd counter && ../provide",
         "what `make` installs for minutes is linked instead",
     ),
-    Otherwise(r"^make (up|status|down)$", r"make \1 TOPOLOGY=$LAB_TOPOLOGY", "`dev` is another test's machine"),
-    Otherwise(r"--seconds 600 ", "--seconds 240 ", "as long as what goes on beside it"),
-    Otherwise(r"--seconds 600\b", "--seconds 60", "a minute shows what it is for"),
-    Otherwise(r"--seconds 300 ", "--seconds 10 ", "what the lab can carry says nothing of a droplet"),
+    Otherwise(
+        r"^make (up|status|down)$",
+        r"make \1 TOPOLOGY=$LAB_TOPOLOGY",
+        "`dev` is another test's machine",
+    ),
+    Otherwise(
+        r"--rate 20 --seconds 600",
+        "--rate 20 --seconds 240",
+        "about as long as what goes on beside it",
+    ),
+    Otherwise(
+        r"--rate 40 --seconds 600",
+        "--rate 40 --seconds 120",
+        "about as long as what goes on beside it",
+    ),
+    Otherwise(
+        r"--seconds 300 ", "--seconds 10 ", "what the lab can carry says nothing of a droplet"
+    ),
     Otherwise(r"sleep 600;", "sleep 20;", "no watchdog of somebody else's waits for it"),
     Otherwise(r"\* 92 / 100", "* 0 / 100 + 1024", "the lab's machines share this computer's disk"),
     Otherwise(
-        r"letsencrypt\.org/directory", "letsencrypt.org:$AUTHORITY_PORT/dir", "pebble, Debian's authority for tests"
+        r"letsencrypt\.org/directory",
+        "letsencrypt.org:$AUTHORITY_PORT/dir",
+        "pebble, Debian's authority for tests",
     ),
     Otherwise(
-        r"export ARTIFACT_STORE=gitlab\+.*", "true", "the releases are in a folder, which ARTIFACT_STORE names already"
+        r"export ARTIFACT_STORE=gitlab\+.*",
+        "true",
+        "the releases are in a folder, which ARTIFACT_STORE names already",
     ),
 )
 
@@ -115,35 +132,93 @@ class Played:
 
 
 _MERGE = "git add -A pillar && { git diff --cached --quiet || git commit -qm Settings; } && git push -q origin HEAD"
+_VERSION = "$(.venv/bin/python webapp/build.py --print-version)"
 _PIPELINE = (
-    "printf '\\n\\n# Change {number}.\\n' >> webapp/src/counter/app.py && git commit -qam 'Change {number}' &&"
-    " git push -q origin HEAD && make artifact && make publish &&"
-    " make deploy TOPOLOGY={topology} VERSION=$(.venv/bin/python webapp/build.py --print-version) WHY=pipeline"
+    "printf '\\n\\n# Change {number}.\\n' >> webapp/src/counter/app.py && git commit -qam 'Change {number}' && git push -q"
+    f" origin HEAD\nmake artifact\nmake publish\nmake deploy TOPOLOGY=staging VERSION={_VERSION} WHY=pipeline"
+)
+_SETTINGS = "the merge request with the settings"
+_COPY = (
+    ".venv/bin/python -m control export-state --topology {topology} | age -p > {topology}.state.age"
 )
 PLAYED = (
-    Played("T16", "make secret", _MERGE, "the merge request with the settings"),
-    Played("T17", "git switch -c broken", _PIPELINE.format(number=1, topology="staging"), "a merge, and the pipeline"),
-    Played("T15", "make secret", _MERGE, "the merge request with the settings"),
-    Played("T18", "make apply", _MERGE, "the merge request with the settings"),
+    Played("T16", "make secret", _MERGE, _SETTINGS),
     Played(
-        "T18", "make apply TOPOLOGY=live\nssh", "sed -i 's/^    NAME:/    NAME-away:/' pillar/settings/live.sls", "somebody leaves"
+        "T17",
+        "git switch -c broken",
+        _PIPELINE.format(number=1),
+        "a merge, and the pipeline's deploy to staging",
     ),
+    Played("T17", "", _COPY.format(topology="staging"), "the sealed copy of staging, for T24"),
+    Played("T15", "make secret TOPOLOGY=live SECRET=pager", _MERGE, _SETTINGS),
+    Played("T18", "make apply TOPOLOGY=live TEST=1", _MERGE, _SETTINGS),
+    Played(
+        "T19",
+        ".venv/bin/python tests",
+        _PIPELINE.format(number=2),
+        "a merge, and the pipeline's deploy to staging",
+    ),
+    Played(
+        "T19",
+        "curl",
+        f"make deploy TOPOLOGY=live VERSION={_VERSION} WHY=pipeline",
+        "the pipeline's job `production`",
+    ),
+    Played("T27", "", _COPY.format(topology="live"), "step 2 of T08"),
+    Played("T28", "", "rm -rf .lab/live", "the old controller goes on"),
+    Played(
+        "T24",
+        "make status",
+        "make ssh TOPOLOGY=staging HOST=app1 CMD='systemctl restart counter@1'\n"
+        "until make status TOPOLOGY=staging; do sleep 10; done",
+        "somebody mends by the runbook",
+    ),
+    Played("T24", "", "rm -rf .lab/staging", "their host does not become the controller"),
+    Played(
+        "T30",
+        "for rate",
+        "cp .lab/staging/ca.pem staging-ca.pem\n"
+        "sed -i 's/^trusted: .*/trusted: [ADDRESS]/' pillar/topologies/staging.yaml\n"
+        "make cloud-up TOPOLOGY=staging",
+        "the load's host in staging's `trusted`, with staging's certificate",
+    ),
+    Played("T31", "curl", _MERGE, _SETTINGS),
+    Played(
+        "T34",
+        "ssh -F",
+        "$RECOVERY sh -c 'mv /root/authorized_keys.away /root/.ssh/authorized_keys;"
+        " [ ! -d /root/keys.away ] || mv /root/keys.away /etc/ssh/authorized_keys.d'",
+        "step 3, past ssh: the lab's way into a container",
+    ),
+    Played(
+        "T23", "", "make maintenance TOPOLOGY=live OFF=1", "T23 begins anew, as its way back says"
+    ),
+    Played(
+        "T25",
+        "make apply",
+        "sed -i '/hsts_max_age: 300/d' pillar/settings/live.sls\n" + _MERGE,
+        _SETTINGS,
+    ),
+    Played("T29", "", "rm .lab/cloud/old*", "the old key goes"),
 )
 
 
 # Beginning of a block, by its ticket -> why no test carries it out though its place is one where it could.
 LEFT: dict[tuple[str, str], str] = {
     ("T09", "make failover"): "a topology of three stores: `test_stores.py` does it",
-    ("T10", "make deploy TOPOLOGY=live APP=notes"): "only where the pillar has another application: `test_apps.py`",
+    (
+        "T10",
+        "make deploy TOPOLOGY=live APP=notes",
+    ): "only where the pillar has another application: `test_apps.py`",
     ("T14", "make secret"): "only where the company has Elasticsearch: `test_filebeat.py`",
-    ("T34", "mv /mnt"): "the provider's recovery system",
+    ("T34", "mv /mnt"): "the provider's recovery system; the rehearsal does the same past ssh",
     ("T36", "make up"): "`test_containers.py` does it on a host of its own",
     ("T36", "make apply"): "`test_containers.py` does it on a host of its own",
     ("T36", "make deploy"): "`test_containers.py` does it on a host of its own",
     ("T36", "curl"): "`test_containers.py` does it on a host of its own",
 }
 # Typed in a second terminal, as the ticket says: goes on while the rest of the ticket is typed.
-BESIDE = re.compile(r"^make dashboard|^\.venv/bin/python tests/checked_load\.py .*--seconds 600")
+BESIDE = re.compile(r"make dashboard|\.venv/bin/python tests/checked_load\.py .*--seconds 600")
 _FENCE = re.compile(r"(?ms)^( *)```([^\n]*)\n(.*?)^\1```$")
 _EXPECTED = re.compile(r"\s{2,}# -> (.*)$")
 
@@ -175,14 +250,18 @@ class Block:
                 found.append(Check(self.part, command, expected))
                 lines, expected = [], ""
         if "".join(lines).strip():
-            raise ValueError(f"{self.ticket} {self.part}: no shell understands: {chr(10).join(lines)}")
+            raise ValueError(
+                f"{self.ticket} {self.part}: no shell understands: {chr(10).join(lines)}"
+            )
         return found
 
     @property
     def left(self) -> str:
         """Why it is not carried out though it could be; '' where it is."""
         reasons = [
-            reason for (ticket, begins), reason in LEFT.items() if ticket == self.ticket and self.text.startswith(begins)
+            reason
+            for (ticket, begins), reason in LEFT.items()
+            if ticket == self.ticket and self.text.startswith(begins)
         ]
         return reasons[0] if reasons else ""
 
@@ -191,11 +270,13 @@ def is_complete(command: str) -> bool:
     """Whether a shell would carry it out, and not wait for more lines."""
     if not re.search(r"<<|^(for|while|until|if|case|\{|\()|\n", command):
         return True
-    done = subprocess.run(["bash", "-n"], input=command, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["bash", "-n"], input=command, capture_output=True, text=True, check=False
+    )
     return not done.returncode and not done.stderr
 
 
-def fill(command: str, value: dict[str, str]) -> str:
+def fill(command: str, value: Mapping[str, str]) -> str:
     """``command`` with what a person fills in; KeyError for a word of FILLED that ``value`` lacks."""
     return _PLACEHOLDER.sub(lambda hit: value[hit[0]], command)
 
@@ -228,6 +309,25 @@ def blocks(ticket: Ticket) -> list[Block]:
     return found
 
 
+def steps(ticket: Ticket, places: Sequence[str]) -> list[Block]:
+    """The blocks of a ticket that a rehearsal of these places types, with what it does in somebody's place among them."""
+    found = []
+    for block in blocks(ticket):
+        found += [
+            Block(ticket.id, played.instead, block.line, block.place, played.text)
+            for played in PLAYED
+            if played.ticket == ticket.id and played.before and block.text.startswith(played.before)
+        ]
+        if block.place in places and not block.left:
+            found.append(block)
+    found += [
+        Block(ticket.id, played.instead, 0, "", played.text)
+        for played in PLAYED
+        if played.ticket == ticket.id and not played.before
+    ]
+    return found
+
+
 def in_order(tickets: list[Ticket]) -> list[Ticket]:
     """Tickets as somebody would take them: each after what it depends on, the lowest number first."""
     left, order, done = list(tickets), list[Ticket](), set[str]()
@@ -237,6 +337,19 @@ def in_order(tickets: list[Ticket]) -> list[Ticket]:
         order.append(ready)
         done.add(ready.id)
     return order
+
+
+def is_carried_out(block: Block) -> bool:
+    return block.place in ON_MACHINES and not block.left
+
+
+def _code(text: str) -> str:
+    """First line of a text, as code in a cell of a table."""
+    first = text.strip().splitlines()[0].replace("|", "\\|")
+    first = re.sub(r"\s{2,}#.*$", "", first)
+    return f"`{first[:72]}{'…' if len(first) > 72 else ''}`"
+
+
 def rehearsal_page() -> str:
     """What runs where, what a test carries out of it, and who must carry out the rest."""
     tickets = load()
@@ -244,32 +357,57 @@ def rehearsal_page() -> str:
     lines = [
         "# What of the tickets was rehearsed",
         "",
-        "Every command block of every ticket, in the order in which they can be taken. `test_tickets_are_carried_out_in_order`"
-        " carries out those that need nothing but a checkout, or the provider's API, for which a stand-in"
-        " stands that validates each request by the published description; it compares what they print with what"
-        " the ticket says. Every other block was read against the code by `test_commands_of_a_page_take_what_they_are_given`"
-        " (names of commands, options and variables), and is carried out by who is named: nobody of this project has an"
-        " account, a zone or a GitLab to do it with.",
+        "Every command block of every ticket, in the order in which they can be taken. `test_the_tickets_are_rehearsed`"
+        " (each night) types them in that order, from an empty account to decommission, in a terminal, and compares what"
+        " they print with what the ticket says. A stand-in of the provider's API validates each request by the published"
+        " description; its droplets are machines of the lab, which `make cloud-up` converges, which a ticket destroys and which"
+        " are then made anew. `test_tickets_are_carried_out_in_order` does the same for what needs no machine. Every other block was"
+        " read against the code by `test_commands_of_a_page_take_what_they_are_given` (names of commands, options and"
+        " variables), and is carried out by who is named: nobody of this project has an account, a zone or a GitLab to do it"
+        " with.",
         "",
         "| runs on | blocks | carried out by a test |",
         "| --- | --- | --- |",
     ]
     for place, means in PLACES.items():
-        count = sum(block.place == place for _, block in every)
-        lines.append(
-            f"| {means} (`{place}`) | {count} | {'yes' if place in CARRIED_OUT else 'no'} |"
-        )
+        there = [block for _, block in every if block.place == place]
+        done = sum(map(is_carried_out, there))
+        lines.append(f"| {means} (`{place}`) | {len(there)} | {done or 'no'} |")
     lines += [
+        "",
+        "## Block by block",
         "",
         "| ticket | part | first command | runs on | carried out by |",
         "| --- | --- | --- | --- | --- |",
     ]
     for one, block in every:
-        first = block.text.strip().splitlines()[0].replace("|", "\\|")
-        first = re.sub(r"\s{2,}#.*$", "", first)
-        who = "the test" if block.place in CARRIED_OUT else one.owner
-        lines.append(
-            f"| [{one.id}]({one.path.name}) | {block.part} | `{first[:72]}{'…' if len(first) > 72 else ''}` |"
-            f" {block.place} | {who} |"
+        who = (
+            "the test"
+            if is_carried_out(block)
+            else one.owner + (f"; {block.left}" if block.left else "")
         )
+        lines.append(
+            f"| [{one.id}]({one.path.name}) | {block.part} | {_code(block.text)} | {block.place} | {who} |"
+        )
+    lines += ["", "## What is filled in", "", "| in tickets | in the rehearsal |", "| --- | --- |"]
+    lines += [f"| `{word}` | {means} |" for word, means in FILLED.items()]
+    lines += [
+        "",
+        "## What is typed otherwise",
+        "",
+        "| instead of (a regular expression) | typed | because |",
+        "| --- | --- | --- |",
+    ]
+    lines += [f"| {_code(one.text)} | {_code(one.typed)} | {one.reason} |" for one in OTHERWISE]
+    lines += [
+        "",
+        "## What is done in somebody's place",
+        "",
+        "| ticket | before | what | first command |",
+        "| --- | --- | --- | --- |",
+    ]
+    lines += [
+        f"| {one.ticket} | {_code(one.before) if one.before else 'its end'} | {one.instead} | {_code(one.text)} |"
+        for one in PLAYED
+    ]
     return "\n".join([*lines, ""])

@@ -21,7 +21,7 @@ from tests.rehearse import ROOT, Terminal, copy_with_packages, type_block
 
 sys.path.insert(0, str(ROOT / "cloud" / "saltext-digitalocean" / "tests" / "support"))
 
-from standin_digitalocean import TOKEN, Standin  # noqa: E402
+from standin_digitalocean import TOKEN, Standin
 
 
 @pytest.mark.nightly(
