@@ -24,6 +24,23 @@ ROOT = Path(__file__).resolve().parents[1]
 _OBEYED = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")
 
 
+# What make compares with what is installed (Makefile: $(VENV)/.control, .dev and .cloud).
+_INSTALLED_FROM = ("requirements/*.lock", "bootstrap/install.py", "cloud/*/pyproject.toml")
+
+
+def lend_packages(checkout: Path) -> None:
+    """
+    What is installed in this checkout, for another one. Its lists of packages are made older than that: make would
+    install them anew, there where this checkout has them, and the driver from a folder that goes away.
+    """
+    for installed in (".venv", ".cache"):
+        if (ROOT / installed).exists():
+            (checkout / installed).symlink_to((ROOT / installed).resolve())
+    for pattern in _INSTALLED_FROM:
+        for path in checkout.glob(pattern):
+            os.utime(path, (0, 0))
+
+
 def copy_with_packages(copy: Path) -> Path:
     """A clone of this checkout as it is now in ``copy``, whatever is committed, with what it has installed."""
     listed = subprocess.run(
@@ -34,11 +51,8 @@ def copy_with_packages(copy: Path) -> Path:
         source = ROOT / name
         if source.is_file():
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            # With its time: make would install everything anew.
             shutil.copy2(source, copy / name, follow_symlinks=False)
-    for installed in (".venv", ".cache"):
-        if (ROOT / installed).exists():
-            (copy / installed).symlink_to((ROOT / installed).resolve())
+    lend_packages(copy)
     return copy
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
@@ -64,20 +65,14 @@ echo '{address} {names}' >>/etc/hosts
 """
 # Beside a clone of the repository: what `make` would install for minutes.
 PROVIDE = """#!/bin/sh
-ln -s {venv} .venv && ln -s {cache} .cache
-# Older than what is installed, or make would install it anew.
-touch -d 2020-01-01 requirements/* bootstrap/install.py cloud/saltext-digitalocean/pyproject.toml
+PYTHONPATH={root} {root}/.venv/bin/python -c 'from tests.rehearse import *; lend_packages(Path.cwd())'
 git config user.name Somebody && git config user.email somebody@example.org
 """
-# Merges what is pushed to a branch, and refuses what is pushed to main.
-MERGE = """#!/bin/sh
-while read -r old new ref; do
-    case $ref in
-    refs/heads/main) echo 'You are not allowed to push code to protected branches' >&2; exit 1 ;;
-    esac
-    git update-ref refs/heads/main "$new"
-done
-"""
+# Hooks of the repository: what is pushed to a branch is merged, and nothing is pushed to main.
+HOOKS = {
+    "update": "[ $1 != refs/heads/main ] || { echo 'You are not allowed to push code to protected branches'; exit 1; }",
+    "post-receive": "while read -r _ new _; do git update-ref refs/heads/main $new; done",
+}
 
 
 def bare(topology: str) -> str:
@@ -132,7 +127,7 @@ class Droplets(Machines):
         found = let_in(keys, bare(topology), host)
         trust = TRUST.format(address=self.world.address, names=" ".join(outside_world.AUTHORITY))
         root = (self.world.folder / "root.pem").read_text()
-        on_machine(f"sudo sh -c {trust!r}", root, bare(topology), host)
+        on_machine(f"sudo sh -c {shlex.quote(trust)}", root, bare(topology), host)
         return found
 
     def give_back(self, name: str) -> None:
@@ -232,8 +227,9 @@ class Stage:
         ssh-keygen -q -t ed25519 -N '' -f {self.place}/operator && ssh-add -q {self.place}/operator
         """
         subprocess.run(["bash", "-ec", begin], cwd=self.folder, env=self.environment, check=True)
-        (origin / "hooks" / "pre-receive").write_text(MERGE)
-        (origin / "hooks" / "pre-receive").chmod(0o755)
+        for name, text in HOOKS.items():
+            (origin / "hooks" / name).write_text(f"#!/bin/sh\n{text}\n")
+            (origin / "hooks" / name).chmod(0o755)
 
     def _write_topologies(self) -> None:
         """`prod` and a machine of its own, at this run's addresses."""
@@ -316,15 +312,15 @@ class Stage:
 
     def _shell_folder(self, ticket: Ticket) -> Path:
         """The checkout, or where a ticket clones it: somebody else's computer, with the sealed copies."""
-        if "git clone REPOSITORY" not in ticket.body:
+        blocks = rehearsal.steps(ticket, rehearsal.ON_MACHINES)
+        if not any(block.text.count("git clone REPOSITORY") for block in blocks):
             return self.folder
         folder = self.place / f"host-of-{ticket.id}"
         folder.mkdir(exist_ok=True)
         shutil.rmtree(folder / "counter", ignore_errors=True)
         for sealed in self.folder.glob("*.state.age"):
             shutil.copy(sealed, folder)
-        installed = {name[1:]: (ROOT / name).resolve() for name in (".venv", ".cache")}
-        (folder / "provide").write_text(PROVIDE.format(**installed))
+        (folder / "provide").write_text(PROVIDE.format(root=ROOT))
         (folder / "provide").chmod(0o755)
         return folder
 

@@ -63,6 +63,14 @@ def test_tickets_are_carried_out_in_order(tmp_path: Path) -> None:
         assert api.names() == [], "a plan makes nothing"
 
 
+def test_a_copy_of_the_checkout_never_installs_into_this_one(tmp_path: Path) -> None:
+    """Both have the same packages: it once left the driver's in a folder that went away with the test."""
+    folder = copy_with_packages(tmp_path / "counter")
+    line = ["make", "--question", ".venv/.control", ".venv/.dev", ".venv/.cloud"]
+    done = subprocess.run(line, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_a_terminal_answers_prompts_and_keeps_what_a_shell_keeps(tmp_path: Path) -> None:
     prompts = [(r"type (\w+) to confirm: ", r"\1")]
     with Terminal(tmp_path, dict(os.environ), prompts) as terminal:
