@@ -65,7 +65,7 @@ echo '{address} {names}' >>/etc/hosts
 """
 # Beside a clone of the repository: what `make` would install for minutes.
 PROVIDE = """#!/bin/sh
-PYTHONPATH={root} {root}/.venv/bin/python -c 'from tests.rehearse import *; lend_packages(Path.cwd())'
+(cd {root} && .venv/bin/python -c "from tests.rehearse import *; lend_packages(Path('$OLDPWD'))")
 git config user.name Somebody && git config user.email somebody@example.org
 """
 # Hooks of the repository: what is pushed to a branch is merged, and nothing is pushed to main.
