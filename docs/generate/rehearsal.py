@@ -164,6 +164,12 @@ PLAYED = (
         f"make deploy TOPOLOGY=live VERSION={_VERSION} WHY=pipeline",
         "the pipeline's job `production`",
     ),
+    Played(
+        "T27",
+        "make ssh TOPOLOGY=live HOST=edge1",
+        """curl -sS http://127.0.0.1:$NAMES_PORT/set-default-ipv4 -d '{"ip": "RESERVED-ADDRESS"}'""",
+        "the reserved address is assigned to the new machine: the name leads there",
+    ),
     Played("T27", "", _COPY.format(topology="live"), "step 2 of T08"),
     Played("T28", "", "rm -rf .lab/live", "the old controller goes on"),
     Played(

@@ -215,6 +215,7 @@ class Stage:
             "CURL_CA_BUNDLE": str(self.world.folder / "browser.pem"),
             "SSL_CERT_FILE": str(self.world.folder / "browser.pem"),
             "AUTHORITY_PORT": str(self.world.authority_port),
+            "NAMES_PORT": str(self.world.names_port),
             "LAB_BOX": layers.box(),
             "LAB_TOPOLOGY": networks.named("rehearsed"),
             "RECOVERY": f"{ROOT}/lab/enter lxc-attach --name counter_{bare('staging')}_app2 --",
