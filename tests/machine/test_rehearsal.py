@@ -85,7 +85,8 @@ class Droplets(Machines):
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self._pool = ThreadPoolExecutor()
+        # One after the other: Vagrant finds a machine locked by itself.
+        self._pool = ThreadPoolExecutor(max_workers=1)
         self._jobs: dict[str, Future[None]] = {}
         self._used: dict[str, list[str]] = {name: [] for name in DROPLETS}
 
@@ -134,22 +135,16 @@ class Droplets(Machines):
         topology, _, host = name.partition("-")
         self._used[topology].append(host)
 
-    def lxc(self, tool: str, name: str, *words: str) -> str:
-        topology, _, host = name.partition("-")
-        line = [
-            str(ROOT / "lab" / "enter"),
-            tool,
-            "--name",
-            f"counter_{bare(topology)}_{host}",
-            *words,
-        ]
-        return subprocess.run(line, capture_output=True, text=True, check=True, timeout=120).stdout
-
     def is_on(self, name: str) -> bool:
-        return "RUNNING" in self.lxc("lxc-info", name, "--state")
+        topology, _, host = name.partition("-")
+        container = f"counter_{bare(topology)}_{host}"
+        line = [str(ROOT / "lab" / "enter"), "lxc-info", "--name", container, "--state"]
+        done = subprocess.run(line, capture_output=True, text=True, check=True, timeout=120)
+        return "RUNNING" in done.stdout
 
     def start(self, name: str) -> None:
-        self.lxc("lxc-start", name, "--daemon")
+        # Vagrant's `up`: what it lays over the container's configuration, such as eth1, is in no file.
+        self._pool.submit(self.boot, name.partition("-")[0])
 
     def remove(self) -> None:
         self._pool.shutdown()
