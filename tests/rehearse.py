@@ -135,6 +135,11 @@ class Terminal:
         self.begin(command)
         return self.end(seconds)
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing more can be typed."""
+        return self._shell.poll() is not None
+
     def interrupt(self) -> None:
         """Ctrl-C."""
         os.write(self._master, b"\x03")
@@ -157,4 +162,6 @@ def type_block(
         expected = rehearsal.fill(check.expected, value)
         if trouble := Check(check.part, command, expected).wrong(code, output):
             wrong.append(f"{block.ticket} {block.part}: {command}: {trouble}")
+        if terminal.is_closed:
+            break
     return wrong
