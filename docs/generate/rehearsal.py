@@ -47,6 +47,7 @@ FILLED = {
     "STAGING-EDGE": "as `.lab/staging/cloud.yaml` has it",
     "OUTSIDER-ADDRESS": "an address of documentation, which nothing has banned",
     "ADDRESS": "the address that the rehearsal's own requests come from",
+    "AUTHORITY-PORT": "of pebble, Debian's authority for tests",
     "ENDPOINT": "moto, which speaks S3",
     "BUCKET": "a bucket there",
     "PAGER": "a server that notes the alerts that it is sent",
@@ -92,12 +93,12 @@ OTHERWISE = (
     ),
     Otherwise(
         r"--rate 20 --seconds 600",
-        "--rate 20 --seconds 240",
+        "--rate 20 --seconds 120",
         "about as long as what goes on beside it",
     ),
     Otherwise(
         r"--rate 40 --seconds 600",
-        "--rate 40 --seconds 120",
+        "--rate 40 --seconds 90",
         "about as long as what goes on beside it",
     ),
     Otherwise(
@@ -107,7 +108,7 @@ OTHERWISE = (
     Otherwise(r"\* 92 / 100", "* 0 / 100 + 1024", "the lab's machines share this computer's disk"),
     Otherwise(
         r"letsencrypt\.org/directory",
-        "letsencrypt.org:$AUTHORITY_PORT/dir",
+        "letsencrypt.org:AUTHORITY-PORT/dir",
         "pebble, Debian's authority for tests",
     ),
     Otherwise(
@@ -223,6 +224,22 @@ LEFT: dict[tuple[str, str], str] = {
     ("T36", "make deploy"): "`test_containers.py` does it on a host of its own",
     ("T36", "curl"): "`test_containers.py` does it on a host of its own",
 }
+# Tickets whose blocks the rehearsal could type, and which were never seen to pass: it leaves them out.
+NOT_YET = (
+    "T05",
+    "T22",
+    "T23",
+    "T24",
+    "T25",
+    "T26",
+    "T27",
+    "T28",
+    "T29",
+    "T30",
+    "T31",
+    "T33",
+    "T34",
+)
 # Typed in a second terminal, as the ticket says: goes on while the rest of the ticket is typed.
 BESIDE = re.compile(r"make dashboard|\.venv/bin/python tests/checked_load\.py .*--seconds 600")
 _FENCE = re.compile(r"(?ms)^( *)```([^\n]*)\n(.*?)^\1```$")
@@ -346,7 +363,18 @@ def in_order(tickets: list[Ticket]) -> list[Ticket]:
 
 
 def is_carried_out(block: Block) -> bool:
-    return block.place in ON_MACHINES and not block.left
+    late = block.ticket in NOT_YET and block.place not in WITHOUT_MACHINES
+    return block.place in ON_MACHINES and not block.left and not late
+
+
+def _who(block: Block, owner: str) -> str:
+    """Who carries a block out, and why not the test."""
+    if is_carried_out(block):
+        return "the test"
+    reason = block.left
+    if not reason and block.place in ON_MACHINES:
+        reason = "the test is written for it, and has not come so far"
+    return f"{owner}; {reason}" if reason else owner
 
 
 def _code(text: str) -> str:
@@ -387,11 +415,7 @@ def rehearsal_page() -> str:
         "| --- | --- | --- | --- | --- |",
     ]
     for one, block in every:
-        who = (
-            "the test"
-            if is_carried_out(block)
-            else one.owner + (f"; {block.left}" if block.left else "")
-        )
+        who = _who(block, one.owner)
         lines.append(
             f"| [{one.id}]({one.path.name}) | {block.part} | {_code(block.text)} | {block.place} | {who} |"
         )
