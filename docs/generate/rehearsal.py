@@ -165,6 +165,7 @@ PLAYED = (
         f"make deploy TOPOLOGY=live VERSION={_VERSION} WHY=pipeline",
         "the pipeline's job `production`",
     ),
+    Played("T26", "", _COPY.format(topology="live"), "step 2 of T08"),
     Played(
         "T27",
         "make ssh TOPOLOGY=live HOST=edge1",
