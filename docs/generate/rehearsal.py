@@ -227,20 +227,8 @@ LEFT: dict[tuple[str, str], str] = {
 }
 # Tickets whose blocks the rehearsal could type, and which were never seen to pass: it leaves them out.
 NOT_YET = (
-    "T05",
-    "T22",
-    "T23",
-    "T24",
-    "T25",
-    "T26",
-    "T27",
-    "T28",
-    "T29",
-    "T30",
-    "T31",
-    "T33",
-    "T34",
-)
+    "T05", "T15", "T17", "T19", "T20", "T21", "T22", "T23", "T24", "T25", "T29", "T30", "T31", "T33", "T34",
+)  # fmt: skip
 # Typed in a second terminal, as the ticket says: goes on while the rest of the ticket is typed.
 BESIDE = re.compile(r"make dashboard|\.venv/bin/python tests/checked_load\.py .*--seconds 600")
 _FENCE = re.compile(r"(?ms)^( *)```([^\n]*)\n(.*?)^\1```$")
@@ -385,6 +373,17 @@ def _code(text: str) -> str:
     return f"`{first[:72]}{'…' if len(first) > 72 else ''}`"
 
 
+def _not_yet() -> list[str]:
+    """What the test could do and does not."""
+    if not NOT_YET:
+        return []
+    return [
+        "",
+        f"The test leaves out {', '.join(NOT_YET)}: what it would type is written down below, and was never seen to pass."
+        " The others were seen to pass one by one, in the order above, on the machines that those before had left.",
+    ]
+
+
 def rehearsal_page() -> str:
     """What runs where, what a test carries out of it, and who must carry out the rest."""
     tickets = load()
@@ -393,13 +392,14 @@ def rehearsal_page() -> str:
         "# What of the tickets was rehearsed",
         "",
         "Every command block of every ticket, in the order in which they can be taken. `test_the_tickets_are_rehearsed`"
-        " (each night) types them in that order, from an empty account to decommission, in a terminal, and compares what"
+        " (each night) types in that order, in a terminal, those that are marked so below, and compares what"
         " they print with what the ticket says. A stand-in of the provider's API validates each request by the published"
         " description; its droplets are machines of the lab, which `make cloud-up` converges, which a ticket destroys and which"
         " are then made anew. `test_tickets_are_carried_out_in_order` does the same for what needs no machine. Every other block was"
         " read against the code by `test_commands_of_a_page_take_what_they_are_given` (names of commands, options and"
         " variables), and is carried out by who is named: nobody of this project has an account, a zone or a GitLab to do it"
         " with.",
+        *_not_yet(),
         "",
         "| runs on | blocks | carried out by a test |",
         "| --- | --- | --- |",
