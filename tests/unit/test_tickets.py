@@ -1,4 +1,4 @@
-"""Tickets are orders that a stranger types: each says where it runs, and names only what there is."""
+"""Tickets are orders that a newcomer types: each says where it runs, and names only what there is."""
 
 from __future__ import annotations
 
