@@ -53,7 +53,8 @@ def take(topology: Topology, host: str) -> None:
         topology,
         host,
         "systemctl start stack-backup.service 2>/dev/null; code=$?; journalctl --sync;"
-        " journalctl -q -o cat"
+        # A pager would wait for somebody's key, at a terminal, where a line is longer than that is wide.
+        " journalctl -q --no-pager -o cat"
         " _SYSTEMD_INVOCATION_ID=$(systemctl show -P InvocationID stack-backup.service)"
         " SYSLOG_IDENTIFIER=stack-backup;"
         " exit $code",

@@ -10,7 +10,7 @@ import pytest
 
 # Machines, and files (`make test-times` prints their time); all others come after them.
 FIRST = (
-    "tests/machine/test_prod.py", "tests/machine/test_stores.py", "dev", "devb", "devc", "tests/machine/test_floating.py",
+    "tests/machine/test_rehearsal.py", "tests/machine/test_prod.py", "tests/machine/test_stores.py", "dev", "devb", "devc", "tests/machine/test_floating.py",
     "tests/machine/test_cloud.py", "pods", "dev12",
     "tests/unit/test_docs.py", "tests/unit/salt/test_render.py",
     "cloud/saltext-digitalocean/tests/functional/clouds/test_digitalocean_driver.py", "tests/unit/control/cloud/test_cloud.py",

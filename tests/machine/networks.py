@@ -37,6 +37,7 @@ OCTETS = {
     "droplet": range(94, 95),
     "images": range(95, 96),
     "lifted": range(96, 97),
+    "rehearsal": range(100, 116),
 }
 _VARIABLE = "TEST_NETWORK"
 # First line of a topology that a run wrote; one that was killed leaves it, the next writes it anew.

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from lab_machine import ROOT, Lab
+from lab_machine import Lab
+from outside_world import free_port, s3_python
 
 FOLDER = "/var/backups/store"
 LAST = "/var/lib/stack-backup/last.json"
@@ -340,22 +339,14 @@ def test_a_backup_that_fails_is_told_and_the_last_good_one_remembered(lab: Lab) 
 @pytest.fixture
 def bucket(lab: Lab, tmp_path: Path) -> Iterator[dict[str, str]]:
     """A bucket on this computer's side of the machines' network: `s3` of the pillar."""
-    python = ROOT / ".cache" / "s3" / "bin" / "python"
-    if not (python.parent / ".whole").exists():
-        subprocess.run([sys.executable, "-m", "venv", str(python.parent.parent)], check=True)
-        lock = str(ROOT / "requirements" / "s3.lock")
-        install = [str(python), str(ROOT / "bootstrap" / "install.py"), lock]
-        subprocess.run(install, check=True, timeout=300)
-        (python.parent / ".whole").touch()
     host = lab.address.rpartition(".")[0] + ".1"
-    with socket.create_server((host, 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port(host)
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     words = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
     words += ["-nodes", "-days", "2", "-keyout", str(key), "-out", str(cert)]
     words += ["-subj", "/CN=s3.test", "-addext", f"subjectAltName=IP:{host},DNS:{host}"]
     subprocess.run(words, check=True, capture_output=True)
-    words = [str(python), "-m", "moto.server", "-H", host, "-p", str(port)]
+    words = [str(s3_python()), "-m", "moto.server", "-H", host, "-p", str(port)]
     with ExitStack() as stack:
         server = stack.enter_context(
             subprocess.Popen(

@@ -20,7 +20,7 @@ import pytest
 import yaml
 from bare_machine import BOOT, control
 from lab_machine import ROOT, mark_as_made
-from standin_digitalocean import TOKEN, Standin
+from standin_digitalocean import TOKEN, Machines, Standin
 
 TOPOLOGY = networks.named("droplet")
 # Three machines, and the topology that is made of them "in the cloud": one name cannot be both.
@@ -54,7 +54,7 @@ def let_in(keys: list[str], topology: str = TOPOLOGY, host: str = "") -> tuple[s
     return found["eth0"], found["eth1"]
 
 
-class OneMachine:
+class OneMachine(Machines):
     """The droplet: a machine that was booted beforehand and lets the account's keys in as root."""
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ class OneMachine:
         self.held_by = None
 
 
-class ThreeMachines:
+class ThreeMachines(Machines):
     """Droplets of topology ``three``, each the machine of its name in ``bare3``."""
 
     def take(self, name: str, keys: list[str]) -> tuple[str, str]:

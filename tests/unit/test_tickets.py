@@ -248,3 +248,43 @@ def test_a_block_is_taken_apart() -> None:
     )
     with pytest.raises(ValueError, match="01.md:7: ```sh moon: is none of here"):
         rehearsal.blocks(wrong)
+
+
+def test_what_the_rehearsal_says_of_a_block_is_said_of_one() -> None:
+    blocks = {
+        one.id: [block for block in rehearsal.blocks(one) if block.place] for one in tickets.load()
+    }
+    played = [(one.ticket, one.before) for one in rehearsal.PLAYED if one.before]
+    for ticket, begins in [*rehearsal.LEFT, *played]:
+        found = [block for block in blocks[ticket] if block.text.startswith(begins)]
+        assert len(found) == 1, f"{ticket}: {begins}"
+
+
+def test_all_that_the_rehearsal_types_is_filled_in_and_is_shell() -> None:
+    used: set[str] = set()
+
+    class Values(dict[str, str]):
+        def __missing__(self, word: str) -> str:
+            used.add(word)
+            return "filled-in"
+
+    for ticket in tickets.load():
+        for step in rehearsal.steps(ticket, rehearsal.ON_MACHINES):
+            for check in step.checks():
+                command = rehearsal.fill(rehearsal.typed(check.command), Values())
+                assert rehearsal.is_complete(f"{{ {command}\n}}"), f"{ticket.id}: {command}"
+                left = re.findall(r"(?<![\w$-])[A-Z][A-Z0-9]*-(?:ADDRESS|KEY|EDGE|NAME)\b", command)
+                assert not left, f"{ticket.id}: {command}"
+    assert used == set(rehearsal.FILLED), "each word that is filled in is in a ticket"
+
+
+def test_a_loop_and_a_text_are_one_command() -> None:
+    text = "for x in a b; do\n    echo $x     # of each\ndone     # -> a…b\ncat > f <<'END'\nif\nEND\ntrue\n"
+    checks = rehearsal.Block("T01", "Steps", 1, "here", text).checks()
+    assert [(one.command.splitlines()[0], one.expected) for one in checks] == [
+        ("for x in a b; do", "a…b"),
+        ("cat > f <<'END'", ""),
+        ("true", ""),
+    ]
+    with pytest.raises(ValueError, match="T01 Steps: no shell understands: for x"):
+        rehearsal.Block("T01", "Steps", 1, "here", "for x in\n").checks()

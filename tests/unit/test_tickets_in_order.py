@@ -1,80 +1,34 @@
 """Command blocks of the tickets, carried out in their order as a newcomer would type them, without a machine.
 
-Those of docs/generate/rehearsal.py's CARRIED_OUT: what needs a checkout alone, and what asks DigitalOcean, for
-which the stand-in stands that validates requests by the published API. docs/tickets/rehearsal.md lists who carries out the others.
+Those of docs/generate/rehearsal.py's WITHOUT_MACHINES: what needs a checkout alone, and what asks DigitalOcean, for
+which the stand-in stands that validates requests by the published API. tests/machine/test_rehearsal.py carries out those
+that need machines.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from docs.generate import rehearsal, tickets
+from tests.rehearse import ROOT, Terminal, copy_with_packages, type_block
 
-ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "cloud" / "saltext-digitalocean" / "tests" / "support"))
 
-from standin_digitalocean import TOKEN, Standin  # noqa: E402
-
-# A whole lint takes a minute of two cores each time: the files that the tickets have changed, and the pipeline's.
-NARROWED = {
-    "make lint": "lint/run $(git ls-files --modified --others --exclude-standard) .gitlab-ci.yml pillar/topologies/*.yaml"
-}
-
-
-def checkout(place: Path) -> Path:
-    """A clone of this checkout as it is now, whatever is committed, with what it has installed."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT, capture_output=True, check=True,
-    ).stdout  # fmt: skip
-    copy = place / "counter"
-    for name in filter(None, listed.decode().split("\0")):
-        source = ROOT / name
-        if source.is_file():
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            # With its time: make would install everything anew.
-            shutil.copy2(source, copy / name, follow_symlinks=False)
-    (copy / ".venv").symlink_to((ROOT / ".venv").resolve())
-    if (ROOT / ".cache").exists():
-        (copy / ".cache").symlink_to((ROOT / ".cache").resolve())
-    return copy
-
-
-def type_in(blocks: list[rehearsal.Block], folder: Path, environment: dict[str, str]) -> list[str]:
-    """What is wrong with what the commands print, a line each; all of them in one shell, as one person types them."""
-    checks = [(block, check) for block in blocks for check in block.checks()]
-    script = []
-    for number, (_, check) in enumerate(checks):
-        command = NARROWED.get(check.command, check.command)
-        script.append(f"{{ {command}\n}} 2>&1 </dev/null\necho; echo '@@{number} '$?")
-    done = subprocess.run(
-        ["bash", "-c", "\n".join(script)],
-        cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=1800,
-    )  # fmt: skip
-    wrong, left = [done.stderr] if done.stderr else [], done.stdout
-    for number, (block, check) in enumerate(checks):
-        said, found, left = left.partition(f"\n@@{number} ")
-        code, _, left = left.partition("\n")
-        if not found:
-            wrong.append(f"{block.ticket} {block.part}: {check.command}: was not reached")
-            break
-        if trouble := check.wrong(int(code), said):
-            wrong.append(f"{block.ticket} {block.part}: {check.command}: {trouble}")
-    return wrong
+from standin_digitalocean import TOKEN, Standin
 
 
 @pytest.mark.nightly(
     "plans six topologies and builds an artifact; what a ticket names is checked by a unit test"
 )
 def test_tickets_are_carried_out_in_order(tmp_path: Path) -> None:
-    folder = checkout(tmp_path)
+    folder = copy_with_packages(tmp_path / "counter")
     programs = tmp_path / "bin"
     programs.mkdir()
     # The team's password store.
@@ -83,14 +37,13 @@ def test_tickets_are_carried_out_in_order(tmp_path: Path) -> None:
     kept = {
         name: value for name, value in os.environ.items() if not re.match("GIT_|ARTIFACT_", name)
     }
-    everything = rehearsal.in_order(tickets.load())
     blocks = [
         block
-        for ticket in everything
+        for ticket in rehearsal.in_order(tickets.load())
         for block in rehearsal.blocks(ticket)
-        if block.place in rehearsal.CARRIED_OUT
+        if block.place in rehearsal.WITHOUT_MACHINES
     ]
-    assert len(blocks) >= 12
+    assert len(blocks) >= 13
     with Standin(pace=0.05, lag=0.02) as api:
         environment = {
             **kept,
@@ -100,5 +53,33 @@ def test_tickets_are_carried_out_in_order(tmp_path: Path) -> None:
         }
         begin = "git init -q -b main && git config user.name T && git config user.email t@example.org && git add -A && git commit -qm Begin"
         subprocess.run(["bash", "-c", begin], cwd=folder, env=environment, check=True)
-        assert type_in(blocks, folder, environment) == []
+        with Terminal(folder, environment) as terminal:
+            wrong = [
+                trouble
+                for block in blocks
+                for trouble in type_block(block, terminal, {"prod": "prod"})
+            ]
+        assert wrong == []
         assert api.names() == [], "a plan makes nothing"
+
+
+def test_a_copy_of_the_checkout_never_installs_into_this_one(tmp_path: Path) -> None:
+    """Both have the same packages: it once left the driver's in a folder that went away with the test."""
+    folder = copy_with_packages(tmp_path / "counter")
+    line = ["make", "--question", ".venv/.control", ".venv/.dev", ".venv/.cloud"]
+    done = subprocess.run(line, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_terminal_answers_prompts_and_keeps_what_a_shell_keeps(tmp_path: Path) -> None:
+    prompts = [(r"type (\w+) to confirm: ", r"\1")]
+    with Terminal(tmp_path, dict(os.environ), prompts) as terminal:
+        ask = "read -p 'type live to confirm: ' said </dev/tty; test -t 0 && echo \"said $said\"; false"
+        assert terminal.type(ask) == (1, "type live to confirm: said live\n")
+        terminal.type("mkdir -p below && cd below && kept=1")
+        assert terminal.type("echo ${PWD##*/} $kept") == (0, "below 1\n")
+        terminal.begin("trap 'echo ended' INT; sleep 100; trap - INT")
+        time.sleep(0.5)
+        terminal.interrupt()
+        assert "ended" in terminal.end(20)[1]
+        assert terminal.type("sleep 30", seconds=0.5)[0] == 124

@@ -243,3 +243,12 @@ def test_every_program_escapes_the_same(root: Path, load_source: Callable[..., M
     for one in every:
         if not one.isspace() and one not in "\x1c\x1d\x1e\x85\u2028\u2029":
             assert report._last(one) == printable(one).strip()
+
+
+def test_no_command_of_the_controller_waits_in_a_pager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a terminal, `make backup` waited for a key where a line of the journal was longer than that is wide."""
+    asked: list[str] = []
+    monkeypatch.setattr(ssh, "stream", lambda *words, **_: asked.append(words[2]) or 0)
+    backups.take(DEV, "dev")
+    (command,) = asked
+    assert re.search(r"journalctl -q --no-pager -o cat _SYSTEMD_INVOCATION_ID", command)

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from standin_digitalocean import TOKEN, Standin
+from standin_digitalocean import TOKEN, Machines, Standin
 
 PUBLIC_KEY = (
     "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ1CMEbNGCXnLtmCXkQkB1kFBGyJPcvJcwwDmqAXYZ0M ops@example"
 )
 
 
-class Loopback:
+class Loopback(Machines):
     """Machines that are all this computer."""
 
     def __init__(self) -> None:

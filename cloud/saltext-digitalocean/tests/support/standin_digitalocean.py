@@ -105,6 +105,17 @@ class Machines(Protocol):
         """The droplet is gone."""
         ...
 
+    def is_ready(self, name: str) -> bool:
+        """Whether one can be taken; until then the droplet's creation goes on."""
+        return True
+
+    def is_on(self, name: str) -> bool:
+        """Whether the machine that was taken runs."""
+        return True
+
+    def start(self, name: str) -> None:
+        """Switch it on."""
+
 
 @dataclass
 class Fault:
@@ -280,7 +291,7 @@ class Standin(Services):
             if action["status"] != "in-progress" or time.monotonic() < action["_ends"]:
                 continue
             droplet = self.droplets.get(action["resource_id"])
-            if action["type"] == "create" and droplet and droplet["name"] in self.stuck:
+            if action["type"] == "create" and droplet and not self._can_boot(droplet["name"]):
                 continue
             action["status"], action["completed_at"] = "completed", now()
             if action["type"] == "destroy":
@@ -295,6 +306,14 @@ class Standin(Services):
             droplet["status"] = {"power_off": "off", "shutdown": "off"}.get(
                 action["type"], "active"
             )
+
+    def _can_boot(self, name: str) -> bool:
+        return name not in self.stuck and (not self.machines or self.machines.is_ready(name))
+
+    def _look(self, droplet: dict[str, Any]) -> None:
+        """A machine may have been switched off from within."""
+        if self.machines and not droplet["locked"]:
+            droplet["status"] = "active" if self.machines.is_on(droplet["name"]) else "off"
 
     def _boot(self, droplet: dict[str, Any]) -> None:
         keys = [self.keys[one]["public_key"] for one in droplet["_keys"]]
@@ -488,6 +507,8 @@ class Standin(Services):
             and query.get("tag_name") in (None, *one["tags"])
             and query.get("name", one["name"]).lower() == one["name"].lower()
         ]  # fmt: skip
+        for one in known:
+            self._look(one)
         return self._page("droplets", "/v2/droplets", [self._public(one) for one in known], query)
 
     def _droplet(self, identity: str) -> dict[str, Any]:
@@ -496,7 +517,9 @@ class Standin(Services):
         return self.droplets[int(identity)]
 
     def _get_droplet(self, found: Any, _: Any, __: Any) -> tuple[int, dict[str, Any]]:
-        return 200, {"droplet": self._public(self._droplet(found[0]))}
+        droplet = self._droplet(found[0])
+        self._look(droplet)
+        return 200, {"droplet": self._public(droplet)}
 
     def _create_droplet(self, _: Any, __: Any, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         def unless(condition: object, message: str) -> None:
@@ -606,6 +629,8 @@ class Standin(Services):
             raise Refusal(422, "Droplet is already powered off")
         self._pending(droplet)
         droplet["locked"] = True
+        if self.machines and kind == "power_on":
+            self.machines.start(droplet["name"])
         return 201, {"action": self._public(self._action(kind, droplet["id"]))}
 
     def _get_action(self, found: Any, _: Any, __: Any) -> tuple[int, dict[str, Any]]:

@@ -128,6 +128,32 @@ def test_starting_what_runs_and_stopping_what_is_off_succeeds(cloud: Cloud, api:
         assert cloud.call(action, "web1", call="action")["status"] == "completed"
 
 
+def test_a_droplet_is_as_the_machine_behind_it(cloud: Cloud, api: Standin) -> None:
+    """What goes off from within is off in the account, and one that is not there yet is waited for."""
+
+    class Later(Loopback):
+        asked, on = 0, True
+
+        def is_ready(self, name: str) -> bool:
+            self.asked += 1
+            return self.asked > 3
+
+        def is_on(self, name: str) -> bool:
+            return self.on
+
+        def start(self, name: str) -> None:
+            self.on = True
+
+    api.machines = machine = Later()
+    cloud.create("web1")
+    assert machine.asked > 3 and machine.taken == ["web1"]
+    time.sleep(api.lag)
+    machine.on = False
+    assert cloud.call("list_nodes")["web1"]["state"] == "off"
+    assert cloud.call("start", "web1", call="action")["status"] == "completed"
+    assert machine.on and cloud.call("list_nodes")["web1"]["state"] == "active"
+
+
 # --- what is pending is waited for ---------------------------------------------------------------------
 
 PENDING = "Droplet already has a pending event."
