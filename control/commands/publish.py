@@ -66,9 +66,7 @@ def publish_images(
     print(f"  listed by {name}, in {stored.where}{', signed' if key else ''}")
 
 
-def _report_signature(
-    stored: Repository, key: Path | None, app: Application, is_new: bool
-) -> None:
+def _report_signature(stored: Repository, key: Path | None, app: Application, is_new: bool) -> None:
     """Who signed it, and whether machines ask for that; one line."""
     if not key:
         print(

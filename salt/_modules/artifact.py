@@ -136,7 +136,10 @@ def _download(url, path):
 
 def expected_hashes(name, path, beside, stated):
     """``[(sha256, who says so)]`` of an artifact: the file ``beside`` it, and the pillar (``stated``)."""
-    sources = ((beside, f"{path}.sha256"), (stated, f"pillar {__salt__['applications.pillar'](name)}:release:sha256"))
+    sources = (
+        (beside, f"{path}.sha256"),
+        (stated, f"pillar {__salt__['applications.pillar'](name)}:release:sha256"),
+    )
     return [(expected, source) for expected, source in sources if expected]
 
 

@@ -4,7 +4,9 @@ For formulas counter and apps: releases of an application on this machine: artif
 """
 
 import glob
+import json
 import os
+import re
 import shutil
 import subprocess
 import tarfile
@@ -106,6 +108,28 @@ def _choose(name, root, pinned, brought):
         f"{name}: which release? dist/ holds {len(carried)} artifacts and none is in use:"
         f" run 'make artifact{_option(name, 'FOLDER')}', or set pillar {_pillar(name)}:version"
     )
+
+
+def last_words(root, version, unit):
+    """
+    What a unit that runs ``version`` said last, and what mends it where that can be told; empty when it said nothing.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call release.last_words /opt/counter 0.1.0 counter@1.service
+    """
+    words = __salt__["units.last_words"](unit, 10)
+    missing = re.search(r"ModuleNotFoundError: No module named '([^'.]+)", words)
+    if missing:
+        text = __utils__["atomic_file.read_text"](f"{_folder(root, version)}/app.json")
+        lock = json.loads(text or "{}").get("packages") or "a lock (packages in app.toml)"
+        words += (
+            f"\n{missing[1]} is not in {lock}: lock its package, or name it in include if it is the application's"
+            " own; publish again"
+        )
+    return words
 
 
 def overview(application="counter"):

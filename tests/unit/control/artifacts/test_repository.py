@@ -533,7 +533,9 @@ def test_publish_says_the_setting_of_the_application_that_it_published(
         text.rename(text.with_name(f"{files.archive_name(VERSION, 'notesy')}.sha256"))
     monkeypatch.setenv("APP", str(checkout.root))
     assert publish_command.run(topology.load("dev"), Options.read()) == 0
-    setting = yaml.safe_load(capsys.readouterr().out.splitlines()[-2].partition("settings.sls: ")[2])
+    setting = yaml.safe_load(
+        capsys.readouterr().out.splitlines()[-2].partition("settings.sls: ")[2]
+    )
     public = signing.read_public_key(checkout.key)
     assert setting == {"apps": {"notesy": {"release": {"signers": [public]}}}}
     monkeypatch.setenv("CI", "true")

@@ -87,6 +87,8 @@ def prod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleName
                 attempts[host].append({**one, "outcome": orphans[host]})
             return 255
         if (host, request["version"]) in fails:
+            one = {"id": request["id"], "to": request["version"], "outcome": "failed"}
+            attempts[host] = [{**one, "reason": f"counter@1 of {host}: not ready\nlast words"}]
             return 2
         known[host].append(request["version"])
         return 0
@@ -291,9 +293,11 @@ def test_what_is_refused_is_in_the_record_of_every_machine(
 
 def test_a_failure_on_the_first_machine_touches_no_other(prod: SimpleNamespace) -> None:
     prod.fails.add(("app1", "v2"))
-    with pytest.raises(ControlError, match="app1: the deploy of v2 failed"):
+    with pytest.raises(ControlError, match="app1: the deploy of v2 failed") as no:
         deploy_command.run(prod.where, Options.read())
     assert not [one for one in prod.order if one.startswith("app2 d") or "rollback" in one]
+    # The last line that is read: what the machine printed before may be pages.
+    assert str(no.value) == "app1: the deploy of v2 failed: counter@1 of app1: not ready"
 
 
 def test_a_rollback_goes_to_the_last_good_one_of_all(

@@ -438,7 +438,9 @@ def test_only_what_a_signer_has_signed_is_unpacked(
         release.install("app", home, "1.0", signers=[public])
     for key, space in ((theirs, "app-release"), (ours, "another-use")):
         signed(path, key, space)
-        with pytest.raises(CommandExecutionError, match="no signer of pillar apps:app:release:signers"):
+        with pytest.raises(
+            CommandExecutionError, match="no signer of pillar apps:app:release:signers"
+        ):
             release.install("app", home, "1.0", signers=[public])
         Path(f"{path}.sig").unlink()
     assert unpacked(home) == []
@@ -460,6 +462,24 @@ def server(tmp_path: Path) -> Iterator[str]:
 class QuietHandler(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *words: Any) -> None:
         pass
+
+
+def test_a_module_that_no_package_brought_says_what_to_lock(
+    release: ModuleType, tmp_path: Path
+) -> None:
+    """The traceback alone says neither which lock nor that it takes another publish."""
+    said = {
+        "units.last_words": lambda unit, lines: "ModuleNotFoundError: No module named 'humanize.x'"
+    }
+    release.__salt__.update(said)  # type: ignore[attr-defined]
+    top = tmp_path / "releases/1.0"
+    top.mkdir(parents=True)
+    (top / "app.json").write_text('{"packages": "uv.lock"}')
+    hint = release.last_words(str(tmp_path), "1.0", "app@1.service").splitlines()[-1]
+    assert hint.startswith("humanize is not in uv.lock: lock its package")
+    said["units.last_words"] = lambda unit, lines: "ValueError"
+    release.__salt__.update(said)  # type: ignore[attr-defined]
+    assert release.last_words(str(tmp_path), "1.0", "app@1.service") == "ValueError"
 
 
 def test_a_machine_fetches_a_release_by_itself(
@@ -826,6 +846,7 @@ def state(
         hooked.append(f"{told['WHEN']}: {hook['command']} {told['FROM']}->{told['VERSION']}")
         return "the hook says no" if hook["command"] in failing else None
 
+    release.__salt__["units.last_words"] = lambda unit, lines: f"last words of {unit}"  # type: ignore[attr-defined]
     salt = functions(release=release, instance=instance, record=record) | {
         "instance.invocation": lambda unit: unit,
         "instance.bake": bake,
@@ -835,7 +856,6 @@ def state(
         "hooks.run": hook,
         "file_set.take_back": lambda paths: [path for path in paths if taken(path)],
         "units.systemctl": systemd,
-        "units.last_words": lambda unit, lines: f"last words of {unit}",
     }
     salt |= functions(commands=load_source("salt/_modules/commands.py", salt=salt))
     salt |= functions(moves=load_source("salt/_modules/moves.py", salt=salt))
