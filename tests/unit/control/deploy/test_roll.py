@@ -173,7 +173,7 @@ def test_a_machine_that_is_out_of_use_is_deployed_to_first(prod: SimpleNamespace
 def test_a_failure_stops_there_and_puts_the_machines_before_it_back(prod: SimpleNamespace) -> None:
     prod.fails.add(("app2", "v2"))
     with pytest.raises(
-        ControlError, match=r"app2: the deploy of v2 failed .*; app1 is back on v1"
+        ControlError, match=r"app2: the deploy of v2 failed: .*; app1 is back on v1"
     ) as no:
         deploy_command.run(prod.where, Options.read())
     assert no.value.code == 2

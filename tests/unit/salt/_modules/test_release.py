@@ -23,7 +23,6 @@ from salt.exceptions import CommandExecutionError
 
 from tests.unit.conftest import functions
 
-
 APPLICATIONS = ("applications.pillar", "applications.option")
 
 
