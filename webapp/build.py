@@ -44,6 +44,7 @@ def build(folder: Path, out: Path, cache: Path) -> Path:
         requirements = locks.together(requirements, own, application["packages"])
     targets = layout.targets(application)
     chosen = wheels.collect(requirements, targets, cache, folder / "wheels")
+    wheels.check_complete(chosen, requirements, application["packages"] or "serving.lock")
     files = layout.assemble(folder, application, source, chosen)
     content = archive.pack(root, files, source.time)
     out.mkdir(parents=True, exist_ok=True)

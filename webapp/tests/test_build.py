@@ -417,11 +417,16 @@ def test_two_contents_for_one_path_are_refused() -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["pyramid>=2\n", "pyramid==2.1\n", "pyramid==2.1 --hash=sha256:abc\n", "-e .\n"],
+    ["pyramid\n", "pyramid>=2\n", "pyramid==2.1\n", "pyramid==2.1 --hash=sha256:abc\n", "-e .\n"],
 )
 def test_a_lock_that_locks_nothing_is_refused(line: str) -> None:
-    with pytest.raises(BuildError, match=r"^requirements\.lock: "):
-        locks.parse_requirements(line, "requirements.lock")
+    made = (
+        "lock it: uv pip compile --universal --generate-hashes requirements.in -o requirements.lock"
+    )
+    with pytest.raises(BuildError, match=rf"^requirements\.lock:3: .*; {made}$"):
+        locks.parse_requirements(
+            f"six==1.0 \\\n  --hash=sha256:{'0' * 64}\n{line}", "requirements.lock"
+        )
 
 
 @pytest.mark.parametrize(
