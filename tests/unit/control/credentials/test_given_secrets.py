@@ -91,7 +91,7 @@ def test_of_two_machines_only_the_one_that_needs_it_is_given_the_certificates_ke
     finally:
         os.umask(before)
     said = capsys.readouterr().out
-    assert said == "site-key: kept for edge1; 'make apply TOPOLOGY=test' brings it there\n"
+    assert said == "site-key: kept for edge1; 'make apply TOPOLOGY=test' brings it there, a deploy too\n"
     assert delivered(TWO, "edge1")["site-key"] == KEY
     assert set(delivered(TWO, "back1")) == {"pki", "redis-counter", "backup-identity"}
     for path in (tree / ".lab/test/secrets").iterdir():
