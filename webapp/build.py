@@ -31,6 +31,10 @@ def build(folder: Path, out: Path, cache: Path) -> Path:
     application = app_toml.read(folder)
     source = read_source(folder, application)
     root = f"{application['name']}-{source.version}"
+    if source.uncommitted:
+        more = f" and {len(source.uncommitted) - 3} more" if len(source.uncommitted) > 3 else ""
+        names = f"{', '.join(source.uncommitted[:3])}{more}"
+        print(f"build: not committed: {names}; commit or ignore it", file=sys.stderr)
     path, checksum = out / f"{root}.tar.gz", out / f"{root}.tar.gz.sha256"
     if path.is_file() and checksum.is_file():
         told = checksum.read_text(encoding="utf-8")

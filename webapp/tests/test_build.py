@@ -262,6 +262,8 @@ def test_the_version_names_the_last_commit_of_webapp_and_marks_changes(tmp_path:
     (webapp / "new.txt").write_text("one")
     one = version(webapp)
     assert re.fullmatch(re.escape(clean) + r"\.dirty\.[0-9a-f]{8}", one), "untracked"
+    said = run(webapp, "--out", str(tmp_path / "out"), "--cache", str(CACHE)).stderr
+    assert said == "build: not committed: new.txt; commit or ignore it\n"
     (webapp / "new.txt").write_text("two")
     assert version(webapp) not in (clean, one), "other contents, other version"
     (webapp / "new.txt").unlink()
