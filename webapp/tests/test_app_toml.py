@@ -61,6 +61,7 @@ def test_every_default_is_filled_in(tmp_path: Path) -> None:
         ({}, "[cron]\na = {command = 'y'}", "5: cron.a.schedule is missing"),
         ({"name": '"My Shop"'}, "", "1: name: 'My Shop' is not allowed"),
         ({"name": ""}, "", "1: name is missing"),
+        ({"ready": '"ready"'}, "", "4: ready: 'ready' is not allowed, it must begin with / ("),
         ({"wsgi": '"shop"'}, "", "2: wsgi: 'shop' is not allowed"),
         ({"exec": '"x"'}, "", "4: wsgi and exec are both set"),
         ({"wsgi": ""}, "", "1: wsgi and exec are both missing"),

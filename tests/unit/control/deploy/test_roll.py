@@ -362,7 +362,20 @@ def test_what_runs_is_told_also_when_the_store_is_away(
     assert "v2  " in said.out and "<- app1, app2" in said.out
     assert "  app1: @1 v1, @2 v2; back: v0\n" in said.out
     assert "also installed: v0\n" in said.out
+    assert "failed" not in said.out
     assert said.err == "not in this repository, but running: v1\n"
+    # It failed there: who looks for something to deploy is not offered it as if nothing had been.
+    attempts = [{"to": "v2", "outcome": one} for one in ("succeeded", "started", "failed")]
+    log = "".join(f"{json.dumps(one)}\n" for one in attempts)
+    monkeypatch.setattr(
+        ssh,
+        "run",
+        lambda where, host, command, **more: (
+            log if COUNTER.attempts in command else json.dumps({"local": told})
+        ),
+    )
+    assert releases_command.run(prod.where, Options.read()) == 0
+    assert "<- app1, app2  failed on app1, app2\n" in capsys.readouterr().out
     monkeypatch.setenv("ARTIFACT_STORE", "http://127.0.0.1:1/x")
     with pytest.raises(ControlError, match="the repository does not answer"):
         releases_command.run(prod.where, Options.read())
