@@ -28,7 +28,9 @@ def main():
         print(f"{answer}: stopping at once")
         return
     # At once, not when this program ends.
-    print(f"the balancer's check is refused: {seconds:.0f} s until it sends nothing new", flush=True)
+    print(
+        f"the balancer's check is refused: {seconds:.0f} s until it sends nothing new", flush=True
+    )
     time.sleep(seconds)
     try:
         # Soft stop (management guide, 4): idle connections are closed, open ones end.
