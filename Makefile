@@ -94,19 +94,19 @@ images: $(VENV)/.control ## The container images in dist/images, reproducible [R
 	@$(CONTROL) images
 
 .PHONY: publish
-publish: $(VENV)/.control ## Store the artifact of this checkout; never replaces one [ARTIFACT_STORE=…]
+publish: $(VENV)/.control ## Store an artifact, made of this checkout or of APP; never replaces one [APP=folder, the counter's by default] [ARTIFACT_STORE=…]
 	@$(CONTROL) publish
 
 .PHONY: deploy
-deploy: $(VENV)/.control ## Roll a stored artifact out, without a lost request [VERSION=v] [WHY='…']
+deploy: $(VENV)/.control ## Roll a stored artifact out, without a lost request [APP=folder or name] [VERSION=v] [WHY='…']
 	@$(CONTROL) deploy
 
 .PHONY: rollback
-rollback: $(VENV)/.control ## Back to the last good release [VERSION=v] [WHY='…']
+rollback: $(VENV)/.control ## Back to the last good release [APP=name] [VERSION=v] [WHY='…']
 	@$(CONTROL) rollback
 
 .PHONY: releases
-releases: $(VENV)/.control ## What is stored, and what runs where
+releases: $(VENV)/.control ## What is stored, and what runs where [APP=name]
 	@$(CONTROL) releases
 
 .PHONY: maintenance

@@ -56,6 +56,15 @@ class Application:
         return f"/var/log/stack/{self.name}-deploys.log"
 
     @property
+    def readme(self) -> str:
+        """Where its settings are described."""
+        return f"salt/{self.formula}/README.md"
+
+    def setting(self, value: str) -> str:
+        """A setting of it as the pillar has it, in one line of YAML; ``value`` is that of its own."""
+        return f"{self.formula}: {value if self.is_counter else f'{{{self.name}: {value}}}'}"
+
+    @property
     def option(self) -> str:
         """What is typed for it after `make deploy`, with a blank before it; nothing for the counter."""
         return "" if self.is_counter else f" APP={self.folder or self.name}"
@@ -94,7 +103,7 @@ def find(options: Options, topology: Topology | None = None) -> Application:
         if is_folder:
             raise UserError(
                 f"APP={options.app}: {name} is no application of topology {topology.name if topology else ''}: say where"
-                f" it is served, `apps: {{{name}: {{hosts: [name.example]}}}}` in pillar/settings.sls, then"
+                f" it is served, `{Application(name, APPS).setting('{hosts: [name.example]}')}` in pillar/settings.sls, then"
                 f" 'make apply'; {hint}",
                 2,
             )

@@ -34,7 +34,7 @@ def apply(topology: Topology, options: Options, leaving: Sequence[str] = ()) -> 
     if formulas and len(formulas) < len(topology.machines):
         print(f"{options.sls}: on {', '.join(formulas)}", flush=True)
     addresses.warn_of_changed_topology(topology)
-    machine_pillar.warn_of_encrypted_file(topology)
+    machine_pillar.check_files(topology)
     if "test=True" not in words:
         stores.refuse_while_missing(topology, hosts, "apply")
     release = build.build_artifact(options)
@@ -71,6 +71,7 @@ def apply_here(topology: Topology, words: list[str], options: Options) -> int:
                 2,
             )
         name = next(iter(topology.machines))
+    machine_pillar.check_files(topology)
     bundle.write_identity(topology, name, build.build_artifact(options))
     for command in (["bootstrap.sh"], ["converge", *words]):
         code = subprocess.run(

@@ -14,7 +14,7 @@ from pathlib import PurePath
 
 import yaml
 
-from . import paths
+from . import paths, settings
 from .application import COUNTER, Application
 from .credentials import given_secrets, shared_secrets
 from .paths import ROOT
@@ -55,8 +55,9 @@ def is_included(topology: Topology, path: str) -> bool:
     return path != ENCRYPTED or len(topology.machines) == 1
 
 
-def warn_of_encrypted_file(topology: Topology) -> None:
-    """Say on stderr when there is an encrypted file that these machines do not get."""
+def check_files(topology: Topology) -> None:
+    """UserError for settings that are no YAML; on stderr when there is an encrypted file that these machines do not get."""
+    settings.check(topology)
     if (ROOT / ENCRYPTED).exists() and not is_included(topology, ENCRYPTED):
         print(
             f"{ENCRYPTED}: is for one machine, whose key opens it, and not carried to the"

@@ -50,6 +50,18 @@ def read_current(topology: Topology, host: str, app: Application = COUNTER) -> s
     return str(known[-1]["version"]) if known else None
 
 
+def read_failed(topology: Topology, host: str, app: Application = COUNTER) -> list[str]:
+    """Releases whose last attempt on a machine failed; none where it cannot be asked."""
+    outcomes: dict[str, str] = {}
+    with contextlib.suppress(ControlError):
+        text = ssh.run(topology, host, f"tail -n 200 {app.attempts} 2>/dev/null || true")
+        for line in text.splitlines():
+            with contextlib.suppress(KeyError, TypeError, ValueError):
+                attempt = json.loads(line)
+                outcomes[str(attempt["to"])] = attempt["outcome"]
+    return [version for version, outcome in outcomes.items() if outcome == "failed"]
+
+
 def describe_host(
     topology: Topology, host: str, app: Application = COUNTER
 ) -> tuple[list[str], list[str]]:

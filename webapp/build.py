@@ -31,6 +31,10 @@ def build(folder: Path, out: Path, cache: Path) -> Path:
     application = app_toml.read(folder)
     source = read_source(folder, application)
     root = f"{application['name']}-{source.version}"
+    if source.uncommitted:
+        more = f" and {len(source.uncommitted) - 3} more" if len(source.uncommitted) > 3 else ""
+        names = f"{', '.join(source.uncommitted[:3])}{more}"
+        print(f"build: not committed: {names}; commit or ignore it", file=sys.stderr)
     path, checksum = out / f"{root}.tar.gz", out / f"{root}.tar.gz.sha256"
     if path.is_file() and checksum.is_file():
         told = checksum.read_text(encoding="utf-8")
@@ -44,6 +48,7 @@ def build(folder: Path, out: Path, cache: Path) -> Path:
         requirements = locks.together(requirements, own, application["packages"])
     targets = layout.targets(application)
     chosen = wheels.collect(requirements, targets, cache, folder / "wheels")
+    wheels.check_complete(chosen, requirements, application["packages"] or "serving.lock")
     files = layout.assemble(folder, application, source, chosen)
     content = archive.pack(root, files, source.time)
     out.mkdir(parents=True, exist_ok=True)

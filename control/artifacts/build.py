@@ -26,6 +26,8 @@ def build_artifact(options: Options, application: Application = COUNTER) -> str:
         raise OperationError(
             f"the artifact could not be built:\n{(done.stderr or done.stdout).strip()}"
         )
+    # What is no error and yet is to be known.
+    print(done.stderr, end="", file=sys.stderr)
     version = subprocess.run(
         [*command, "--print-version"], capture_output=True, text=True, check=True
     ).stdout.strip()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 
-from .. import application, releases, stores
+from .. import application, releases, settings, stores
 from ..artifacts import files, repository
 from ..artifacts.files import NoListing, Repository
 from ..command import make_command
@@ -30,6 +30,7 @@ def run(topology: Topology, options: Options) -> int:
     One machine after the other, each out of rotation meanwhile, without a lost request. Where it fails on one,
     the machines before it go back to what they ran.
     """
+    settings.check(topology)
     app = application.find(options, topology)
     version, stored = options.version, repository.open_repository(options, app.name)
     if not version:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from .. import application
-from ..application import FORMULA, NAME
+from ..application import NAME, Application
 from ..artifacts import build, files, repository, signing
 from ..artifacts.files import Repository
 from ..command import make_command
@@ -37,7 +37,7 @@ def run(_: Topology, options: Options) -> int:
     if key and not signing.is_signed(path, signature, key, app.name):
         print(f"its signature there is not by {key}, and stays: one by another key, or none of it")
     else:
-        _report_signature(stored, key, is_new=key == signing.OWN_KEY and not had_own_key)
+        _report_signature(stored, key, app, is_new=key == signing.OWN_KEY and not had_own_key)
     if app.is_counter:
         publish_images(stored, version, digest, key, options)
     print(version)
@@ -66,12 +66,12 @@ def publish_images(
     print(f"  listed by {name}, in {stored.where}{', signed' if key else ''}")
 
 
-def _report_signature(stored: Repository, key: Path | None, is_new: bool) -> None:
+def _report_signature(stored: Repository, key: Path | None, app: Application, is_new: bool) -> None:
     """Who signed it, and whether machines ask for that; one line."""
     if not key:
         print(
             f"not signed: whoever may write to {stored.where} decides what runs; RELEASE_KEY=file signs it"
-            f" (salt/{FORMULA}/README.md)",
+            f" ({app.readme})",
             file=sys.stderr,
         )
         return
@@ -81,7 +81,7 @@ def _report_signature(stored: Repository, key: Path | None, is_new: bool) -> Non
         if public.split()[1] in path.read_text(encoding="utf-8"):
             print(f"{signed}; asked for by {path.relative_to(ROOT)}")
             return
-    settings = f"{FORMULA}: {{release: {{signers: [{public}]}}}}"
+    settings = app.setting(f"{{release: {{signers: [{public}]}}}}")
     print(
         f"{signed}; machines refuse all that it has not signed with this in pillar/settings.sls: {settings}"
     )

@@ -33,12 +33,15 @@ def run(topology: Topology, options: Options) -> int:
     except ControlError as error:
         trouble = str(error)
     running: dict[str, list[str]] = {}
+    failed: dict[str, list[str]] = {}
     lines: list[str] = []
     for host in releases.application_hosts(topology) if local_state.is_up(topology) else []:
         versions, described = releases.describe_host(topology, host, app)
         lines += described
         for version in versions:
             running.setdefault(version, []).append(host)
+        for version in releases.read_failed(topology, host, app):
+            failed.setdefault(version, []).append(host)
     if unlisted:
         # It can be asked for what runs, by name.
         hashes = {version: repository.read_hash(place, version) for version in sorted(running)}
@@ -50,6 +53,8 @@ def run(topology: Topology, options: Options) -> int:
         digest = hashes.get(release.version) or ""
         hosts = running.get(release.version)
         runs = f"  <- {', '.join(hosts)}" if hosts else ""
+        if release.version in failed:
+            runs += f"  failed on {', '.join(failed[release.version])}"
         line = f"  {release.version:<40} {digest[:16]:<16}  {release.at}{runs}"
         print(printable(line.rstrip()))
     if not stored and not trouble and not unlisted:

@@ -61,7 +61,7 @@ def run(topology: Topology, options: Options) -> int:
         return 0
     given_secrets.find_recipients(topology, name, host)
     hosts = given_secrets.keep(topology, name, _read_value(), host)
-    again = f"'make apply TOPOLOGY={topology.name}' brings it there"
+    again = f"'make apply TOPOLOGY={topology.name}' brings it there, a deploy too"
     print(f"{name}: kept for {', '.join(hosts)}; {again}")
     return 0
 

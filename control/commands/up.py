@@ -42,7 +42,7 @@ def run(topology: Topology, options: Options) -> int:
         lifecycle.up(topology, options, steps)
         return _finish(topology, steps)
     removed = converge.refuse_add_and_remove(topology)
-    machine_pillar.warn_of_encrypted_file(topology)
+    machine_pillar.check_files(topology)
     provider = vagrant.choose_provider(topology, options)
     suite = vagrant.choose_suite(topology, options)
     steps.begin("packages", f"host packages (provider {provider})")

@@ -90,15 +90,26 @@ def wait_for_roll(topology: Topology, host: str) -> None:
 
 def _read_outcome(
     topology: Topology, host: str, request: dict[str, str], app: Application = COUNTER
-) -> str:
-    """What came of this very attempt on a machine, as its record says; empty without any end."""
+) -> tuple[str, str]:
+    """What came of this very attempt on a machine and why, as its record says; empty without any end."""
     text = ssh.run(topology, host, f"tail -n 50 {app.attempts} 2>/dev/null || true")
     for line in reversed(text.splitlines()):
         with contextlib.suppress(KeyError, TypeError, ValueError):
             attempt = json.loads(line)
             if (attempt["id"], attempt["to"]) == (request["id"], request["version"]):
-                return printable(str(attempt["outcome"]))
-    return ""
+                reason = str(attempt.get("reason") or "").partition("\n")[0]
+                return printable(str(attempt["outcome"])), printable(reason)
+    return "", ""
+
+
+def _read_reason(
+    topology: Topology, host: str, request: dict[str, str], app: Application = COUNTER
+) -> str:
+    """Why this very attempt failed, to be said last: what the machine printed is long."""
+    with contextlib.suppress(ControlError):
+        if reason := _read_outcome(topology, host, request, app)[1]:
+            return f": {reason}"
+    return " (see above)"
 
 
 def _converge_and_judge(
@@ -117,7 +128,7 @@ def _converge_and_judge(
     while True:
         try:
             wait_for_roll(topology, host)
-            outcome, now = (
+            (outcome, _), now = (
                 _read_outcome(topology, host, request, app),
                 releases.read_current(topology, host, app),
             )
@@ -183,9 +194,10 @@ def roll(
                         f"{host} runs {request['version']}, but {error}{back}"
                     ) from error
             continue
+        reason = reason or _read_reason(topology, host, request, app)
         back = _roll_back(topology, request, host, done, held, app)
         what = f"{request['action']} of {request['version']}"
-        raise OperationError(f"{host}: the {what} failed{reason or ' (see above)'}{back}", code)
+        raise OperationError(f"{host}: the {what} failed{reason}{back}", code)
     return spent
 
 

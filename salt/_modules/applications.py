@@ -76,6 +76,33 @@ def configured():
     return found
 
 
+def pillar(name):
+    """
+    Where the pillar has application ``name``: below ``apps``, or the counter's own formula.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call applications.pillar notes
+    """
+    return f"apps:{name}" if name in (__pillar__.get("apps") or {}) else "counter"
+
+
+def option(name, value=None):
+    """
+    What is typed for it after ``make deploy``, with a blank before it; nothing for the counter. ``value``: in place of
+    its name, as a build wants its folder.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call applications.option notes
+    """
+    return f" APP={value or name}" if name in (__pillar__.get("apps") or {}) else ""
+
+
 def settings(name):
     """
     All settings of one application, the counter too.

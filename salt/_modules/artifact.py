@@ -136,11 +136,14 @@ def _download(url, path):
 
 def expected_hashes(name, path, beside, stated):
     """``[(sha256, who says so)]`` of an artifact: the file ``beside`` it, and the pillar (``stated``)."""
-    sources = ((beside, f"{path}.sha256"), (stated, f"pillar {name}:release:sha256"))
+    sources = (
+        (beside, f"{path}.sha256"),
+        (stated, f"pillar {__salt__['applications.pillar'](name)}:release:sha256"),
+    )
     return [(expected, source) for expected, source in sources if expected]
 
 
-def _check_room(members, folder, path):
+def _check_room(members, folder, path, name):
     """Refuse before the first byte is written where it would fill the disk that instances run on."""
     stat = os.statvfs(folder)
     needed = sum(member.size for member in members) * _COMPILED + _SPARE
@@ -148,7 +151,8 @@ def _check_room(members, folder, path):
     if free < needed:
         raise CommandExecutionError(
             f"{path} needs {needed / 1e6:.0f} MB in {folder}, but {free / 1e6:.0f} MB are free; nothing"
-            " was changed: make room, or keep fewer releases (pillar counter:keep)"
+            " was changed: make room, or keep fewer releases (pillar"
+            f" {__salt__['applications.pillar'](name)}:keep)"
         )
     # Some file systems count no files: they say 0.
     if stat.f_files and stat.f_favail < len(members) * _COMPILED:
@@ -205,7 +209,7 @@ def unpack(path, name, version, folder):
     """
     with tarfile.open(path) as archive:
         members = archive.getmembers()
-        _check_room(members, os.path.dirname(folder), path)
+        _check_room(members, os.path.dirname(folder), path, name)
         _extract(archive, members, folder)
     own = f"{name}-{version}"
     top = os.path.join(folder, own)

@@ -201,7 +201,7 @@ def release(name, root, version, units):
     __salt__["record.progress"](f"{unit}.service: the release command of {version}")
     code, output = __salt__["units.systemctl"]("start", f"{unit}.service")
     if code:
-        words = __salt__["units.last_words"](f"{unit}.service", 10)
+        words = __salt__["release.last_words"](root, version, f"{unit}.service")
         said = f":\n{words}" if words else f": {output}"
         return f"{unit}.service: the release command failed{said}"
     __utils__["atomic_file.write"](note, f"{version}\n", mode=0o644)
@@ -252,14 +252,18 @@ def start(name, root, version, units, environment, values):
         code, output = systemctl("restart", service)
         watched[service] = None if code else __salt__["instance.invocation"](service)
         if watched[service] is None:
-            return {}, _back(root, before, units, f"{service} does not start: {output}", service)
+            return {}, _back(
+                root, version, before, units, f"{service} does not start: {output}", service
+            )
         changes[service] = f"on {version}"
     if watched and (died := __salt__["instance.bake"](watched, _WATCH)):
-        return {}, _back(root, before, units, f"{died[0]} {died[1]}", died[0])
+        return {}, _back(root, version, before, units, f"{died[0]} {died[1]}", died[0])
     for unit in _of_kind(units, "cron"):
         code, output = systemctl("enable", "--now", f"{unit}.timer")
         if code:
-            return {}, _back(root, before, units, f"{unit}.timer: {output}", f"{unit}.timer")
+            return {}, _back(
+                root, version, before, units, f"{unit}.timer: {output}", f"{unit}.timer"
+            )
         if f"{unit}.timer" in todo:
             # One whose schedule has changed.
             systemctl("restart", f"{unit}.timer")
@@ -276,8 +280,8 @@ def start(name, root, version, units, environment, values):
     return changes or {f"{name} commands": f"on {version}"}, None
 
 
-def _back(root, before, units, reason, unit):
-    words = __salt__["units.last_words"](unit, 10)
+def _back(root, version, before, units, reason, unit):
+    words = __salt__["release.last_words"](root, version, unit)
     for one in _of_kind(units, "process"):
         if not before:
             _put_away(f"{one}.service")

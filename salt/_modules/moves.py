@@ -163,7 +163,7 @@ class _Moves:
         """Put every moved instance back, ``unit`` (the failed one) first; the whole story."""
         what = f"{unit} on {self.version}: {reason}" if unit else f"{self.version}: {reason}"
         __salt__["record.progress"](f"FAILED {what.splitlines()[0]}")
-        words = __salt__["units.last_words"](unit, 10) if unit else ""
+        words = __salt__["release.last_words"](self.root, self.version, unit) if unit else ""
         if not self.moved:
             after = "nothing was changed"
         elif all(before[0] is None for _, before in self.moved):

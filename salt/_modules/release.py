@@ -4,7 +4,9 @@ For formulas counter and apps: releases of an application on this machine: artif
 """
 
 import glob
+import json
 import os
+import re
 import shutil
 import subprocess
 import tarfile
@@ -21,6 +23,14 @@ KEEP = 5
 
 def __virtual__():
     return __virtualname__
+
+
+def _pillar(name):
+    return __salt__["applications.pillar"](name)
+
+
+def _option(name, value=None):
+    return __salt__["applications.option"](name, value)
 
 
 def _folder(root, version):
@@ -66,8 +76,8 @@ def _choose(name, root, pinned, brought):
     if requested:
         if pinned and pinned != requested:
             raise CommandExecutionError(
-                f"pillar {name}:version pins {pinned}: the next apply would undo a"
-                f" {request['action']} of {requested}; change the pin, or take it out"
+                f"pillar {_pillar(name)}:version pins {pinned}: the next apply would undo"
+                f" a {request['action']} of {requested}; change the pin, or take it out"
             )
         return requested
     if request["action"] == "rollback":
@@ -76,11 +86,13 @@ def _choose(name, root, pinned, brought):
             current = __salt__["record.current"](name)
             raise CommandExecutionError(
                 f"{name}: nothing further to go back to: {current or 'no release'}"
-                " is the first good one on this machine; 'make releases' shows what there is"
+                f" is the first good one on this machine; 'make releases{_option(name)}' shows what"
+                " there is"
             )
         if pinned and pinned != previous:
             raise CommandExecutionError(
-                f"pillar {name}:version pins {pinned}: take it out before a rollback to {previous}"
+                f"pillar {_pillar(name)}:version pins {pinned}: take it out before a rollback to"
+                f" {previous}"
             )
         return previous
     known = pinned or __salt__["record.current"](name) or brought
@@ -94,8 +106,30 @@ def _choose(name, root, pinned, brought):
         return in_use.pop()
     raise CommandExecutionError(
         f"{name}: which release? dist/ holds {len(carried)} artifacts and none is in use:"
-        f" run 'make artifact', or set pillar {name}:version"
+        f" run 'make artifact{_option(name, 'FOLDER')}', or set pillar {_pillar(name)}:version"
     )
+
+
+def last_words(root, version, unit):
+    """
+    What a unit that runs ``version`` said last, and what mends it where that can be told; empty when it said nothing.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call release.last_words /opt/counter 0.1.0 counter@1.service
+    """
+    words = __salt__["units.last_words"](unit, 10)
+    missing = re.search(r"ModuleNotFoundError: No module named '([^'.]+)", words)
+    if missing:
+        text = __utils__["atomic_file.read_text"](f"{_folder(root, version)}/app.json")
+        lock = json.loads(text or "{}").get("packages") or "a lock (packages in app.toml)"
+        words += (
+            f"\n{missing[1]} is not in {lock}: lock its package, or name it in include if it is the application's"
+            " own; publish again"
+        )
+    return words
 
 
 def overview(application="counter"):
@@ -226,7 +260,7 @@ def _check_installed(name, root, version, source, stated, signers):
     if damaged and not at_hand:
         raise CommandExecutionError(
             f"{top}/{damaged[0]}, not as it was installed (one of {len(damaged)} files), and its artifact is"
-            f" not in dist/: 'make deploy VERSION={version}' mends it"
+            f" not in dist/: 'make deploy{_option(name)} VERSION={version}' mends it"
         )
     # Of before there was such a list, there is nothing to compare it with.
     is_listed = __salt__["manifest.exists"](top) or not at_hand
@@ -240,12 +274,12 @@ def _verified_artifact(name, version, source, stated, signers, folder):
         if not source:
             raise CommandExecutionError(
                 f"{name}-{version}.tar.gz is neither installed nor in dist/: run"
-                f" 'make deploy VERSION={version}' from where the store is reached, or 'make artifact'"
-                " and apply again if it is this checkout's own"
+                f" 'make deploy{_option(name)} VERSION={version}' from where the store is reached, or"
+                f" 'make artifact{_option(name, 'FOLDER')}' and apply again if it is this checkout's own"
             )
         if not stated:
             raise CommandExecutionError(
-                f"pillar {name}:release:source needs {name}:release:sha256, so that what comes is"
+                f"pillar {_pillar(name)}:release:source needs release:sha256, so that what comes is"
                 " what was meant"
             )
         path = __salt__["artifact.fetch"](name, version, source, folder, signed=bool(signers))

@@ -24,8 +24,8 @@ def verify(path, signature, signers, name):
     """
     if not signature or not os.path.isfile(signature):
         raise CommandExecutionError(
-            f"{path} is not signed, and pillar {name}:release:signers asks for it; refused, nothing was"
-            " changed: 'make publish' with the signer's key signs it (RELEASE_KEY)"
+            f"{path} is not signed, and pillar {_setting(name)} asks for it; refused, nothing was"
+            f" changed: 'make publish{__salt__['applications.option'](name, 'FOLDER')}' with the signer's key signs it (RELEASE_KEY)"
         )
     namespace, reason = f"{name}-release", ""
     for key in signers:
@@ -48,8 +48,12 @@ def verify(path, signature, signers, name):
             return _without_comment(key)
         reason = (done.stderr or done.stdout).strip()
     raise CommandExecutionError(
-        f"{path}: no signer of pillar {name}:release:signers has signed it: {reason}; refused"
+        f"{path}: no signer of pillar {_setting(name)} has signed it: {reason}; refused"
     )
+
+
+def _setting(name):
+    return f"{__salt__['applications.pillar'](name)}:release:signers"
 
 
 def _without_comment(key):
@@ -85,8 +89,9 @@ def is_signed(name, top, path, sha256, signers, record=True):
 
 def missing(name, version):
     """What to say of an installed release without the signature that is asked for."""
+    option = __salt__["applications.option"]
     return (
-        f"{version} was installed without a signature of pillar {name}:release:signers, which asks for one;"
-        f" refused, nothing was changed: 'make publish' of its commit with a signer's key signs it"
-        f" (RELEASE_KEY), then 'make deploy VERSION={version}'"
+        f"{version} was installed without a signature of pillar {_setting(name)}, which asks for one;"
+        f" refused, nothing was changed: 'make publish{option(name, 'FOLDER')}' of its commit with a signer's key signs it"
+        f" (RELEASE_KEY), then 'make deploy{option(name)} VERSION={version}'"
     )

@@ -3,6 +3,7 @@ systemd's units: commands, what they said last, whether a unit file is right, an
 also across an apply that was killed half-way.
 """
 
+import collections
 import glob
 import json
 import os
@@ -17,6 +18,8 @@ __virtualname__ = "units"
 # of a secret file is among them.
 STAMPS = "/var/lib/stack/loaded"
 _UNITS = "/etc/systemd/system"
+# A frame of a traceback: file, line, function.
+_FRAME = re.compile(r'File "([^"\n]+)", line (\d+), in (\S+)')
 _UNIT = re.compile(rf"{_UNITS}/([^/]+\.(?:service|socket|timer|path|mount|target))$")
 _DROPIN = re.compile(
     rf"{_UNITS}/([^/]+\.(?:service|socket|timer|path|mount|target))\.d/[^/]+\.conf$"
@@ -69,7 +72,8 @@ def at_rest(units):
 
 
 def last_words(unit, lines=5):
-    """The unit's last journal lines, for a failure's comment.
+    """The unit's last journal lines, for a failure's comment: equal ones once, and of a line of JSON with a traceback
+    its message, its error and the last frame.
 
     CLI Example:
 
@@ -86,7 +90,26 @@ def last_words(unit, lines=5):
         timeout=30,
         stdin=subprocess.DEVNULL,
     )
-    return result.stdout.strip()
+    counts = collections.Counter(map(_shorten, result.stdout.strip().splitlines()))
+    return "\n".join(
+        f"{line} ({count} times)" if count > 1 else line for line, count in counts.items()
+    )
+
+
+def _shorten(line):
+    """What a person needs of a line of JSON with an error; any other as it is."""
+    try:
+        entry = json.loads(line)
+        frames = _FRAME.findall(entry.get("traceback") or "")
+        error = entry.get("error")
+    except (AttributeError, TypeError, ValueError):
+        return line
+    if not error and not frames:
+        return line
+    words = ("message", "method", "path", "status")
+    said = " ".join(str(entry[key]) for key in words if entry.get(key)) or entry.get("event")
+    where = "{}:{} in {}".format(*frames[-1]) if frames else None
+    return ": ".join(str(part) for part in (said, error, where) if part)
 
 
 def loaded(unit):

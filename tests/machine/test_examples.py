@@ -59,7 +59,14 @@ class Typed(Apps):
             self.shell(block, self.sources)
             return
         for line in block.splitlines():
-            self.shell(re.sub(r"\s{2,}#.*$", "", line), ROOT)
+            command = re.sub(r"\s{2,}#.*$", "", line)
+            # One that serves until it is ended is asked, and ended.
+            if "-m serving" in command:
+                address = re.search(r"http://\S+/", line)
+                assert address, line
+                asked = f"curl -s --retry 20 --retry-connrefused --retry-delay 1 {address[0]}"
+                command = f"{command} & trap 'kill $!' EXIT; test \"$({asked})\" = Hello!"
+            self.shell(command, ROOT)
 
     def shell(self, text: str, folder: Path) -> None:
         for said, here in {
@@ -69,7 +76,8 @@ class Typed(Apps):
             "VERSION=…": f"VERSION={self.versions.get('last', '')}",
         }.items():
             text = text.replace(said, here)
-        path = f"{ROOT / '.venv' / 'bin'}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
+        # Nothing of the checkout's own environment is on the path of who types this.
+        path = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
         git = {"GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a@b.test"}
         git |= {"GIT_COMMITTER_NAME": "a", "GIT_COMMITTER_EMAIL": "a@b.test"}
         environment = {

@@ -94,6 +94,8 @@ def _explain(path: Path, text: str, problem: jsonschema.ValidationError) -> str:
     what = problem.message.splitlines()[0]
     if problem.validator == "pattern":
         what = f"{problem.instance!r} is not allowed"
+        if str(problem.validator_value).startswith("^/"):
+            what += ", it must begin with /"
     return f"{path}:{_line(text, keys)}: {where}: {what}" + (f" ({about})" if about else "")
 
 

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,42 +28,69 @@ class Requirement:
     version: str
     marker: str
     hashes: frozenset[str]
+    extras: frozenset[str] = frozenset()
+
+
+def explain(name: str) -> str:
+    """How a lock of this name is made anew."""
+    commands = {"uv.lock": "uv lock", "pylock.toml": "pip lock -r requirements.in"}
+    compile_it = f"uv pip compile --universal --generate-hashes requirements.in -o {name}"
+    return f"lock it: {commands.get(Path(name).name, compile_it)}"
 
 
 def read_lock(path: Path) -> list[Requirement]:
     """All packages of a lock, in one of the three formats. Raises BuildError."""
     if path.name == "uv.lock":
-        return parse_requirements(_export(path), path.name)
+        return parse_requirements(_export(path), path.name, exported=True)
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".toml":
         return parse_pylock(text, path.name)
     return parse_requirements(text, path.name)
 
 
-def parse_requirements(text: str, name: str) -> list[Requirement]:
-    """Parse pip's format; refuse what is not name==version with hashes."""
+def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
+    """Lines with what continues them, without comments, and the number of the first."""
+    parts: list[str] = []
+    for number, line in enumerate([*text.splitlines(), ""], 1):
+        parts.append(line.removesuffix("\\"))
+        if not line.endswith("\\"):
+            whole = re.sub(r"(^|\s)#.*", "", " ".join(parts)).strip()
+            if whole:
+                yield number - len(parts) + 1, whole
+            parts = []
+
+
+def parse_requirements(text: str, name: str, exported: bool = False) -> list[Requirement]:
+    """Parse pip's format; refuse what is not name==version with hashes.
+
+    `exported`: the text is made of the file, whose lines are others.
+    """
     found = []
-    for line in text.replace("\\\n", " ").splitlines():
-        line = re.sub(r"(^|\s)#.*", "", line).strip()
-        if not line:
-            continue
+    for number, line in _logical_lines(text):
+        where = name if exported else f"{name}:{number}"
         before, *hashes = re.split(r"\s+--hash=sha256:", line)
         try:
             parsed = Parsed(before)
         except InvalidRequirement:
-            raise BuildError(f"{name}: can't read {before!r}") from None
+            raise BuildError(f"{where}: can't read {before!r}; {explain(name)}") from None
         pins = list(parsed.specifier)
         pinned = len(pins) == 1 and pins[0].operator == "==" and "*" not in pins[0].version
         if not pinned or not all(re.fullmatch(r"[0-9a-f]{64}", value) for value in hashes):
-            raise BuildError(f"{name}: can't read {before!r}: name==version and hashes are needed")
-        if not hashes:
             raise BuildError(
-                f"{name}: {parsed.name} has no hash; lock with hashes, as in:"
-                " uv pip compile --universal --generate-hashes requirements.in -o requirements.lock"
+                f"{where}: can't read {before!r}: name==version and hashes are needed;"
+                f" {explain(name)}"
             )
+        if not hashes:
+            raise BuildError(f"{where}: {parsed.name} has no hash; {explain(name)}")
         marker = str(parsed.marker or "")
         found.append(
-            Requirement(canonicalize_name(parsed.name), pins[0].version, marker, frozenset(hashes))
+            Requirement(
+                canonicalize_name(parsed.name),
+                pins[0].version,
+                marker,
+                frozenset(hashes),
+                frozenset(parsed.extras),
+            )
         )
     return found
 
@@ -110,8 +137,8 @@ def _export(path: Path) -> str:
     return done.stdout
 
 
-def is_wanted(marker: str, python: str, machine: str) -> bool:
-    """Does any 3.x.y of this Python 3.x want a requirement with this marker?
+def is_wanted(marker: str, python: str, machine: str, extras: Iterable[str] = ()) -> bool:
+    """Does any 3.x.y of this Python 3.x want a requirement with this marker, with these extras?
 
     pip evaluates markers for the Python it runs on, not for the one it downloads for.
     """
@@ -120,7 +147,11 @@ def is_wanted(marker: str, python: str, machine: str) -> bool:
     try:
         parsed = Marker(marker)
         patches: Iterable[int] = range(60) if "python_full_version" in marker else (0,)
-        return any(parsed.evaluate(_environment(f"{python}.{n}", machine)) for n in patches)
+        return any(
+            parsed.evaluate({**_environment(f"{python}.{n}", machine), "extra": extra})
+            for n in patches
+            for extra in ("", *extras)
+        )
     except (InvalidMarker, UndefinedEnvironmentName) as error:
         raise BuildError(f"can't judge the marker {marker!r}: {error}") from None
 
@@ -138,7 +169,6 @@ def _environment(python: str, machine: str) -> dict[str, str]:
         "python_full_version": python,
         "python_version": python.rpartition(".")[0],
         "sys_platform": "linux",
-        "extra": "",
     }
 
 

@@ -34,6 +34,8 @@ class Source:
     commit: str | None
     time: int
     built_from: str
+    # Files that are not as the commit has them.
+    uncommitted: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not re.fullmatch(VERSION, self.version):
@@ -99,8 +101,8 @@ def source_files(folder: Path) -> list[str]:
     return sorted(path.as_posix() for path in paths if (folder / path).is_file())
 
 
-def _is_changed(folder: Path) -> bool:
-    """Whether a source differs from the commit by one byte, by not being there, or by being new.
+def _uncommitted(folder: Path) -> list[str]:
+    """Sources that differ from the commit by one byte, by not being there, or by being new.
 
     Compared here: `git status` leaves out what somebody's settings or marks in the index hide, and
     what a filter, such as one of line ends, made of a file.
@@ -111,9 +113,12 @@ def _is_changed(folder: Path) -> bool:
         if kind == "blob" and _is_source(PurePosixPath(name)):
             committed[name] = identity
     names = source_files(folder)
-    return set(names) != set(committed) or any(
-        _blob((folder / name).read_bytes(), committed[name]) != committed[name] for name in names
-    )
+    return sorted(set(names) ^ set(committed)) + [
+        name
+        for name in names
+        if name in committed
+        and _blob((folder / name).read_bytes(), committed[name]) != committed[name]
+    ]
 
 
 def _blob(content: bytes, like: str) -> str:
@@ -150,9 +155,10 @@ def read_source(folder: Path, application: Mapping[str, Any]) -> Source:
     time, commit = last.split()
     _refuse_shallow(folder, commit)
     version = f"{base}-g{commit[:12]}"
-    if _is_changed(folder):
+    if changed := _uncommitted(folder):
         version = f"{version}.dirty.{content_hash(folder)}{runtime}"
-        return Source(version, commit, int(time), "a commit with uncommitted changes")
+        origin = "a commit with uncommitted changes"
+        return Source(version, commit, int(time), origin, tuple(changed))
     return Source(f"{version}{runtime}", commit, int(time), "a commit")
 
 

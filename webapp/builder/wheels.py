@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import configparser
+import contextlib
+import email
 import functools
 import hashlib
 import re
@@ -14,11 +16,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from packaging.requirements import InvalidRequirement
+from packaging.requirements import Requirement as Parsed
 from packaging.tags import Tag, compatible_tags, cpython_tags
-from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
 from builder.errors import BuildError
-from builder.locks import Requirement, is_wanted
+from builder.locks import Requirement, explain, is_wanted
 
 # Debian's names of architectures, and the kernel's.
 MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
@@ -124,6 +128,46 @@ def collect(
                 raise BuildError(_way_out(each, target))
             wheels[target][each] = path
     return wheels
+
+
+def check_complete(wheels: Wheels, locked: Iterable[Requirement], lock: str) -> None:
+    """BuildError where a wheel needs a package that is not locked.
+
+    It would be missing on the machine alone.
+    """
+    names = {each.name for each in locked}
+    for target, chosen in wheels.items():
+        extras = {each.name: set(each.extras) for each in chosen}
+        todo = [*chosen]
+        while todo:
+            each = todo.pop()
+            for needed in requires(chosen[each], target, extras[each.name]):
+                name = canonicalize_name(needed.name)
+                if name not in names:
+                    raise BuildError(
+                        f"{lock}: {each.name}=={each.version} needs {name}, which is not in it;"
+                        f" {explain(lock)}"
+                    )
+                # One that is now wanted with more of its extras needs more.
+                if name in extras and not needed.extras <= extras[name]:
+                    extras[name] |= needed.extras
+                    todo += [other for other in chosen if other.name == name]
+
+
+def requires(wheel: Path, target: Target, extras: Iterable[str]) -> list[Parsed]:
+    """What a wheel needs on a target, with these of its extras."""
+    with zipfile.ZipFile(wheel) as archive:
+        metadata = re.compile(r"[^/]+\.dist-info/METADATA")
+        path = next(filter(metadata.fullmatch, archive.namelist()), "")
+        text = archive.read(path).decode(errors="replace") if path else ""
+    found = []
+    for line in email.message_from_string(text).get_all("Requires-Dist", []):
+        # What nobody can read asks for nothing.
+        with contextlib.suppress(InvalidRequirement):
+            needed = Parsed(line)
+            if is_wanted(str(needed.marker or ""), target.python, target.machine, extras):
+                found.append(needed)
+    return found
 
 
 def _way_out(requirement: Requirement, target: Target) -> str:

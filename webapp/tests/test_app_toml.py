@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import jsonschema
@@ -60,6 +61,7 @@ def test_every_default_is_filled_in(tmp_path: Path) -> None:
         ({}, "[cron]\na = {command = 'y'}", "5: cron.a.schedule is missing"),
         ({"name": '"My Shop"'}, "", "1: name: 'My Shop' is not allowed"),
         ({"name": ""}, "", "1: name is missing"),
+        ({"ready": '"ready"'}, "", "4: ready: 'ready' is not allowed, it must begin with / ("),
         ({"wsgi": '"shop"'}, "", "2: wsgi: 'shop' is not allowed"),
         ({"exec": '"x"'}, "", "4: wsgi and exec are both set"),
         ({"wsgi": ""}, "", "1: wsgi and exec are both missing"),
@@ -180,6 +182,41 @@ def test_a_package_of_sources_only_is_refused_with_the_way_out(tmp_path: Path) -
     assert str(refusal.value).startswith("six==1.17.0 has no wheel for Python 3.11 on x86_64, ")
     assert "pip wheel --no-deps six==1.17.0 -w wheels" in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+def test_what_a_locked_package_needs_is_locked_too(tmp_path: Path) -> None:
+    """It was missing on the machine alone, where the deploy failed by it."""
+    needs = {
+        "flask": [
+            "Werkzeug>=3",
+            "async-x; extra == 'async'",
+            "win-x; sys_platform == 'win32'",
+            "??",
+        ],
+        "werkzeug": ["old-x; python_version < '3.12'", "watch[fast]; python_version < '3.12'"],
+        "watch": ["fast-x; extra == 'fast'", "slow-x; extra == 'slow'"],
+        "old-x": [],
+        "fast-x": [],
+    }
+    locked = [locks.Requirement(name, "1.0", "", frozenset()) for name in needs]
+    for name, lines in needs.items():
+        with zipfile.ZipFile(tmp_path / f"{name}.whl", "w") as archive:
+            head = "".join(f"Requires-Dist: {line}\n" for line in lines)
+            archive.writestr(f"{name}-1.0.dist-info/METADATA", f"Name: {name}\n{head}\nwords")
+
+    def check(packages: list[locks.Requirement], python: str = "3.11") -> None:
+        chosen = {each: tmp_path / f"{each.name}.whl" for each in packages}
+        wheels.check_complete({Target(python, "x86_64"): chosen}, packages, "requirements.lock")
+
+    check(locked)
+    for missing in ("werkzeug", "old-x", "fast-x"):
+        with pytest.raises(BuildError) as refusal:
+            check([each for each in locked if each.name != missing])
+        assert f"needs {missing}, which is not in it; lock it: uv pip compile" in str(refusal.value)
+    check([each for each in locked if each.name in ("flask", "werkzeug")], "3.13")
+    flask = locks.Requirement("flask", "1.0", "", frozenset(), frozenset(["async"]))
+    with pytest.raises(BuildError, match=r"^requirements\.lock: flask==1\.0 needs async-x, "):
+        check([flask, *locked[1:]])
 
 
 def test_the_runtimes_packages_win_no_quarrel() -> None:

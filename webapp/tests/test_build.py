@@ -262,6 +262,8 @@ def test_the_version_names_the_last_commit_of_webapp_and_marks_changes(tmp_path:
     (webapp / "new.txt").write_text("one")
     one = version(webapp)
     assert re.fullmatch(re.escape(clean) + r"\.dirty\.[0-9a-f]{8}", one), "untracked"
+    said = run(webapp, "--out", str(tmp_path / "out"), "--cache", str(CACHE)).stderr
+    assert said == "build: not committed: new.txt; commit or ignore it\n"
     (webapp / "new.txt").write_text("two")
     assert version(webapp) not in (clean, one), "other contents, other version"
     (webapp / "new.txt").unlink()
@@ -417,11 +419,16 @@ def test_two_contents_for_one_path_are_refused() -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["pyramid>=2\n", "pyramid==2.1\n", "pyramid==2.1 --hash=sha256:abc\n", "-e .\n"],
+    ["pyramid\n", "pyramid>=2\n", "pyramid==2.1\n", "pyramid==2.1 --hash=sha256:abc\n", "-e .\n"],
 )
 def test_a_lock_that_locks_nothing_is_refused(line: str) -> None:
-    with pytest.raises(BuildError, match=r"^requirements\.lock: "):
-        locks.parse_requirements(line, "requirements.lock")
+    made = (
+        "lock it: uv pip compile --universal --generate-hashes requirements.in -o requirements.lock"
+    )
+    with pytest.raises(BuildError, match=rf"^requirements\.lock:3: .*; {made}$"):
+        locks.parse_requirements(
+            f"six==1.0 \\\n  --hash=sha256:{'0' * 64}\n{line}", "requirements.lock"
+        )
 
 
 @pytest.mark.parametrize(

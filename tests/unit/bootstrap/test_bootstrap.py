@@ -132,6 +132,24 @@ def test_a_formula_that_refuses_is_one_line(
     assert capsys.readouterr().out == "refused: the firewall: ufw; nothing was changed\n"
 
 
+def test_a_refusal_through_several_templates_is_one_line_once(
+    converge: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = "Problem running salt function in Jinja template: pillar apps:b:hosts: x is a's already"
+    tail = "; line 4\n\n---\n{{ name }}    <====\n---\nTraceback (most recent call last):\n  File"
+    other = "Rendering SLS 'base:web' failed: Jinja error: Jinja error: 'x' is undefined"
+    answer = [
+        f"Rendering SLS 'base:firewalld' failed: Jinja error: Jinja error: {said}{tail}",
+        f"Rendering SLS 'base:stunnel' failed: Jinja error: Jinja error: Jinja error: {said}{tail}",
+        other,
+    ]
+    assert converge.explain(answer) == "0 changed, 1 failed"
+    assert capsys.readouterr().out == (
+        "pillar apps:b:hosts: x is a's already\n"
+        "Rendering SLS 'base:web' failed: Jinja error: 'x' is undefined\n"
+    )
+
+
 def test_a_run_that_never_came_to_a_state_is_a_failure(
     converge: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -521,6 +521,29 @@ def test_publish_signs_by_default_with_a_key_of_the_checkouts_own(
     assert told == f"signed with {checkout.key}; asked for by pillar/settings.sls"
 
 
+def test_publish_says_the_setting_of_the_application_that_it_published(
+    checkout: SimpleNamespace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Typed in as it was said, the counter asked for the signature and the application for none."""
+    (checkout.root / "app.toml").write_text('name = "notesy"\n')
+    checkout.path.rename(checkout.path.with_name(files.archive_name(VERSION, "notesy")))
+    hashed = f"{checkout.path.name}.sha256"
+    text = checkout.path.with_name(hashed)
+    if text.exists():
+        text.rename(text.with_name(f"{files.archive_name(VERSION, 'notesy')}.sha256"))
+    monkeypatch.setenv("APP", str(checkout.root))
+    assert publish_command.run(topology.load("dev"), Options.read()) == 0
+    setting = yaml.safe_load(
+        capsys.readouterr().out.splitlines()[-2].partition("settings.sls: ")[2]
+    )
+    public = signing.read_public_key(checkout.key)
+    assert setting == {"apps": {"notesy": {"release": {"signers": [public]}}}}
+    monkeypatch.setenv("CI", "true")
+    checkout.key.unlink()
+    assert publish_command.run(topology.load("dev"), Options.read()) == 0
+    assert "(salt/apps/README.md)" in capsys.readouterr().err
+
+
 def test_publish_of_a_pipeline_signs_with_the_key_that_it_is_given_and_makes_none(
     checkout: SimpleNamespace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -91,7 +91,10 @@ def test_of_two_machines_only_the_one_that_needs_it_is_given_the_certificates_ke
     finally:
         os.umask(before)
     said = capsys.readouterr().out
-    assert said == "site-key: kept for edge1; 'make apply TOPOLOGY=test' brings it there\n"
+    assert (
+        said
+        == "site-key: kept for edge1; 'make apply TOPOLOGY=test' brings it there, a deploy too\n"
+    )
     assert delivered(TWO, "edge1")["site-key"] == KEY
     assert set(delivered(TWO, "back1")) == {"pki", "redis-counter", "backup-identity"}
     for path in (tree / ".lab/test/secrets").iterdir():
@@ -344,12 +347,12 @@ def test_what_only_one_machine_can_decrypt_is_not_carried_to_several(
     """Salt refuses the whole pillar where it can't decrypt: each apply on the others would fail."""
     assert machine_pillar.is_included(ONE, "pillar/secrets.sls")
     assert not machine_pillar.is_included(TWO, "pillar/secrets.sls")
-    machine_pillar.warn_of_encrypted_file(TWO)
+    machine_pillar.check_files(TWO)
     assert capsys.readouterr().err == ""
     (tree / "pillar/secrets.sls").write_text("#!yaml|gpg\n")
-    machine_pillar.warn_of_encrypted_file(ONE)
+    machine_pillar.check_files(ONE)
     assert capsys.readouterr().err == ""
-    machine_pillar.warn_of_encrypted_file(TWO)
+    machine_pillar.check_files(TWO)
     said = capsys.readouterr().err
     assert "not carried to the 2 of topology test: 'make secret' gives each its own" in said
 

@@ -87,6 +87,8 @@ def prod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleName
                 attempts[host].append({**one, "outcome": orphans[host]})
             return 255
         if (host, request["version"]) in fails:
+            one = {"id": request["id"], "to": request["version"], "outcome": "failed"}
+            attempts[host] = [{**one, "reason": f"counter@1 of {host}: not ready\nlast words"}]
             return 2
         known[host].append(request["version"])
         return 0
@@ -171,7 +173,7 @@ def test_a_machine_that_is_out_of_use_is_deployed_to_first(prod: SimpleNamespace
 def test_a_failure_stops_there_and_puts_the_machines_before_it_back(prod: SimpleNamespace) -> None:
     prod.fails.add(("app2", "v2"))
     with pytest.raises(
-        ControlError, match=r"app2: the deploy of v2 failed .*; app1 is back on v1"
+        ControlError, match=r"app2: the deploy of v2 failed: .*; app1 is back on v1"
     ) as no:
         deploy_command.run(prod.where, Options.read())
     assert no.value.code == 2
@@ -291,9 +293,11 @@ def test_what_is_refused_is_in_the_record_of_every_machine(
 
 def test_a_failure_on_the_first_machine_touches_no_other(prod: SimpleNamespace) -> None:
     prod.fails.add(("app1", "v2"))
-    with pytest.raises(ControlError, match="app1: the deploy of v2 failed"):
+    with pytest.raises(ControlError, match="app1: the deploy of v2 failed") as no:
         deploy_command.run(prod.where, Options.read())
     assert not [one for one in prod.order if one.startswith("app2 d") or "rollback" in one]
+    # The last line that is read: what the machine printed before may be pages.
+    assert str(no.value) == "app1: the deploy of v2 failed: counter@1 of app1: not ready"
 
 
 def test_a_rollback_goes_to_the_last_good_one_of_all(
@@ -358,7 +362,20 @@ def test_what_runs_is_told_also_when_the_store_is_away(
     assert "v2  " in said.out and "<- app1, app2" in said.out
     assert "  app1: @1 v1, @2 v2; back: v0\n" in said.out
     assert "also installed: v0\n" in said.out
+    assert "failed" not in said.out
     assert said.err == "not in this repository, but running: v1\n"
+    # It failed there: who looks for something to deploy is not offered it as if nothing had been.
+    attempts = [{"to": "v2", "outcome": one} for one in ("succeeded", "started", "failed")]
+    log = "".join(f"{json.dumps(one)}\n" for one in attempts)
+    monkeypatch.setattr(
+        ssh,
+        "run",
+        lambda where, host, command, **more: (
+            log if COUNTER.attempts in command else json.dumps({"local": told})
+        ),
+    )
+    assert releases_command.run(prod.where, Options.read()) == 0
+    assert "<- app1, app2  failed on app1, app2\n" in capsys.readouterr().out
     monkeypatch.setenv("ARTIFACT_STORE", "http://127.0.0.1:1/x")
     with pytest.raises(ControlError, match="the repository does not answer"):
         releases_command.run(prod.where, Options.read())

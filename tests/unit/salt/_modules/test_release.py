@@ -23,6 +23,8 @@ from salt.exceptions import CommandExecutionError
 
 from tests.unit.conftest import functions
 
+APPLICATIONS = ("applications.pillar", "applications.option")
+
 
 @pytest.fixture
 def record(
@@ -61,7 +63,10 @@ def artifacts(
     """The execution module `artifact`, in a tree whose dist/ is empty."""
     (tmp_path / "tree" / "dist").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "tree")
-    return load_source("salt/_modules/artifact.py")
+    # The pillar's: app is one of `apps`.
+    applications = load_source("salt/_modules/applications.py", pillar={"apps": {"app": {}}})
+    salt = {name: getattr(applications, name.partition(".")[2]) for name in APPLICATIONS}
+    return load_source("salt/_modules/artifact.py", salt=salt)
 
 
 @pytest.fixture
@@ -78,6 +83,7 @@ def release(
 ) -> ModuleType:
     """The execution module."""
     salt = functions(artifact=artifacts, instance=instance, record=record)
+    salt |= {name: artifacts.__salt__[name] for name in APPLICATIONS}  # type: ignore[attr-defined]
     for name in ("manifest", "signature"):
         salt |= functions(**{name: load_source(f"salt/_modules/{name}.py", salt=salt)})
     return load_source("salt/_modules/release.py", salt=salt)
@@ -296,7 +302,7 @@ def test_a_damaged_release_whose_artifact_is_not_at_hand_says_what_to_do(
     ret = state.module.installed("app", home, "1.0")
     assert ret["result"] is False
     assert "releases/1.0/lib/a.py: changed, not as it was installed" in ret["comment"]
-    assert "'make deploy VERSION=1.0' mends it" in ret["comment"]
+    assert "'make deploy APP=app VERSION=1.0' mends it" in ret["comment"]
 
 
 def test_byte_code_that_python_added_is_no_damage(release: ModuleType, home: str) -> None:
@@ -426,12 +432,14 @@ def test_only_what_a_signer_has_signed_is_unpacked(
     theirs, _ = keypair(tmp_path, "theirs")
     path = artifact("1.0")
     with pytest.raises(
-        CommandExecutionError, match="is not signed, and pillar app:release:signers"
+        CommandExecutionError, match="is not signed, and pillar apps:app:release:signers"
     ):
         release.install("app", home, "1.0", signers=[public])
     for key, space in ((theirs, "app-release"), (ours, "another-use")):
         signed(path, key, space)
-        with pytest.raises(CommandExecutionError, match="no signer of pillar app:release:signers"):
+        with pytest.raises(
+            CommandExecutionError, match="no signer of pillar apps:app:release:signers"
+        ):
             release.install("app", home, "1.0", signers=[public])
         Path(f"{path}.sig").unlink()
     assert unpacked(home) == []
@@ -455,16 +463,34 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
         pass
 
 
+def test_a_module_that_no_package_brought_says_what_to_lock(
+    release: ModuleType, tmp_path: Path
+) -> None:
+    """The traceback alone says neither which lock nor that it takes another publish."""
+    said = {
+        "units.last_words": lambda unit, lines: "ModuleNotFoundError: No module named 'humanize.x'"
+    }
+    release.__salt__.update(said)  # type: ignore[attr-defined]
+    top = tmp_path / "releases/1.0"
+    top.mkdir(parents=True)
+    (top / "app.json").write_text('{"packages": "uv.lock"}')
+    hint = release.last_words(str(tmp_path), "1.0", "app@1.service").splitlines()[-1]
+    assert hint.startswith("humanize is not in uv.lock: lock its package")
+    said["units.last_words"] = lambda unit, lines: "ValueError"
+    release.__salt__.update(said)  # type: ignore[attr-defined]
+    assert release.last_words(str(tmp_path), "1.0", "app@1.service") == "ValueError"
+
+
 def test_a_machine_fetches_a_release_by_itself(
     release: ModuleType, home: str, server: str, tmp_path: Path, artifacts: ModuleType
 ) -> None:
     path = artifact("1.0").rename(tmp_path / "web" / "app-1.0.tar.gz")
     digest, source = artifacts.sha256(path), f"{server}/{{name}}-{{version}}.tar.gz"
     Path("dist/app-1.0.tar.gz.sha256").unlink()
-    with pytest.raises(CommandExecutionError, match="release:source needs app:release:sha256"):
+    with pytest.raises(CommandExecutionError, match="apps:app:release:source needs release:sha256"):
         release.install("app", home, "1.0", source)
     with pytest.raises(
-        CommandExecutionError, match=f"{digest}, but pillar app:release:sha256 says 0"
+        CommandExecutionError, match=f"{digest}, but pillar apps:app:release:sha256 says 0"
     ):
         release.install("app", home, "1.0", source, "0" * 64)
     with pytest.raises(CommandExecutionError, match="app-2.0.tar.gz could not be fetched: .*404"):
@@ -548,7 +574,7 @@ def test_what_was_installed_unsigned_is_refused_once_signers_are_set(
         ret = installed(test, [public])
         assert ret["result"] is False
         assert "installed without a signature" in ret["comment"]
-        assert "make deploy VERSION=1.0" in ret["comment"]
+        assert "make deploy APP=app VERSION=1.0" in ret["comment"]
     assert release.install("app", home, "1.0") is False, "while nobody asks for one"
     carried(True)
     for test in (False, True):
@@ -578,7 +604,10 @@ def test_a_release_that_was_installed_signed_needs_no_artifact(
         one.unlink()
     assert release.install("app", home, "1.0", signers=[public]) is False
     assert release.refusal("app", home, "1.0", signers=[public]) is None
-    assert "without a signature" in release.refusal("app", home, "2.0", signers=[public])
+    refusal = release.refusal("app", home, "2.0", signers=[public])
+    assert "without a signature of pillar apps:app:release:signers" in refusal
+    assert "'make publish APP=FOLDER'" in refusal and "'make deploy APP=app VERSION=2.0'" in refusal
+    assert "'make deploy VERSION=2.0'" in release.refusal("counter", home, "2.0", signers=[public])
 
 
 def test_a_machine_that_fetches_by_itself_proves_what_it_has(
@@ -816,6 +845,7 @@ def state(
         hooked.append(f"{told['WHEN']}: {hook['command']} {told['FROM']}->{told['VERSION']}")
         return "the hook says no" if hook["command"] in failing else None
 
+    release.__salt__["units.last_words"] = lambda unit, lines: f"last words of {unit}"  # type: ignore[attr-defined]
     salt = functions(release=release, instance=instance, record=record) | {
         "instance.invocation": lambda unit: unit,
         "instance.bake": bake,
@@ -825,7 +855,6 @@ def state(
         "hooks.run": hook,
         "file_set.take_back": lambda paths: [path for path in paths if taken(path)],
         "units.systemctl": systemd,
-        "units.last_words": lambda unit, lines: f"last words of {unit}",
     }
     salt |= functions(commands=load_source("salt/_modules/commands.py", salt=salt))
     salt |= functions(moves=load_source("salt/_modules/moves.py", salt=salt))
