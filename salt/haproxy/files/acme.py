@@ -40,6 +40,8 @@ TRIAL = "haproxy-acme-trial"
 PROGRAM = "/usr/local/libexec/haproxy-acme/haproxy-acme"
 # For clients and `make status`, as of a certificate that somebody gave.
 SHOWN = "/etc/stack/pki/site.pem"
+# What HAProxy runs on, as the formula remembers it (salt/_modules/units.py).
+LOADED = "/var/lib/stack/loaded/haproxy.json"
 FIRST_WAIT, LONGEST_WAIT = 900, 86400
 LARGEST = 1 << 20
 
@@ -299,6 +301,18 @@ def ask(path, text):
         return admin.makefile(encoding="utf-8").read().strip()
 
 
+def mark_loaded(paths, text):
+    """Remember that HAProxy has this as ``paths`` already, or the next apply would reload it for them."""
+    try:
+        known = json.loads(read(LOADED))
+    except (FileNotFoundError, ValueError):
+        return
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    # Not where an apply under way says that nobody knows.
+    new = {path: digest for path in paths if known.get(path, "unknown") != "unknown"}
+    write(LOADED, json.dumps({**known, **new}, sort_keys=True), 0o600)
+
+
 def install(settings):
     live = settings["live"]
     try:
@@ -313,6 +327,7 @@ def install(settings):
         wrong = ["certificate: carries other names than were asked for"]
     if wrong:
         sys.exit(f"what {settings['directory']} gave is not used: {'; '.join(wrong)}")
+    is_loaded = True
     try:
         # The payload ends with an empty line, so it must have none.
         pem = "\n".join(line for line in (certificate + key).splitlines() if line.strip())
@@ -324,8 +339,11 @@ def install(settings):
             sys.exit(f"HAProxy refuses what {settings['directory']} gave: {said}")
     except (FileNotFoundError, ConnectionError):
         print("HAProxy does not run: it reads the certificate when it starts")
+        is_loaded = False
     write(live, certificate)
     write(SHOWN, certificate)
+    if is_loaded:
+        mark_loaded([live, SHOWN], certificate)
     print(f"served now: the certificate for {', '.join(settings['names'])}")
 
 

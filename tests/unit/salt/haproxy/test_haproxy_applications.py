@@ -4,7 +4,9 @@ authority's challenge, HTTP/3. The template alone, run by this computer's HAProx
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib.util
+import json
 import re
 import shutil
 import subprocess
@@ -251,6 +253,40 @@ def test_another_edge_takes_the_certificate_from_the_one_that_orders(
     assert found.exists() == public
     if public:
         assert found.read_text().strip() == (pair[0] + authority[0]).strip()
+
+
+@pytest.mark.parametrize("runs", [True, False])
+def test_a_certificate_that_haproxy_was_given_is_not_loaded_again_by_an_apply(
+    acme: Any,
+    load_source: Callable[..., Any],
+    tmp_path: Path,
+    runs: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pki = load_source("salt/_utils/certificates.py")
+    authority = pki.make_ca("an authority", 30)
+    certificate, key = pki.issue(*authority, "site.test", [], 20, names=["site.test"])
+    live, shown, other = (str(tmp_path / name) for name in ("live.pem", "shown.pem", "haproxy.cfg"))
+    loaded = tmp_path / "haproxy.json"
+    loaded.write_text(json.dumps({live: "old", shown: "unknown", other: "same"}))
+    settings = {"directory": "https://a.test/dir", "names": ["site.test"], "live": live}
+    settings["socket"] = str(tmp_path / "admin.sock")
+    monkeypatch.setattr(acme, "STATE", str(tmp_path))
+    monkeypatch.setattr(acme, "SHOWN", shown)
+    monkeypatch.setattr(acme, "LOADED", str(loaded))
+    monkeypatch.setattr(acme, "checks", lambda: load_source("salt/_utils/certificate_checks.py"))
+    if runs:
+        monkeypatch.setattr(acme, "ask", lambda *_: "Success!")
+    ordered = Path(acme.ordered(settings))
+    ordered.parent.mkdir(parents=True)
+    ordered.write_text(certificate + authority[0])
+    Path(live).write_text("before")
+    Path(f"{live}.key").write_text(key)
+    acme.install(settings)
+    digest = hashlib.sha256(Path(live).read_bytes()).hexdigest()
+    # Of one, an apply under way says that nobody knows; where HAProxy does not run it has loaded nothing.
+    known = {live: digest if runs else "old", shown: "unknown", other: "same"}
+    assert json.loads(loaded.read_text()) == known
 
 
 @pytest.mark.parametrize("leads", [True, False])
