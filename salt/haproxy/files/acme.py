@@ -309,7 +309,7 @@ def mark_loaded(paths, text):
         return
     digest = hashlib.sha256(text.encode()).hexdigest()
     # Not where an apply under way says that nobody knows.
-    new = {path: digest for path in paths if known.get(path, "unknown") != "unknown"}
+    new = {path: digest for path in paths if known.get(path) != "unknown"}
     write(LOADED, json.dumps({**known, **new}, sort_keys=True), 0o600)
 
 
