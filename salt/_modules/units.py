@@ -72,8 +72,8 @@ def at_rest(units):
 
 
 def last_words(unit, lines=5):
-    """The unit's last journal lines, for a failure's comment: equal ones once, and of a line of JSON with a traceback
-    its message, its error and the last frame.
+    """The unit's last journal lines, for a failure's comment: equal ones once, and of a line of JSON its
+    message, its error and the last frame of its traceback.
 
     CLI Example:
 
@@ -97,14 +97,14 @@ def last_words(unit, lines=5):
 
 
 def _shorten(line):
-    """What a person needs of a line of JSON with an error; any other as it is."""
+    """What a person needs of a line of JSON with a message or an error; any other as it is."""
     try:
         entry = json.loads(line)
         frames = _FRAME.findall(entry.get("traceback") or "")
         error = entry.get("error")
     except (AttributeError, TypeError, ValueError):
         return line
-    if not error and not frames:
+    if not error and not frames and not entry.get("message"):
         return line
     words = ("message", "method", "path", "status")
     said = " ".join(str(entry[key]) for key in words if entry.get(key)) or entry.get("event")

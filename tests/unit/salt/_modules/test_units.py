@@ -20,8 +20,11 @@ def test_equal_tracebacks_are_one_line(
     entry = {"event": "request", "path": "/ready", "status": 500, "error": "KeyError: 'x'"}
     lines = [json.dumps({**entry, "ts": number, "traceback": trace}) for number in range(9)]
     other = ["plain", json.dumps({"event": "start"}), "7", "[1]", json.dumps({"traceback": 7})]
+    lines += [
+        json.dumps({"ts": number, "message": "Internal Error: /ready"}) for number in range(3)
+    ]
     text = "\n".join([*lines[:5], *other, *lines[5:]])
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(stdout=f"{text}\n"))
     words = load_source("salt/_modules/units.py").last_words("app@1.service", 10)
     first = "/ready 500: KeyError: 'x': /a/app.py:12 in ready (9 times)"
-    assert words.splitlines() == [first, *other]
+    assert words.splitlines() == [first, *other, "Internal Error: /ready (3 times)"]
