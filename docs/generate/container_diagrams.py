@@ -170,7 +170,7 @@ def deployment(topology: facts.Topology) -> str:
     last = y + 30 + 44 * 5 + 16
     picture.card(
         512, y + 40, 232, 92,
-        [("it does not get well", "b public"), ("the names move back, and those", "s"),
+        [("it is not healthy", "b public"), ("the names move back, and those", "s"),
          ("instances start again; exit 1", "s"), ("with the reason, last log lines", "s")],
         "back", "box public",
     )  # fmt: skip

@@ -100,7 +100,7 @@ def deployment(topology: facts.Topology) -> str:
     picture.text(128, top + 19, f"{second.stage}: the same release, the same commands, one environment after the other", "s m")  # fmt: skip
     cards = [
         ([(first.name, "b"), ("by itself", "s"), ("its own machines", "s m")], "box"),
-        ([("a person presses", "b app"), ("once staging is well;", "s"), ("who may merge (T02)", "s m")], "box app"),
+        ([("a person presses", "b app"), ("staging is healthy;", "s"), ("who may merge (T02)", "s m")], "box app"),
         ([(second.name, "b"), ("the same commands", "s"), ("one deploy at a time", "s m")], "box"),
         ([("controller", "b app"), ("make deploy VERSION=v", "c"), ("by hand, the same roll", "s m")], "box app"),
     ]  # fmt: skip
@@ -139,7 +139,7 @@ def deployment(topology: facts.Topology) -> str:
     picture.arrow((44, last), (30, last), (30, loop), (44, loop))
     picture.card(
         520, y + 8, 224, 92,
-        [("it does not get well", "b public"), ("all that were rolled go back by", "s"),
+        [("it is not healthy", "b public"), ("all that were rolled go back by", "s"),
          ("themselves; the job fails: after", "s"), (f"{first.name}, nobody can press", "s")],
         "back", "box public",
     )  # fmt: skip
