@@ -162,6 +162,4 @@ def deployment(topology: facts.Topology) -> str:
         f"A tag also runs: {tag}. On a schedule: {', '.join(more['schedule'])}.",
         "One deploy at a time: a second is refused, and told who, when and why. Settings alone: make apply.",
     ]
-    for line in notes:
-        y = picture.paragraph(20, y, WIDTH - 40, line)
-    return finished(picture)
+    return finished(picture, notes, y)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from . import facts
@@ -233,7 +234,10 @@ def request_path(topology: facts.Topology) -> str:
     return finished(picture)
 
 
-def finished(picture: Canvas) -> str:
+def finished(picture: Canvas, notes: Iterable[str] = (), y: float = 0) -> str:
+    """The picture, with ``notes`` below each other from ``y`` on; RuntimeError where two things lie on each other."""
+    for note in notes:
+        y = picture.paragraph(20, y, WIDTH - 40, note)
     found = picture.collisions()
     if found:
         raise RuntimeError(f"{picture.title}: " + "; ".join(found))

@@ -266,10 +266,9 @@ def picture(failures: list[Failure], title: str) -> str:
                 canvas.arrow((x - 20, top + height / 2), (x - 8, top + height / 2))
         y = top + height + 7
     y += 14
-    for line in (
+    notes = (
         "Red: users feel it. Violet: it wakes somebody. What waits for working hours is in docs/reference/failures.md too,"
         " with each figure's source.",
         "In the cloud nothing was measured yet: T22 and T26 to T30 do that.",
-    ):
-        y = canvas.paragraph(20, y, WIDTH - 40, line)
-    return finished(canvas)
+    )
+    return finished(canvas, notes, y)

@@ -186,11 +186,10 @@ def picture(name: str) -> str:
         y += 8
     y += 10
     more = [name for name, (_, entry) in _declared().items() if entry.get("several")]
-    for line in (
+    notes = (
         "GitLab has what is in DEPLOY_STATE, all that the controller knows of the machines: a protected variable of each environment,"
         " for jobs of main alone. And RELEASE_KEY.",
         "A machine has nothing of another role's. A column of a role: each of its machines has its own, or the same where they share it."
         f" Several stores also share {', '.join(more)}; several edges the site's key.",
-    ):
-        y = canvas.paragraph(20, y, WIDTH - 40, line)
-    return finished(canvas)
+    )
+    return finished(canvas, notes, y)

@@ -99,13 +99,12 @@ def backup() -> str:
         "costs", "box public",
     )  # fmt: skip
     y = below + 26
-    for line in (
+    notes = (
         "The drill is due monthly, the real restore yearly and before there are users (T16, T26). What was there before a restore stays"
         " on the store until the next one.",
         "Several stores: replicas take the backups, a restore goes into the master, and its replicas copy it.",
-    ):
-        y = picture.paragraph(20, y, WIDTH - 40, line)
-    return finished(picture)
+    )
+    return finished(picture, notes, y)
 
 
 def failover(topology: facts.Topology) -> str:
@@ -205,11 +204,10 @@ def failover(topology: facts.Topology) -> str:
             y += 24
         y += 6
     y += 8
-    for line in (
+    notes = (
         "Stores: the time until the master is taken for down is a setting (sentinel:down_after), one to two seconds more were seen (decision 35)."
         " Two stores gone at once: 503 until one is back.",
         "In the cloud nothing floats, and the real load balancer was never measured (decision 42). One edge, one store: nothing takes over;"
         " a person makes it anew (T26, T27).",
-    ):
-        y = picture.paragraph(20, y, WIDTH - 40, line)
-    return finished(picture)
+    )
+    return finished(picture, notes, y)
