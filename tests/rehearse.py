@@ -7,7 +7,6 @@ import os
 import pty
 import re
 import select
-import shutil
 import signal
 import struct
 import subprocess
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from docs.generate import rehearsal
 from docs.generate.runnable import Check
+from tests.checkout import copy_checkout
 
 ROOT = Path(__file__).resolve().parents[1]
 # What is no text: colours, lines erased.
@@ -42,16 +42,8 @@ def lend_packages(checkout: Path) -> None:
 
 
 def copy_with_packages(copy: Path) -> Path:
-    """A clone of this checkout as it is now in ``copy``, whatever is committed, with what it has installed."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT, capture_output=True, check=True,
-    ).stdout  # fmt: skip
-    for name in filter(None, listed.decode().split("\0")):
-        source = ROOT / name
-        if source.is_file():
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(source, copy / name, follow_symlinks=False)
+    """:func:`copy_checkout`, with what is installed in this one."""
+    copy_checkout(copy)
     lend_packages(copy)
     return copy
 

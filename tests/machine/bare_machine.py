@@ -34,20 +34,6 @@ def control(topology: str, *words: str, box: str = "") -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def copy_checkout(target: Path) -> None:
-    """The checkout as a clone has it, in ``target``: what git knows of, and no more."""
-    target.mkdir(parents=True)
-    files = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
-        cwd=ROOT, capture_output=True, check=True,
-    ).stdout  # fmt: skip
-    archive = subprocess.run(
-        ["tar", "-c", "--null", "--ignore-failed-read", "-T", "-"],
-        cwd=ROOT, input=files, capture_output=True, check=True,
-    ).stdout  # fmt: skip
-    subprocess.run(["tar", "-x", "-C", str(target)], input=archive, check=True)
-
-
 def upload(lab: Lab, checkout: Path, place: str) -> None:
     """Put a checkout onto the machine, with what `make` needs there."""
     archive = subprocess.run(

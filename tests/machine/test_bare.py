@@ -6,8 +6,10 @@ import re
 from pathlib import Path
 
 import pytest
-from bare_machine import copy_checkout, upload
+from bare_machine import upload
 from lab_machine import Lab
+
+from tests.checkout import copy_checkout
 
 CHECKOUT = "/root/checkout"
 

@@ -8,11 +8,12 @@ import socket
 from pathlib import Path
 
 import pytest
-from bare_machine import copy_checkout, upload
+from bare_machine import upload
 from lab_machine import Lab
 
 from control import new_service
 from tests import page
+from tests.checkout import copy_checkout
 
 CHECKOUT = "/root/checkout"
 STATS = r'exec 3<>/dev/tcp/127.0.0.1/11211; printf "stats\r\nquit\r\n" >&3; cat <&3'

@@ -22,6 +22,8 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.checkout import copy_checkout
+
 ROOT = Path(__file__).resolve().parents[2]
 CI = ROOT / "tests" / "ci"
 FILE = yaml.safe_load((ROOT / ".gitlab-ci.yml").read_text(encoding="utf-8"))
@@ -185,11 +187,7 @@ def git(folder: Path, *words: str) -> str:
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """This checkout as a commit of a project's default branch, with this environment's packages."""
     folder = tmp_path_factory.mktemp("ci") / "counter"
-    listed = git(ROOT, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
-    for name in filter(None, listed.split("\0")):
-        if (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name)
+    copy_checkout(folder)
     git(folder, "init", "-q", "-b", "main")
     git(folder, "add", "-A")
     git(folder, "commit", "-q", "-m", "all of it")
