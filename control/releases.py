@@ -50,15 +50,27 @@ def read_current(topology: Topology, host: str, app: Application = COUNTER) -> s
     return str(known[-1]["version"]) if known else None
 
 
+def read_attempts(
+    topology: Topology, host: str, app: Application = COUNTER
+) -> list[dict[str, Any]]:
+    """The last attempts on a machine, the oldest first, as its log has them whole; OperationError where it cannot be asked."""
+    found = []
+    for line in ssh.run(
+        topology, host, f"tail -n 200 {app.attempts} 2>/dev/null || true"
+    ).splitlines():
+        with contextlib.suppress(ValueError):
+            attempt = json.loads(line)
+            if isinstance(attempt, dict) and {"to", "outcome"} <= attempt.keys():
+                found.append(attempt)
+    return found
+
+
 def read_failed(topology: Topology, host: str, app: Application = COUNTER) -> list[str]:
     """Releases whose last attempt on a machine failed; none where it cannot be asked."""
     outcomes: dict[str, str] = {}
     with contextlib.suppress(ControlError):
-        text = ssh.run(topology, host, f"tail -n 200 {app.attempts} 2>/dev/null || true")
-        for line in text.splitlines():
-            with contextlib.suppress(KeyError, TypeError, ValueError):
-                attempt = json.loads(line)
-                outcomes[str(attempt["to"])] = attempt["outcome"]
+        for attempt in read_attempts(topology, host, app):
+            outcomes[str(attempt["to"])] = attempt["outcome"]
     return [version for version, outcome in outcomes.items() if outcome == "failed"]
 
 

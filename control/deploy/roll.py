@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import getpass
-import json
 import shlex
 import socket
 import sys
@@ -92,13 +91,10 @@ def _read_outcome(
     topology: Topology, host: str, request: dict[str, str], app: Application = COUNTER
 ) -> tuple[str, str]:
     """What came of this very attempt on a machine and why, as its record says; empty without any end."""
-    text = ssh.run(topology, host, f"tail -n 50 {app.attempts} 2>/dev/null || true")
-    for line in reversed(text.splitlines()):
-        with contextlib.suppress(KeyError, TypeError, ValueError):
-            attempt = json.loads(line)
-            if (attempt["id"], attempt["to"]) == (request["id"], request["version"]):
-                reason = str(attempt.get("reason") or "").partition("\n")[0]
-                return printable(str(attempt["outcome"])), printable(reason)
+    for attempt in reversed(releases.read_attempts(topology, host, app)):
+        if (attempt.get("id"), attempt["to"]) == (request["id"], request["version"]):
+            reason = str(attempt.get("reason") or "").partition("\n")[0]
+            return printable(str(attempt["outcome"])), printable(reason)
     return "", ""
 
 
