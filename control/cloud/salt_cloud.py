@@ -86,24 +86,26 @@ def wait_for_salt_cloud(line: list[str]) -> int:
     The exit code of salt-cloud. Ctrl-C is passed on, and it then removes what is made by halves: that is waited for, but
     not for ever. Salt's pool of workers was seen to wait for each other when one had ended; a second Ctrl-C ends it.
     """
-    # A group of its own: to end it is to end its workers.
-    with subprocess.Popen(line, cwd=ROOT, stdin=subprocess.DEVNULL, process_group=0) as process:
-        deadline, is_interrupted = float("inf"), False
-        while True:
-            try:
-                while process.poll() is None:
-                    if time.monotonic() > deadline:
-                        print("salt-cloud does not end: ending it", file=sys.stderr)
-                        _send(process, signal.SIGKILL)
-                    time.sleep(0.1)
-                break
-            except KeyboardInterrupt:
-                if not is_interrupted:
-                    deadline = time.monotonic() + account.PATIENCE
-                    print("interrupted: salt-cloud removes what is half-made", file=sys.stderr)
-                is_interrupted = True
-                _send(process, signal.SIGINT)
-    if is_interrupted:
+    interrupts: list[float] = []
+    # Counted from before the start: a KeyboardInterrupt in the middle of Popen would leave salt-cloud to itself.
+    previous = signal.signal(signal.SIGINT, lambda *_: interrupts.append(time.monotonic()))
+    passed_on = 0
+    try:
+        # A group of its own: to end it is to end its workers.
+        with subprocess.Popen(line, cwd=ROOT, stdin=subprocess.DEVNULL, process_group=0) as process:
+            while process.poll() is None:
+                if passed_on < len(interrupts):
+                    if not passed_on:
+                        print("interrupted: salt-cloud removes what is half-made", file=sys.stderr)
+                    passed_on += 1
+                    _send(process, signal.SIGINT)
+                elif interrupts and time.monotonic() > interrupts[0] + account.PATIENCE:
+                    print("salt-cloud does not end: ending it", file=sys.stderr)
+                    _send(process, signal.SIGKILL)
+                time.sleep(0.1)
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    if interrupts:
         raise KeyboardInterrupt
     return process.returncode
 

@@ -521,6 +521,29 @@ def test_ctrl_c_waits_for_what_salt_cloud_cleans_up(tmp_path: Path) -> None:
     assert "cleaned\n" in said and "KeyboardInterrupt" in said
 
 
+def test_ctrl_c_while_salt_cloud_starts_leaves_none_behind() -> None:
+    """It was at work for ever, unseen, when Ctrl-C came between its start and the controller's first look at it."""
+    began = "trap 'echo cleaned >&2; exit 1' INT; echo began; for _ in $(seq 300); do sleep 0.1; done; echo left >&2"
+    code = f"""
+import os, signal, subprocess
+from control.cloud import salt_cloud
+
+class Interrupted(subprocess.Popen):
+    def __init__(self, line, **options):
+        super().__init__(line, stdout=subprocess.PIPE, **options)
+        self.stdout.readline()
+        os.kill(os.getpid(), signal.SIGINT)
+
+subprocess.Popen = Interrupted
+salt_cloud.wait_for_salt_cloud(["sh", "-c", {began!r}])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert "left" not in done.stderr
+    assert "cleaned\n" in done.stderr and "KeyboardInterrupt" in done.stderr
+
+
 def test_ctrl_c_does_not_wait_for_ever_for_workers_that_wait_for_each_other() -> None:
     """Seen with eight workers on a busy computer: what was half-made was gone, and salt-cloud never ended."""
     began = "trap '' INT; (trap '' INT; sleep 600) & echo began; wait; wait"
