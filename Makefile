@@ -185,7 +185,7 @@ bench: $(VENV)/.control ## What a request costs beside a naive stack [MANY=prod]
 	@echo
 	@$(VENV)/bin/python bench/deploy.py --topology $(or $(TOPOLOGY),dev)
 	@echo
-	@$(VENV)/bin/python bench/apply.py --topology $(or $(TOPOLOGY),dev) $(if $(MANY),--many $(MANY))
+	@$(VENV)/bin/python bench/apply.py --topology $(or $(TOPOLOGY),dev) --ansible $(if $(MANY),--many $(MANY))
 
 # --- what they need -----------------------------------------------------------------------------
 

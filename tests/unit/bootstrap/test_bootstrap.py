@@ -27,6 +27,7 @@ LOCKS = {
     "bootstrap/salt.lock": "bootstrap/salt.in",
     "cloud/saltext-digitalocean/tests/salt-3007.lock": "cloud/saltext-digitalocean/tests/salt-3007.in",
     "requirements/audit.lock": "requirements/audit.in",
+    "requirements/bench.lock": "requirements/bench.in",
     "requirements/cloud.lock": "requirements/cloud.in",
     "requirements/control.lock": "requirements/control.in",
     "requirements/docs.lock": "requirements/docs.in",
