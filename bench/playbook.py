@@ -93,7 +93,7 @@ def applied_to(machine: Machine) -> Iterator[list[str]]:
         (Path(folder) / "site.yaml").write_text(json.dumps([play]))
         (Path(folder) / "hosts").write_text(f"{machine.host}\n")
         (Path(folder) / "ansible.cfg").write_text(
-            "[defaults]\nstdout_callback = minimal\n[ssh_connection]\npipelining = true\n"
+            "[defaults]\nstdout_callback = minimal\ninterpreter_python = auto_silent\n[ssh_connection]\npipelining = true\n"
             f"ssh_args = -F {machine.state / 'ssh_config'} -o ControlMaster=auto -o ControlPersist=60s\n"
         )
         os.environ["ANSIBLE_CONFIG"] = f"{folder}/ansible.cfg"
