@@ -343,6 +343,36 @@ def test_a_store_that_follows_a_replica_votes_once_it_follows_the_master(
     assert votes == [C]
 
 
+def test_a_vote_that_begins_within_a_failover_is_not_for_the_old_master_for_good(
+    program: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """
+    Seen after an apply on a busy computer: A was restarted, its Sentinel asked while B's was promoting C, and wrote down A
+    with C's epoch. No word of the others is newer than that: A's Sentinel named a replica, for good.
+    """
+    said = {
+        B: {"ip": A, "flags": "master,failover_in_progress", "config-epoch": "1"},
+        C: {"ip": C, "flags": "master", "config-epoch": "1"},
+    }
+    given, kept = tmp_path / "given", tmp_path / "kept"
+    given.write_text("# MONITOR\n", encoding="utf-8")
+    kept.write_text(
+        f"sentinel monitor main {A} 6380 2\nsentinel config-epoch main 0\n", encoding="utf-8"
+    )
+    monkeypatch.setattr(program, "GIVEN", given)
+    monkeypatch.setattr(program, "KEPT", kept)
+    monkeypatch.setattr(program.Store, "master", lambda store: said[store.address])
+    stores = program.Set(SETTINGS)
+    program.configure(stores, A)
+    assert kept.read_text(encoding="utf-8").splitlines() == [
+        f"sentinel monitor main {A} 6380 2",
+        "sentinel config-epoch main 0",
+        "sentinel current-epoch 0",
+    ]
+    # Nor does a store follow the old one when another Sentinel knows better.
+    assert stores.decide() == C
+
+
 def test_two_that_each_remember_themselves_wait_until_one_is_told_of_the_other(
     program: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
