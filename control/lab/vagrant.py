@@ -96,6 +96,8 @@ def _run(
 def remove_machines(topology: Topology, names: Sequence[str], options: Options) -> None:
     """Destroy machines that the topology no longer has."""
     provider = choose_provider(topology, options)
+    if provider == "lxc":
+        containers.power_off(topology, names)
     _run(topology, options, provider, "destroy", "--force", *names, is_as_made=True)
     for name in names:
         containers.owner_file(containers.container_name(topology, name)).unlink(missing_ok=True)
@@ -238,6 +240,8 @@ def take_down(topology: Topology, options: Options) -> None:
             raise UserError("vagrant is not on the PATH, so the machines cannot be removed")
         if removed := local_state.removed_machines(topology):
             remove_machines(topology, removed, options)
+        if provider == "lxc":
+            containers.power_off(topology, topology.machines)
         _run(topology, options, provider, "destroy", "--force")
     if shutil.which("lxc-ls"):
         existing, owners = containers.list_containers(), containers.read_owners()
