@@ -212,6 +212,8 @@ def test_a_backup_is_a_replicas_and_a_restore_reaches_every_store(ha: Several) -
     assert ha.see() == count + 1
 
 
+# Each wait in it has an end of its own; 25 faults take five minutes on a quiet computer, and 15 on one that is crowded.
+@pytest.mark.timeout(3600)
 @pytest.mark.faults
 @pytest.mark.parametrize("part", range(10))
 def test_no_number_comes_twice_over_random_faults(ha: Several, part: int) -> None:
