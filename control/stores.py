@@ -115,11 +115,12 @@ def _lacking(seen: dict[str, Any], away: Sequence[str] = ()) -> list[str]:
 
 def make_master(topology: Topology, host: str) -> list[str]:
     """
-    ``host`` is the master when this returns: Sentinel chooses among the replicas, so it may take some moves. The
-    stores that are unreachable: one that is the master already has the majority that it needs.
+    ``host`` is the master when this returns, chosen before the other replicas. The stores that are unreachable: one that
+    is the master already has the majority that it needs.
     """
     names = topology.with_role("store")
-    for _ in range(2 * len(names)):
+    # Another one may have been promoted meanwhile.
+    for _ in range(len(names)):
         seen = look(topology)
         away = [name for name, one in seen.get("stores", {}).items() if one["role"] == "down"]
         # Fewer than a majority: what is left can hold the votes of all.
@@ -134,7 +135,11 @@ def make_master(topology: Topology, host: str) -> list[str]:
                 f"not restored: {', '.join(away)} away, so {seen['master']} must stay the master: mend that,"
                 f" or HOST={seen['master']}"
             )
-        move_master(topology)
+        ssh.run(topology, host, f"{PROGRAM} prefer")
+        try:
+            move_master(topology)
+        finally:
+            ssh.run(topology, host, f"{PROGRAM} alike")
         wait_until_whole(topology)
     raise OperationError(
         f"{host} did not become the master; HOST={look(topology)['master']} is it now"

@@ -10,6 +10,7 @@ import random
 import time
 from collections.abc import Iterator
 
+import bare_machine
 import networks
 import partitions
 import pytest
@@ -185,6 +186,15 @@ def test_an_apply_is_refused_while_a_store_is_missing_and_names_it(ha: Several) 
         assert stores.show()["master"] == master
     finally:
         stores.on(away, "systemctl start --no-block redis-server")
+
+
+@pytest.mark.nightly("moves the master three times, each waits until every Sentinel knows")
+def test_each_store_can_be_made_the_master(ha: Several) -> None:
+    """Where a restore needs it: Sentinel itself chooses one and the same of two, whichever has the newest backup."""
+    code = "from control import stores, topology; stores.make_master(topology.load({!r}), {!r})"
+    for name in NAMES:
+        bare_machine.control(NAME, "-c", code.format(NAME, name))
+        assert ha.stores.settle()["master"] == name
 
 
 @pytest.mark.nightly("wipes and restores: minutes")

@@ -41,6 +41,7 @@ class Machines:
         self.told: list[str] = []
         self.unreachable: list[str] = []
         self.state = seen("one")
+        self.preferred = ""
         self.backups = dict.fromkeys(NAMES, 1)
 
     def run(self, _: Any, host: str, command: str, **__: Any) -> str:
@@ -50,14 +51,24 @@ class Machines:
             return json.dumps(self.state)
         if "list --json" in command:
             return json.dumps([{"time": self.backups[host], "own": True}])
-        self.told.append(f"{host} {command.rpartition(' ')[2]}")
+        word = command.rpartition(" ")[2]
+        self.told.append(f"{host} {word}")
+        if word in ("prefer", "alike"):
+            self.preferred = host if word == "prefer" else ""
         return ""
+
+    def stream(self, _: Any, host: str, command: str, **__: Any) -> int:
+        """A move: to the one that is preferred, or else to the first other one, as Sentinel does."""
+        assert command.endswith(" failover") and host == self.state["master"]
+        self.state = seen(self.preferred or next(name for name in NAMES if name != host))
+        return 0
 
 
 @pytest.fixture
 def machines(monkeypatch: pytest.MonkeyPatch) -> Machines:
     found = Machines()
     monkeypatch.setattr(ssh, "run", found.run)
+    monkeypatch.setattr(ssh, "stream", found.stream)
     return found
 
 
@@ -81,6 +92,14 @@ def test_a_restore_does_without_a_store_that_is_away(machines: Machines) -> None
     with stores.hold_votes(HA, ["one"]):
         pass
     assert machines.told == ["two hold", "three hold", "two release", "three release"]
+
+
+def test_any_store_can_be_made_the_master(machines: Machines) -> None:
+    """Sentinel always chose the same two of three: a restore into the third was refused after six moves."""
+    for name in ("three", "two", "one"):
+        assert stores.make_master(HA, name) == []
+        assert machines.state["master"] == name
+    assert machines.told[:2] == ["three prefer", "three alike"]
 
 
 def test_a_master_that_cannot_be_moved_now_is_named(machines: Machines) -> None:

@@ -373,6 +373,31 @@ def test_a_vote_that_begins_within_a_failover_is_not_for_the_old_master_for_good
     assert stores.decide() == C
 
 
+def test_a_store_is_preferred_once_every_sentinel_knows(
+    program: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each asks every ten seconds; who leads the failover is not known before."""
+    told: list[tuple[str, ...]] = []
+
+    class Link:
+        def ask(self, *words: str) -> None:
+            told.append(words)
+
+    rounds = iter(
+        [{A: "100"}, {A: "100"}, {A: "1"}, {A: "1"}, {A: "100"}, {A: "1"}] + [{A: "1"}] * 3
+    )
+    monkeypatch.setattr(program, "admin", lambda: contextlib.nullcontext(Link()))
+    monkeypatch.setattr(program.Store, "priorities", lambda _: next(rounds))
+    monkeypatch.setattr(program.time, "sleep", lambda _: None)
+    program.prefer(program.Set(SETTINGS))
+    assert told == [("CONFIG", "SET", "replica-priority", "1")]
+    assert list(rounds) == []
+    monkeypatch.setattr(program, "SILENT", 0.0)
+    monkeypatch.setattr(program.Store, "priorities", lambda _: {})
+    with pytest.raises(program.Failed, match="do not know yet .*: a, b, c"):
+        program.prefer(program.Set(SETTINGS))
+
+
 def test_two_that_each_remember_themselves_wait_until_one_is_told_of_the_other(
     program: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
