@@ -142,6 +142,9 @@ _SETTINGS = "the merge request with the settings"
 _COPY = (
     ".venv/bin/python -m control export-state --topology {topology} | age -p > {topology}.state.age"
 )
+# State to be in before the next fault of T22.
+_WELL = "until make status TOPOLOGY=live; do sleep 10; done"
+_BY_RUNBOOK = "somebody mends by the runbook"
 PLAYED = (
     Played("T16", "make secret", _MERGE, _SETTINGS),
     Played(
@@ -165,6 +168,21 @@ PLAYED = (
         f"make deploy TOPOLOGY=live VERSION={_VERSION} WHY=pipeline",
         "the pipeline's job `production`",
     ),
+    Played(
+        "T22",
+        "make ssh TOPOLOGY=live HOST=store1 CMD=reboot",
+        "make ssh TOPOLOGY=live HOST=monitor1 CMD='until amtool --alertmanager.url=http://127.0.0.1:9093 alert query"
+        f" alertname=MachineDown | grep Machine; do sleep 5; done'\nmake cloud-up TOPOLOGY=live\n{_WELL}",
+        f"the alert has come; {_BY_RUNBOOK}",
+    ),
+    Played("T22", "make ssh TOPOLOGY=live HOST=monitor1", _WELL, _BY_RUNBOOK),
+    Played(
+        "T22",
+        "make ssh TOPOLOGY=live HOST=edge1",
+        f"make cloud-up TOPOLOGY=live\n{_WELL}",
+        _BY_RUNBOOK,
+    ),
+    Played("T22", "make ssh TOPOLOGY=live HOST=app2 CMD='fallocate", _WELL, _BY_RUNBOOK),
     Played("T26", "", _COPY.format(topology="live"), "step 2 of T08"),
     Played(
         "T27",
