@@ -136,7 +136,7 @@ _MERGE = "git add -A pillar && { git diff --cached --quiet || git commit -qm Set
 _VERSION = "$(.venv/bin/python webapp/build.py --print-version)"
 _PIPELINE = (
     "printf '\\n\\n# Change {number}.\\n' >> webapp/src/counter/app.py && git commit -qam 'Change {number}' && git push -q"
-    f" origin HEAD\nmake artifact\nmake publish\nmake deploy TOPOLOGY=staging VERSION={_VERSION} WHY=pipeline"
+    f" origin HEAD\nmake artifact\nmake publish\nmake deploy TOPOLOGY=staging VERSION={_VERSION} WHY=pipeline\nmake apply TOPOLOGY=staging"
 )
 _SETTINGS = "the merge request with the settings"
 _COPY = (
@@ -165,7 +165,7 @@ PLAYED = (
     Played(
         "T19",
         "curl",
-        f"make deploy TOPOLOGY=live VERSION={_VERSION} WHY=pipeline",
+        f"make deploy TOPOLOGY=live VERSION={_VERSION} WHY=pipeline\nmake apply TOPOLOGY=live",
         "the pipeline's job `production`",
     ),
     Played(
