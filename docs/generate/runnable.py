@@ -82,6 +82,8 @@ _ENDLESS = re.compile(
 # Their exit code 1 is an answer: what they look for is not there, or went while they looked. Of
 # `systemctl status` 3 and 4 are: it is not on, and this machine has none.
 _SEEKING = ("grep", "zgrep", "journalctl", "du ", "ps ")
+# Last line of an apply, once for each machine: what is expected is expected of all of them.
+_OF_EACH_MACHINE = re.compile(r"\d+ (?:would change|changed), \d+ failed")
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,11 @@ class Check:
         printed = said.replace("\r", "").strip()
         if self.expected and not re.fullmatch(pattern, printed, re.DOTALL):
             return f"prints no {self.expected!r}: {printed}"
+        wanted = _OF_EACH_MACHINE.findall(self.expected)
+        if others := [
+            one for one in _OF_EACH_MACHINE.findall(printed) if wanted and one not in wanted
+        ]:
+            return f"prints {others[0]!r} too: {printed}"
         return ""
 
 

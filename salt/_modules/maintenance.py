@@ -75,19 +75,29 @@ def switch(on):
         salt-call maintenance.switch true
     """
     has_changed = is_on() != bool(on)
-    __utils__["atomic_file.write"](f"{FOLDER}/{_MAP}", _ON if on else "", mode=0o644)
-    path = __salt__["formula.settings"]("haproxy")["admin"]["socket"]
+    path = f"{FOLDER}/{_MAP}"
+    __utils__["atomic_file.write"](path, _ON if on else "", mode=0o644)
+    admin = __salt__["formula.settings"]("haproxy")["admin"]["socket"]
     commands = [f"clear map {_MAP}", *([f"add map {_MAP} on 1"] if on else [])]
     for command in commands:
-        if said := _tell(path, command):
+        said = _tell(admin, command)
+        if said is None:
+            # It reads the map when it starts.
+            return has_changed
+        if said:
             raise CommandExecutionError(
                 f"HAProxy: {command}: {said}; is the formula applied? 'make apply SLS=haproxy'"
             )
+    # It has loaded that, or the next apply would reload it; not where an apply under way says that nobody knows.
+    known = __salt__["units.loaded"]("haproxy")
+    if known.get(path, "unknown") != "unknown":
+        now = __salt__["file_set.digests"]([path])
+        __salt__["units.mark_loaded"]("haproxy", {**known, **now})
     return has_changed
 
 
 def _tell(path, command):
-    """What HAProxy says; nothing where it does not run, for it reads the map when it starts."""
+    """What HAProxy says; None where it does not run."""
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as admin:
             admin.settimeout(5)
@@ -97,5 +107,5 @@ def _tell(path, command):
             while block := admin.recv(4096):
                 answer += block
     except (FileNotFoundError, ConnectionRefusedError):
-        return ""
+        return None
     return answer.decode(errors="replace").strip()

@@ -68,8 +68,8 @@ class World:
     names_port: int = 0
     s3_port: int = 0
     pager_port: int = 0
-    # Names of alerts that fired.
-    paged: set[str] = field(default_factory=set)
+    # Names of alerts that woke somebody.
+    paged: list[str] = field(default_factory=list)
 
     def lead_names_to(self, address: str) -> None:
         """Every name that the authority asks for leads to this address."""
@@ -92,9 +92,8 @@ def _page(world: World) -> http.server.ThreadingHTTPServer:
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            world.paged |= {
-                one["labels"]["alertname"] for one in body["alerts"] if one["status"] == "firing"
-            }
+            fired = [one["labels"] for one in body["alerts"] if one["status"] == "firing"]
+            world.paged += [one["alertname"] for one in fired if one["severity"] == "page"]
             self.send_response(200)
             self.end_headers()
 

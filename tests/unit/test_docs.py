@@ -389,6 +389,20 @@ def test_a_command_of_a_runbook_is_judged(
     assert (runnable.Check(part, command, expected).wrong(code, said) == "") is fine
 
 
+@pytest.mark.parametrize(
+    ("said", "fine"),
+    [
+        ("edge1 0 changed, 0 failed\nstore1 0 changed, 0 failed", True),
+        ("edge1 0 changed, 0 failed\nstore1 1 changed, 0 failed", False),
+        ("edge1 0 changed, 0 failed\nstore1 2 would change, 0 failed", False),
+    ],
+)
+def test_what_an_apply_has_to_end_with_holds_for_each_machine(said: str, fine: bool) -> None:
+    """One machine of five was enough, and four might have changed."""
+    check = runnable.Check("Acceptance test", "make apply", "…0 changed, 0 failed…")
+    assert (check.wrong(0, said) == "") is fine
+
+
 def test_what_a_runbook_says_is_printed_is_expected(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(

@@ -109,6 +109,25 @@ def test_every_alert_fires_when_it_should_and_not_when_it_should_not(service: st
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_a_cause_of_the_site_s_troubles_outlasts_them() -> None:
+    """Redis was back, RedisDown over, and for five seconds nothing held CounterNotReady back: somebody was woken."""
+    collectd, prometheus = (
+        yaml.safe_load((ROOT / "salt" / name / "defaults.yaml").read_text(encoding="utf-8"))
+        for name in ("collectd", "prometheus")
+    )
+    # A cause may be seen to end at once, and what it causes a reading, a scrape and an evaluation later.
+    later = collectd["interval"] + sum(
+        int(prometheus[name].removesuffix("s"))
+        for name in ("scrape_interval", "evaluation_interval")
+    )
+    for service in WITH_ALERTS:
+        text = (ROOT / "salt" / service / "alerts.yaml").read_text(encoding="utf-8")
+        for rule in yaml.safe_load(text)["groups"][0]["rules"]:
+            if rule["labels"].get("cause") == "site":
+                held = int(rule.get("keep_firing_for", "0s").removesuffix("s"))
+                assert held > later, rule["alert"]
+
+
 @needs_promtool
 def test_a_changed_threshold_fails_its_test(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "salt" / "base", tmp_path / "base")
