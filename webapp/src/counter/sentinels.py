@@ -10,8 +10,6 @@ from collections.abc import Callable, Sequence
 import redis
 
 Address = tuple[str, int]
-# Seconds for which a Sentinel that did not answer is left alone, where the others are a majority.
-PAUSE = 1.0
 UNFIT = {"s_down", "o_down", "disconnected"}
 
 
@@ -29,7 +27,8 @@ class Sentinels:
 
     One answer would not do: a Sentinel that was cut off names the old master. Nor does a majority
     while one leads a failover: there may be a new master that only this leader knows, and the old
-    one, thawed, may still have a replica that acknowledges.
+    one, thawed, may still have a replica that acknowledges. So each is asked each time, also who
+    was silent just before: it may be back, and be that leader.
     """
 
     def __init__(
@@ -40,11 +39,13 @@ class Sentinels:
     ) -> None:
         self._all = [connect(address) for address in addresses]
         self._majority = len(addresses) // 2 + 1
-        self._failed = dict.fromkeys(range(len(addresses)), 0.0)
         pack = self._all[0].pack_command
         asked = ("MASTER", "GET-MASTER-ADDR-BY-NAME")
         self._question = b"".join(b"".join(pack("SENTINEL", one, name)) for one in asked)
         self._lock = threading.Lock()
+        # When they were last asked, and what came of it.
+        self._began = 0.0
+        self._outcome: Address | NoMasterError = NoMasterError("not asked yet")
 
     @property
     def acknowledgements(self) -> int:
@@ -52,9 +53,22 @@ class Sentinels:
         return self._majority - 1
 
     def master(self) -> Address:
-        """Its address. Raises NoMasterError."""
+        """
+        Its address, as asked after this was called: by this thread, or by another one that it
+        waited for. Raises NoMasterError.
+        """
+        called = time.monotonic()
         with self._lock:
-            return self._ask()
+            if self._began <= called:
+                self._began = time.monotonic()
+                try:
+                    self._outcome = self._ask()
+                except NoMasterError as error:
+                    self._outcome = error
+            outcome = self._outcome
+        if isinstance(outcome, NoMasterError):
+            raise NoMasterError(str(outcome), outcome.is_passing)
+        return outcome
 
     def verify(self, address: Address) -> None:
         """Return if that is the master at this moment; raises NoMasterError otherwise."""
@@ -68,15 +82,11 @@ class Sentinels:
             connection.disconnect()
 
     def _ask(self) -> Address:
-        recent = time.monotonic() - PAUSE
-        numbers = [number for number, when in self._failed.items() if when < recent]
-        if len(numbers) < self._majority:
-            numbers = list(self._failed)
-        asked = [number for number in numbers if self._send(number)]
+        asked = [connection for connection in self._all if self._send(connection)]
         votes: Counter[Address] = Counter()
         is_passing = False
         # All of them: an answer that is not read now would be taken for the next one's.
-        for state, named in [self._read(number) for number in asked]:
+        for state, named in [self._read(connection) for connection in asked]:
             flags = set(state.get("flags", "disconnected").split(","))
             if "failover_in_progress" in flags:
                 is_passing = True
@@ -94,8 +104,7 @@ class Sentinels:
             f"no majority of Sentinels names a master: {len(asked)} of {len(self._all)} answered"
         )
 
-    def _send(self, number: int) -> bool:
-        connection = self._all[number]
+    def _send(self, connection: redis.Connection) -> bool:
         try:
             if connection._sock is not None and connection.can_read(0):
                 # Closed meanwhile, or an answer that came too late.
@@ -104,23 +113,17 @@ class Sentinels:
                 connection.connect()
             connection.send_packed_command([self._question], check_health=False)
         except (redis.RedisError, OSError):
-            return self._fail(number)
+            connection.disconnect()
+            return False
         return True
 
-    def _fail(self, number: int) -> bool:
-        self._all[number].disconnect()
-        self._failed[number] = time.monotonic()
-        return False
-
-    def _read(self, number: int) -> tuple[dict[str, str], Address]:
+    def _read(self, connection: redis.Connection) -> tuple[dict[str, str], Address]:
         """What it knows of the master, and the address that it names."""
-        connection = self._all[number]
         try:
             state, (host, port) = connection.read_response(), connection.read_response()
         except (redis.RedisError, OSError, TypeError):
-            self._fail(number)
+            connection.disconnect()
             return {}, ("", 0)
-        self._failed[number] = 0.0
         words = [_text(one) for one in state]
         return dict(zip(words[::2], words[1::2], strict=True)), (_text(host), int(port))
 

@@ -220,7 +220,7 @@ VARIABLES = (
         "0.2",
         seconds(0.01, 10),
         "seconds from 0.01 to 10",
-        "The most a Sentinel may take to answer; one that did not is left alone for a second.",
+        "The most a Sentinel may take to answer, each time that they are asked.",
     ),
     Variable(
         "REDIS_FAILOVER_SECONDS",
