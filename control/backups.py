@@ -88,8 +88,9 @@ def restore(topology: Topology, host: str, options: Options) -> int:
     if not options.test:
         _confirm(topology, host, options, folder)
         words.append("--yes")
+    is_set = stores.are_several(topology) and not options.test and not folder
     with contextlib.ExitStack() as stack:
-        if stores.are_several(topology) and not options.test and not folder:
+        if is_set:
             # Into the master: its replicas then copy what it has.
             away = stores.make_master(topology, host)
             stack.enter_context(stores.hold_votes(topology, away))
@@ -97,6 +98,11 @@ def restore(topology: Topology, host: str, options: Options) -> int:
     if code:
         raise OperationError(
             f"{host}: the restore did not succeed (see above)", code if code == 3 else 1
+        )
+    if is_set and (master := stores.look(topology)["master"]) != host:
+        # Its replicas have copied what it has, and so has the one that was restored.
+        raise OperationError(
+            f"{master} became the master meanwhile, so nothing was restored: again"
         )
     return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from control import backups, ssh, stores
 from control.errors import ControlError, OperationError
+from control.options import Options
 from tests.unit.control.topologies import ONE, make_topology
 
 HA = make_topology(one=["edge", "app", "store"], two=["store"], three=["store"])
@@ -100,6 +102,25 @@ def test_any_store_can_be_made_the_master(machines: Machines) -> None:
         assert stores.make_master(HA, name) == []
         assert machines.state["master"] == name
     assert machines.told[:2] == ["three prefer", "three alike"]
+
+
+def test_a_restore_that_another_master_has_undone_did_not_succeed(
+    machines: Machines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It said `restored: count 44156`, and the count was none."""
+
+    def stream(_: Any, host: str, command: str, **__: Any) -> int:
+        assert "restore" in command
+        machines.state = seen("two")
+        return 0
+
+    monkeypatch.setattr(ssh, "stream", stream)
+    options = dataclasses.replace(Options.read(), yes="1")
+    with pytest.raises(ControlError, match="two became the master meanwhile, so nothing was res"):
+        backups.restore(HA, "one", options)
+    machines.state = seen("two")
+    monkeypatch.setattr(ssh, "stream", lambda *_, **__: 0)
+    assert backups.restore(HA, "two", options) == 0
 
 
 def test_a_master_that_cannot_be_moved_now_is_named(machines: Machines) -> None:
