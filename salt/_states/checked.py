@@ -260,6 +260,10 @@ def service(
         pass
     elif not active:
         action = "start"
+        # As somebody left it who wanted it to stay off, for the time being.
+        kind = systemctl("is-enabled", name)[1].strip()
+        if kind in ("masked", "masked-runtime"):
+            systemctl("unmask", *(["--runtime"] if kind == "masked-runtime" else []), name)
         # A unit that failed too often refuses to start until it is told that things changed.
         systemctl("reset-failed", name)
     elif moved:

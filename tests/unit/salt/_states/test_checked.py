@@ -595,6 +595,25 @@ def test_a_service_that_is_down_is_started(running: Any, systemd: Any) -> None:
     assert systemd.commands == ["reset-failed app", "start app"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "words"), [("masked", "unmask app"), ("masked-runtime", "unmask --runtime app")]
+)
+def test_a_service_that_somebody_masked_is_started_too(
+    running: Any, checked: Any, systemd: Any, monkeypatch: pytest.MonkeyPatch, kind: str, words: str
+) -> None:
+    """The runbooks say that an apply puts back what was changed by hand, and it could not."""
+    systemd.active.clear()
+
+    def systemctl(*given: str, timeout: int = 0) -> tuple[int, str]:
+        if given[0] == "is-enabled":
+            return (0, "enabled") if words in systemd.commands else (1, f"{kind}\n")
+        return tuple(systemd(*given, timeout=timeout))
+
+    monkeypatch.setitem(checked.state.__salt__, "units.systemctl", systemctl)
+    assert running()["changes"] == {"app": "started"}
+    assert systemd.commands == [words, "reset-failed app", "start app"]
+
+
 def test_a_service_that_is_not_enabled_is_enabled(running: Any, systemd: Any) -> None:
     systemd.enabled.clear()
     assert running()["changes"] == {"app at boot": "enabled"}
