@@ -464,7 +464,8 @@ def runbooks_page() -> str:
         "",
         "Commands are typed as root on the machine that the alert names (`make ssh HOST=machine`), or"
         " on the one that a comment beside the command names; those that begin with `make` on your"
-        " computer. On a topology of one machine it is always the same. `# -> PONG` beside a command"
+        " computer, with `TOPOLOGY=` where it is another than `dev` (`export TOPOLOGY=live` for the"
+        " whole shift). On a topology of one machine it is always the same. `# -> PONG` beside a command"
         " is what it prints when all is well.",
         "",
     ]
