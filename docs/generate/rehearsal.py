@@ -238,8 +238,6 @@ LEFT: dict[tuple[str, str], str] = {
     ("T36", "make deploy"): "`test_containers.py` does it on a host of its own",
     ("T36", "curl"): "`test_containers.py` does it on a host of its own",
 }
-# Tickets whose blocks the rehearsal could type, and which were never seen to pass: it leaves them out.
-NOT_YET = ("T33",)
 # Typed in a second terminal, as the ticket says: goes on while the rest of the ticket is typed.
 BESIDE = re.compile(r"make dashboard|\.venv/bin/python tests/checked_load\.py .*--seconds 600")
 _FENCE = re.compile(r"(?ms)^( *)```([^\n]*)\n(.*?)^\1```$")
@@ -363,18 +361,14 @@ def in_order(tickets: list[Ticket]) -> list[Ticket]:
 
 
 def is_carried_out(block: Block) -> bool:
-    late = block.ticket in NOT_YET and block.place not in WITHOUT_MACHINES
-    return block.place in ON_MACHINES and not block.left and not late
+    return block.place in ON_MACHINES and not block.left
 
 
 def _who(block: Block, owner: str) -> str:
     """Who carries a block out, and why not the test."""
     if is_carried_out(block):
         return "the test"
-    reason = block.left
-    if not reason and block.place in ON_MACHINES:
-        reason = "the test is written for it, and has not come so far"
-    return f"{owner}; {reason}" if reason else owner
+    return f"{owner}; {block.left}" if block.left else owner
 
 
 def _code(text: str) -> str:
@@ -382,17 +376,6 @@ def _code(text: str) -> str:
     first = text.strip().splitlines()[0].replace("|", "\\|")
     first = re.sub(r"\s{2,}#.*$", "", first)
     return f"`{first[:72]}{'…' if len(first) > 72 else ''}`"
-
-
-def _not_yet() -> list[str]:
-    """What the test could do and does not."""
-    if not NOT_YET:
-        return []
-    return [
-        "",
-        f"The test leaves out {', '.join(NOT_YET)}: what it would type is written down below, and was never seen to pass."
-        " The others were seen to pass one by one, in the order above, on the machines that those before had left.",
-    ]
 
 
 def rehearsal_page() -> str:
@@ -410,7 +393,6 @@ def rehearsal_page() -> str:
         " read against the code by `test_commands_of_a_page_take_what_they_are_given` (names of commands, options and"
         " variables), and is carried out by who is named: nobody of this project has an account, a zone or a GitLab to do it"
         " with.",
-        *_not_yet(),
         "",
         "| runs on | blocks | carried out by a test |",
         "| --- | --- | --- |",
