@@ -27,8 +27,8 @@ html_last_updated_fmt = None
 # A block that does not say what it is, is not guessed to be Python.
 highlight_language = "none"
 # Readable colours on both backgrounds; everything else is the theme's.
-pygments_style = "friendly"
-pygments_dark_style = "github-dark"
+pygments_style = "a11y-high-contrast-light"
+pygments_dark_style = "a11y-high-contrast-dark"
 html_theme_options = {
     "navigation_with_keys": True,
     "light_css_variables": {"color-brand-primary": "#0550ae", "color-brand-content": "#0550ae"},
