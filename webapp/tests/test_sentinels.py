@@ -227,6 +227,19 @@ def test_a_sentinel_that_is_just_back_is_heard_before_a_master_is_believed() -> 
     assert sentinels.master() == ("10.0.0.1", 6380)
 
 
+def test_an_answer_that_makes_no_sense_is_not_followed_by_the_one_before_it() -> None:
+    """Whoever asked in between would have been told of the master of before."""
+    peer = Peer({"ip": "10.0.0.1", "port": "6380", "flags": "master", "role-reported": "master"})
+    sentinels = Sentinels([("10.0.0.9", 1)], "main", lambda _: peer)  # type: ignore[arg-type, return-value]
+    sentinels.master()
+    asked = sentinels._began
+    assert peer.says
+    peer.says["port"] = "none"
+    with pytest.raises(ValueError, match="none"):
+        sentinels.master()
+    assert sentinels._began == asked
+
+
 def test_who_waits_for_the_sentinels_takes_an_answer_that_was_asked_for_later(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

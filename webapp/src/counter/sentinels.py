@@ -60,11 +60,10 @@ class Sentinels:
         called = time.monotonic()
         with self._lock:
             if self._began <= called:
-                self._began = time.monotonic()
-                try:
-                    self._outcome = self._ask()
-                except NoMasterError as error:
-                    self._outcome = error
+                began = time.monotonic()
+                # Both or none: a question that failed otherwise must not make the answer before
+                # look like its own.
+                self._began, self._outcome = began, self._ask_or_error()
             outcome = self._outcome
         if isinstance(outcome, NoMasterError):
             raise NoMasterError(str(outcome), outcome.is_passing)
@@ -80,6 +79,12 @@ class Sentinels:
         """Close the connections."""
         for connection in self._all:
             connection.disconnect()
+
+    def _ask_or_error(self) -> Address | NoMasterError:
+        try:
+            return self._ask()
+        except NoMasterError as error:
+            return error
 
     def _ask(self) -> Address:
         asked = [connection for connection in self._all if self._send(connection)]
