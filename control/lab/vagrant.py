@@ -93,12 +93,22 @@ def _run(
     return done.stdout
 
 
+def _destroy(
+    topology: Topology,
+    options: Options,
+    provider: str,
+    names: Sequence[str],
+    is_as_made: bool = False,
+) -> None:
+    if provider == "lxc":
+        containers.power_off(topology, names)
+    _run(topology, options, provider, "destroy", "--force", *names, is_as_made=is_as_made)
+
+
 def remove_machines(topology: Topology, names: Sequence[str], options: Options) -> None:
     """Destroy machines that the topology no longer has."""
     provider = choose_provider(topology, options)
-    if provider == "lxc":
-        containers.power_off(topology, names)
-    _run(topology, options, provider, "destroy", "--force", *names, is_as_made=True)
+    _destroy(topology, options, provider, names, is_as_made=True)
     for name in names:
         containers.owner_file(containers.container_name(topology, name)).unlink(missing_ok=True)
 
@@ -106,7 +116,7 @@ def remove_machines(topology: Topology, names: Sequence[str], options: Options) 
 def forget(topology: Topology, name: str, options: Options) -> None:
     """Destroy a machine that an interrupted run left between two steps; nothing where there is none."""
     if (local_state.folder(topology) / "vagrant").exists():
-        _run(topology, options, choose_provider(topology, options), "destroy", "--force", name)
+        _destroy(topology, options, choose_provider(topology, options), [name])
         local_state.ssh_config(topology).unlink(missing_ok=True)
 
 
@@ -240,9 +250,7 @@ def take_down(topology: Topology, options: Options) -> None:
             raise UserError("vagrant is not on the PATH, so the machines cannot be removed")
         if removed := local_state.removed_machines(topology):
             remove_machines(topology, removed, options)
-        if provider == "lxc":
-            containers.power_off(topology, topology.machines)
-        _run(topology, options, provider, "destroy", "--force")
+        _destroy(topology, options, provider, list(topology.machines))
     if shutil.which("lxc-ls"):
         existing, owners = containers.list_containers(), containers.read_owners()
         for name in topology.machines:
