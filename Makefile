@@ -177,7 +177,7 @@ cloud-down: $(VENV)/.cloud ## Remove the topology from DigitalOcean; asks for it
 	@$(CONTROL) cloud-down
 
 .PHONY: bench
-bench: $(VENV)/.control ## What a request costs beside a naive stack [MANY=prod], what watching and deploying cost
+bench: $(VENV)/.control $(VENV)/bench/.whole ## What a request costs beside a naive stack [MANY=prod], what watching and deploying cost
 	@command -v wrk >/dev/null || apt-get install -y -qq wrk
 	@$(VENV)/bin/python bench/request.py --topology $(or $(TOPOLOGY),dev) $(if $(MANY),--many $(MANY)) --parts
 	@echo
@@ -212,10 +212,10 @@ $(VENV)/.dev: requirements/dev.lock bootstrap/install.py | $(VENV)/bin/python
 	@$(VENV)/bin/python bootstrap/install.py $<
 	@touch $@ $(VENV)/.control
 
-# Apart: what it audits must not be mixed with what it needs.
-$(VENV)/audit/.whole: requirements/audit.lock bootstrap/install.py | $(VENV)/bin/python
-	@$(PYTHON) -m venv --clear $(VENV)/audit
-	@$(VENV)/audit/bin/python bootstrap/install.py $< && touch $@
+# Apart: what is audited, or measured, must not be mixed with what that needs.
+$(VENV)/%/.whole: requirements/%.lock bootstrap/install.py | $(VENV)/bin/python
+	@$(PYTHON) -m venv --clear $(@D)
+	@$(@D)/bin/python bootstrap/install.py $< && touch $@
 
 # salt-cloud and DigitalOcean's client, for those who use the cloud: 83 MB more.
 $(VENV)/.cloud: requirements/cloud.lock bootstrap/install.py cloud/saltext-digitalocean/pyproject.toml | $(VENV)/.control

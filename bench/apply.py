@@ -69,7 +69,11 @@ def main() -> int:
     parser.add_argument("--topology", default="dev")
     parser.add_argument("--many", help="a topology of several machines that is up as well")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--ansible", action="store_true", help="beside a playbook of Ansible's")
+    parser.add_argument(
+        "--ansible",
+        action="store_true",
+        help="beside a playbook of Ansible's, which `make bench` installs",
+    )
     given = parser.parse_args()
     with contextlib.ExitStack() as stack:
         peer = []

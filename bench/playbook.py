@@ -6,9 +6,6 @@ Ansible fast (pipelining, a connection that is kept). Its files are in /run/peer
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +13,8 @@ from pathlib import Path
 
 from cost import ROOT, Machine
 
-ENVIRONMENT = ROOT / ".venv" / "bench"
-LOCK = ROOT / "requirements" / "bench.lock"
+# In an environment of its own, which `make bench` makes.
+PROGRAM = ROOT / ".venv" / "bench" / "bin" / "ansible-playbook"
 FOLDER = "/run/peer"
 PACKAGES = [
     "collectd-core",
@@ -82,11 +79,6 @@ def tasks() -> list[dict[str, object]]:
 @contextmanager
 def applied_to(machine: Machine) -> Iterator[list[str]]:
     """The command that applies it; what it made is removed afterwards."""
-    if not (ENVIRONMENT / "bin" / "ansible-playbook").exists():
-        print("installing Ansible into .venv/bench", file=sys.stderr)
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(ENVIRONMENT)], check=True)
-        install = [str(ENVIRONMENT / "bin" / "python"), str(ROOT / "bootstrap" / "install.py")]
-        subprocess.run([*install, str(LOCK)], check=True)
     with tempfile.TemporaryDirectory(prefix="bench-ansible-") as folder:
         (Path(folder) / "file.j2").write_text(TEMPLATE)
         play = {"hosts": "all", "become": True, "tasks": tasks()}
@@ -96,14 +88,8 @@ def applied_to(machine: Machine) -> Iterator[list[str]]:
             "[defaults]\nstdout_callback = minimal\ninterpreter_python = auto_silent\n[ssh_connection]\npipelining = true\n"
             f"ssh_args = -F {machine.state / 'ssh_config'} -o ControlMaster=auto -o ControlPersist=60s\n"
         )
-        os.environ["ANSIBLE_CONFIG"] = f"{folder}/ansible.cfg"
+        command = ["env", f"ANSIBLE_CONFIG={folder}/ansible.cfg", str(PROGRAM)]
         try:
-            yield [
-                str(ENVIRONMENT / "bin" / "ansible-playbook"),
-                "-i",
-                f"{folder}/hosts",
-                f"{folder}/site.yaml",
-            ]
+            yield [*command, "-i", f"{folder}/hosts", f"{folder}/site.yaml"]
         finally:
-            del os.environ["ANSIBLE_CONFIG"]
             machine.run(f"rm -rf {FOLDER}")
