@@ -87,4 +87,5 @@ def fail_over(topology: Topology) -> str:
     taken = [edge for edge in edges if edge not in owners and has_address(topology, edge)]
     if not taken:
         raise OperationError(f"{owners[0]}: {answer}, but no other edge has it: see 'make status'")
-    return f"{topology.floating_address}: {owners[0]} -> {taken[0]}"
+    cut = "".join(f" ({line})" for line in answer.splitlines() if line.startswith("cut "))
+    return f"{topology.floating_address}: {owners[0]} -> {taken[0]}{cut}"

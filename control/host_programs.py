@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 
 from . import paths
 from .application import Application
-from .errors import UserError
 from .topology import Topology
 
 
@@ -62,11 +61,3 @@ def roll(
         return f"{encoded} exec stack-roll {app.name}"
     command = shlex.join([f"{paths.PLACE}/bootstrap/converge", app.formula, *words])
     return f"cd {paths.PLACE} && {encoded} exec {command}"
-
-
-def refuse_containers(topology: Topology, command: str, instead: str) -> None:
-    """UserError for a command that hosts of containers do not have."""
-    if topology.has_containers:
-        raise UserError(
-            f"{command}: not for hosts that run containers: {instead} (docs/containers.md)", 2
-        )

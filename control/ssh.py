@@ -17,6 +17,8 @@ from .topology import Topology
 
 # Exit code of a shell whose command wrote into a closed pipe.
 READER_GONE = 128 + 13
+# ssh's own exit code, where it did not reach the machine or lost it.
+UNREACHED = 255
 # What a machine says that waits for its turn to change something (bootstrap/converge).
 WAITING = "waiting for its turn"
 # Held while a line of one of several machines is printed.
@@ -34,7 +36,8 @@ def command_line(
     ``fresh``: over a connection of its own, not the one that is kept open."""
     if not local_state.is_up(topology):
         raise local_state.not_up(topology)
-    line = ["ssh", "-F", str(local_state.ssh_config(topology))]
+    # What keeps ssh from the machine it says itself; Vagrant's configuration would have it silent.
+    line = ["ssh", "-F", str(local_state.ssh_config(topology)), "-o", "LogLevel=ERROR"]
     if terminal:
         line.append("-tt")
     if fresh:
@@ -56,6 +59,9 @@ def run(topology: Topology, host: str, command: str, data: bytes = b"", fresh: b
         words = (done.stderr or done.stdout).decode(errors="backslashreplace").strip()
         # Below the first line, none that could be taken for another's.
         words = "\n  ".join(words.splitlines())
+        if done.returncode == UNREACHED and words.startswith("ssh: "):
+            # No command ran, so none is to blame.
+            raise OperationError(f"{host}: {words}")
         what = command.splitlines()[0][:80]
         raise OperationError(f"{host}: {what}: {words or f'exit code {done.returncode}'}")
     return done.stdout.decode(errors="backslashreplace")

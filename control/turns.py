@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
-from . import edges, fleet
+from . import edges, fleet, ssh
 from .errors import ControlError
 from .topology import Topology
 
@@ -130,11 +130,11 @@ class Run:
     def end(self, codes: Mapping[str, int], left: Collection[str]) -> None:
         """``left``: who was left as it is."""
         self.failed |= {host: code for host, code in codes.items() if code}
-        # 255 is ssh's own: the machine was not reached, so nothing is known of the change.
+        # The machine was not reached, so nothing is known of the change.
         self.broken |= {
             fleet.stage(self.topology, host)
             for host, code in codes.items()
-            if code not in (0, 255) and host not in left
+            if code not in (0, ssh.UNREACHED) and host not in left
         }
         self.converged += [host for host, code in codes.items() if not code]
 

@@ -26,7 +26,7 @@ def run(topology: Topology, options: Options) -> int:
     code = subprocess.run(
         ssh.command_line(topology, host, options.cmd or None, terminal=is_interactive), check=False
     ).returncode
-    if code == 255 and GOES_DOWN.match(options.cmd):
+    if code == ssh.UNREACHED and GOES_DOWN.match(options.cmd):
         # The machine took ssh down with it, as it was told to.
         print(f"{host} goes down")
         return 0

@@ -42,7 +42,6 @@ ACCOUNTS = {
     "alertmanager": 10005,
     "stack-backup": 10009,
 }
-ROOT_ACCOUNT = ("root", 0)
 ASK = ("curl", "-qsS", "-f", "-o", "/dev/null", "-m", "3")
 # Of applications beside the counter: by their names, so that none is moved by another.
 FIRST_UID, UIDS = 11000, 20000

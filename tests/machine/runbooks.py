@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import functools
 import shlex
 import subprocess
 import sys
@@ -19,6 +21,8 @@ from docs.generate import facts, runnable
 PAGES = [page for page in sorted((ROOT / "docs" / "runbooks").glob("*.md"))
          if runnable.of_runbook(page)]  # fmt: skip
 assert PAGES
+# Seconds in which a healthy machine says at last that it is.
+AT_MOST = 100
 
 
 def pages_of(*formulas: str) -> list[Path]:
@@ -53,7 +57,8 @@ def failing(lab: Lab, pages: Iterable[Path]) -> list[str]:
         printed = base64.b64decode(said[0]).decode(errors="replace") if said else ""
         answers[there[int(number)]] = (int(code), printed)
     assert list(answers) == there, answers
-    for check in set(asked) - set(there):
+
+    def here(check: runnable.Check) -> bool:
         done = subprocess.run(
             ["timeout", "-k", "1", "100",
              "bash", "-o", "pipefail", "-c", runnable.filled(check.command, values)],
@@ -62,8 +67,15 @@ def failing(lab: Lab, pages: Iterable[Path]) -> list[str]:
             capture_output=True, text=True, timeout=120, check=False,
         )  # fmt: skip
         answers[check] = (done.returncode, done.stdout + done.stderr)
+        return not check.wrong(*answers[check])
+
+    for check in set(asked) - set(there):
+        # On a crowded computer a health check may time out, or an alert be a moment from its end: it is asked again, as
+        # an operator would. What does not come right is told below.
+        with contextlib.suppress(AssertionError):
+            lab.wait(check.command, functools.partial(here, check), AT_MOST)
     return [
-        f"{', '.join(names)}: {check.command}: {wrong[-400:]}"
+        f"{', '.join(names)}: {check.command}: {wrong[-4000:]}"
         for check, names in asked.items()
         if (wrong := check.wrong(*answers[check]))
     ]

@@ -492,7 +492,7 @@ def lynis(lab: Lab) -> Iterator[str]:
         lab.run(f"{apt} update; {apt} -y install lynis >/dev/null 2>&1", timeout=300)
         # What is audited is a converged machine, not what the tests before have left of it.
         lab.apply()
-        lab.run("lynis audit system --quick --no-colors >/dev/null 2>&1", timeout=300)
+        lab.run("lynis audit system --quick --no-colors >/dev/null 2>&1", timeout=1200)
         yield lab.run("cat /var/log/lynis-report.dat")
     finally:
         if not here:

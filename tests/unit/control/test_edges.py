@@ -29,7 +29,7 @@ def states(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
             raise OperationError(f"{host}: no route")
         if command.endswith("handover"):
             found.update(edge1=STANDBY, edge2=HAS)
-            return "moved"
+            return found.get("said", "moved")
         return found[host]
 
     monkeypatch.setattr(ssh, "run", run)
@@ -98,6 +98,12 @@ def test_an_apply_leaves_the_last_edge_as_it_is_and_says_why(
 
 def test_the_address_is_moved_on_purpose(states: dict[str, str]) -> None:
     assert edges.fail_over(TWO) == "10.0.0.99: edge1 -> edge2"
+
+
+def test_a_move_that_cut_somebody_off_says_so(states: dict[str, str]) -> None:
+    cut = "cut connections that were still open after 5 s: 3"
+    states["said"] = f"{cut}\n10.0.0.99 is another edge's now\n"
+    assert edges.fail_over(TWO) == f"10.0.0.99: edge1 -> edge2 ({cut})"
 
 
 @pytest.mark.parametrize(

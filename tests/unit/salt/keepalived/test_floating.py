@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import pytest
 
 from tests.unit.conftest import ROOT
@@ -92,3 +93,13 @@ def test_edges_share_what_they_count_and_take_a_reload_by_the_same_peers(edge: A
     assert "server edge2 192.168.63.21:8407 verifyhost edge2" in text
     assert "peers reload" not in text
     assert text.count("peers edges store") == 3
+
+
+@pytest.mark.parametrize("drain", [1, 60])
+def test_a_stop_lasts_as_long_as_requests_may_take_to_end(drain: int) -> None:
+    """systemd would kill the handover in the middle, and cut everybody off."""
+    unit = jinja2.Template((ROOT / "salt/keepalived/files/hardening.conf.j2").read_text())
+    text = unit.render(keepalived={"drain_seconds": drain}, group={"units": ["x.service"]})
+    (limit,) = re.findall(r"(?m)^TimeoutStopSec=(\d+)$", text)
+    # And until the other has the address: 3 s at most (files/floating-address.j2).
+    assert int(limit) > drain + 3
