@@ -525,6 +525,9 @@ class _H2Connection:
                 with contextlib.suppress(h2.exceptions.ProtocolError):
                     self.state.reset_stream(number, h2.errors.ErrorCodes.CANCEL)
                     self._flush()
+            if not self.usable and not self.streams:
+                # Told to go away, and this was the last: the server waits for us to close.
+                self.writer.close()
 
     async def _pump(self) -> None:
         """Feed what arrives to the state machine until the connection ends."""

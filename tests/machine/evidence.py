@@ -9,6 +9,8 @@ from pathlib import Path
 
 from lab_machine import ROOT, Lab
 
+from control import topology
+
 FOLDER = ROOT / ".test-logs" / "failures"
 # File -> command on the machine, as root.
 ASKED = {
@@ -30,8 +32,7 @@ def keep(machine: Lab, test: str) -> Path:
         text = f"make {words}: exit {done.returncode}\n{done.stdout}\n--- stderr\n{done.stderr}\n"
         verb = re.sub(r"\W+", "-", words) or "make"
         (folder / f"{number}-{verb}").write_text(text, encoding="utf-8")
-    hosts = getattr(machine, "machines", None) or (machine.host,)
-    here = machine.host
+    hosts, here = list(topology.load(machine.topology).machines), machine.host
     try:
         for host in hosts:
             machine.host = host

@@ -263,6 +263,7 @@ class H2Server:
         self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
         self.gone = False
         self.last = 0
+        self.ended = False
 
     def answer(self, stream: int, number: int | None = None, body: bytes | None = None) -> None:
         body = hello(self.counter.next() if number is None else number) if body is None else body
@@ -295,6 +296,7 @@ class H2Server:
                 self.flush()
                 if self.writer.is_closing():
                     break
+        self.ended = True
         self.writer.close()
 
 
@@ -367,6 +369,36 @@ def test_h2_goaway_midway_loses_nothing_when_the_server_keeps_its_word() -> None
     assert waiting
     assert counter.count == 200
     assert counter.connections > 2
+
+
+def test_h2_connection_is_closed_after_its_last_answer_when_told_to_go_away() -> None:
+    """HAProxy waits for the client to close, so a handover would wait for it in vain, and cut."""
+    told: list[H2Server] = []
+
+    def leave(server: H2Server, stream: int) -> bool:
+        loop = asyncio.get_running_loop()
+
+        def late() -> None:
+            # All the others' answers wait for the one connection to end.
+            if server not in told and not told[0].ended:
+                loop.call_later(0.02, late)
+                return
+            server.answer(stream)
+            server.flush()
+
+        if not told and stream == 21:
+            told.append(server)
+            server.goaway(21)
+            loop.call_later(0.05, late)
+            return True
+        if told and server is not told[0]:
+            late()
+            return True
+        return False
+
+    result = load_h2(leave)
+    assert told
+    assert result.exact, result.summary()
 
 
 def test_h2_goaway_that_breaks_its_word_is_an_error() -> None:
