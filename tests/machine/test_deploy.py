@@ -378,6 +378,26 @@ def read_until(process: subprocess.Popen[str], pattern: str) -> str:
     raise AssertionError(f"it ended before {pattern}:\n{said}")
 
 
+@contextlib.contextmanager
+def held(lab: Lab) -> Iterator[None]:
+    """
+    The machine's apply stands still during the block, from where it is.
+
+    sudo stops itself as soon as it hears that what it runs was stopped. Woken before it has heard, it would stop
+    once more with nobody to wake it.
+    """
+    lab.run(
+        "until pid=$(pgrep -of '^[^ ]*python.*bootstrap/converge'); do sleep 0.1; done;"
+        " sudo=$(ps -o ppid= -p $pid); kill -STOP $pid;"
+        " until ps -o stat= -p $sudo | grep -q T; do sleep 0.1; done; echo $pid $sudo >/run/held"
+    )
+    try:
+        yield
+    finally:
+        # Who started it may be gone by now.
+        lab.run("for pid in $(cat /run/held); do kill -CONT $pid || true; done 2>/dev/null")
+
+
 @pytest.mark.one_release
 def test_a_roll_whose_deployer_is_killed_comes_to_its_end_and_the_next_waits(
     deploys: Deploys,
@@ -387,17 +407,14 @@ def test_a_roll_whose_deployer_is_killed_comes_to_its_end_and_the_next_waits(
     variant(deploys.source, version, deploys.store)
     process = deploys.start(version, PILLAR=BRIEF)
     read_until(process, r"counter@1\.service: .* drains, then")
-    # Held where it is, so that the next one meets it.
-    deploys.lab.run("pkill -STOP -f [b]ootstrap/converge")
-    try:
+    # So that the next one meets it.
+    with held(deploys.lab):
         os.killpg(process.pid, signal.SIGKILL)
         process.wait(60)
         again = deploys.start(version, PILLAR=BRIEF)
         read_until(again, r"waiting for the end of an apply that runs there \(process ")
         # What an operator asks meanwhile is answered.
         assert "counter" in deploys.lab.run("cd /srv/stack && salt-call formula.applied")
-    finally:
-        deploys.lab.run("pkill -CONT -f [b]ootstrap/converge")
     said, _ = again.communicate(timeout=300)
     assert again.returncode == 0, said
     assert deploys.running() == [version] * 2
@@ -413,10 +430,8 @@ def test_a_second_deploy_is_refused_and_names_the_first(deploys: Deploys) -> Non
     while line := process.stdout.readline():
         if line.startswith("==> "):
             break
-    # Held where it is, so that both others meet it.
-    apply = "[b]ootstrap/converge"
-    deploys.lab.run(f"until pkill -STOP -f {apply}; do sleep 0.1; done")
-    try:
+    # So that both others meet it.
+    with held(deploys.lab):
         for refused in (
             deploys.deploy(deploys.a, check=False),
             deploys.make("rollback", check=False, VERSION=deploys.a),
@@ -426,8 +441,6 @@ def test_a_second_deploy_is_refused_and_names_the_first(deploys: Deploys) -> Non
                 rf"\S+@\S+ has been doing a deploy of {deploys.b} \(it is Monday\) since \d{{4}}-",
                 refused.stderr,
             ), refused.stderr
-    finally:
-        deploys.lab.run(f"pkill -CONT -f {apply}")
     said, _ = process.communicate(timeout=300)
     assert process.returncode == 0, said
     assert deploys.running() == [deploys.b] * 2
