@@ -232,7 +232,7 @@ $(DOCS_VENV)/.done: requirements/docs.lock bootstrap/install.py | $(VENV)/bin/py
 	@$(DOCS_VENV)/bin/python bootstrap/install.py $< && touch $@
 
 # Programs that the tests use: a real Redis, and the eyes of an outsider.
-TEST_PACKAGES := rsync redis-server haproxy keepalived age openssl curl testssl.sh nmap fail2ban prometheus prometheus-alertmanager skopeo docker-registry pebble
+TEST_PACKAGES := rsync redis-server haproxy keepalived age openssl curl testssl.sh nmap fail2ban prometheus prometheus-alertmanager skopeo docker-registry pebble ignition
 .PHONY: tests-need
 tests-need:
 	@missing=; for package in $(TEST_PACKAGES); do \

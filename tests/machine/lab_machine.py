@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import testinfra
 
 from tests.timings import measured
@@ -321,6 +322,8 @@ class Outsider:
         return f"no {', '.join(lacking)}: `make tests-need` installs it" if lacking else None
 
     def __enter__(self) -> Outsider:
+        if reason := self.missing():
+            pytest.skip(reason)
         self.__exit__()
         for words in (
             f"netns add {self.space}",

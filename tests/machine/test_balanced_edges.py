@@ -107,8 +107,6 @@ def balanced() -> Iterator[Balanced]:
 
 @pytest.fixture(scope="module")
 def balancer(balanced: Balanced, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Balancer]:
-    if reason := Outsider.missing():
-        pytest.skip(reason)
     with Balancer(balanced, NUMBER) as found:
         assert found.address == BALANCER
         found.folder = tmp_path_factory.mktemp("balancer")

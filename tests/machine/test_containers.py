@@ -322,8 +322,6 @@ for number in range(20000):
 
 
 def test_a_flood_is_limited_by_haproxy_and_banned_by_the_hosts_nftables(lab: Lab) -> None:
-    if reason := Outsider.missing():
-        pytest.skip(reason)
     nobody = Path("/nonexistent")
     with Visitor(lab, 2, nobody) as attacker, Visitor(lab, 3, nobody) as innocent:
         assert refusals(attacker, 520), "HAProxy limits requests"

@@ -216,7 +216,6 @@ for _ in range(30):
 """
 
 
-@pytest.mark.skipif(bool(Outsider.missing()), reason="needs root and the lab's bridge")
 def test_adverts_of_an_outsider_change_nothing(edges: Edges) -> None:
     """They would have the address given up by who has it: 30 of them, in the time of seven of the edges' own."""
     owner = edges.owner()
@@ -234,7 +233,6 @@ def test_adverts_of_an_outsider_change_nothing(edges: Edges) -> None:
     print(f"longest time without an answer: {gap.longest:.2f} s")
 
 
-@pytest.mark.skipif(bool(Outsider.missing()), reason="needs root and the lab's bridge")
 def test_what_a_client_has_had_from_one_edge_the_other_knows(edges: Edges) -> None:
     """A table of requests by client, told from edge to edge over TLS; what is open at one is not the other's."""
     one, other = EDGES.values()
