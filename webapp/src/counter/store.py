@@ -71,6 +71,67 @@ class Increments:
         return result
 
 
+class _Share:
+    """What one thread asks of :class:`_Together`, for who has waited since each of these."""
+
+    def __init__(self, sinces: list[float]) -> None:
+        self.sinces = sinces
+        self.answers: list[Any] = []
+        # Held until there are answers, or it is this thread's turn to ask for all.
+        self.gate = threading.Lock()
+        self.gate.acquire()
+        self.leads = False
+
+
+class _Together:
+    """One exchange at a time, by one thread for all: what comes meanwhile shares the next one.
+
+    Where each exchange waits for replicas, they cost more than what is in them.
+    """
+
+    def __init__(self, ask: Callable[[list[float]], list[Any]]) -> None:
+        self._ask = ask
+        self._state = threading.Lock()
+        self._is_busy = False
+        self._coming: list[_Share] = []
+
+    def ask(self, sinces: list[float]) -> list[Any]:
+        """An answer for each; what the exchange raises, in the thread that had it."""
+        share = _Share(sinces)
+        with self._state:
+            self._coming.append(share)
+            share.leads, self._is_busy = not self._is_busy, True
+        if not share.leads:
+            share.gate.acquire()
+        if share.leads:
+            self._ask_for_all()
+        return share.answers
+
+    def _ask_for_all(self) -> None:
+        with self._state:
+            shares, self._coming = self._coming, []
+        everybody = [since for share in shares for since in share.sinces]
+        answers: list[Any] = []
+        try:
+            answers = self._ask(everybody)
+        finally:
+            # Of an exchange that raised what it never should, nobody knows what it has done.
+            answers += [StoreAwayError("no answer") for _ in everybody[len(answers) :]]
+            for share in shares:
+                count = len(share.sinces)
+                share.answers, answers = answers[:count], answers[count:]
+            with self._state:
+                following = self._coming[0] if self._coming else None
+                if following is None:
+                    self._is_busy = False
+                else:
+                    following.leads = True
+            for share in shares:
+                share.gate.release()
+            if following is not None:
+                following.gate.release()
+
+
 class Store:
     """Counts in Redis, from any number of threads, each with a connection of its own.
 
@@ -83,8 +144,9 @@ class Store:
     frozen Redis, and a client would wait for many timeouts, not one.
 
     With Sentinels, Redis is the master that they name, each number is one that a majority of the
-    stores has (WAIT in the same round trip), and what was refused because the master moves is sent
-    to the next one, for as long as a planned failover takes.
+    stores has (WAIT in the same round trip, which requests of all threads share), and what was
+    refused because the master moves is sent to the next one, for as long as a planned failover
+    takes.
     """
 
     def __init__(self, settings: Settings, log: Log) -> None:
@@ -116,6 +178,9 @@ class Store:
             # Shorter than the answer's timeout, so that it is an answer.
             milliseconds = max(1, int(settings.redis_timeout * 700))
             self._wait = b"".join(pack("WAIT", self._acknowledgements, milliseconds))
+        self._count: Callable[[list[float]], list[Any]] = partial(self._ask, self._incr)
+        if self._sentinels:
+            self._count = _Together(self._count).ask
 
     def increment(self, since: float) -> int:
         """Add one and return the new count, for who has waited since then (`time.monotonic()`).
@@ -132,7 +197,7 @@ class Store:
     def increment_each(self, sinces: list[float]) -> list[int | Exception]:
         """Add one for each, in one round trip: its new count, or what `increment` would raise."""
         results: list[int | Exception] = []
-        for answer in self._ask(self._incr, sinces):
+        for answer in self._count(sinces):
             if isinstance(answer, int):
                 self._writable = True
                 results.append(answer)
