@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -66,7 +67,7 @@ def test_what_comes_during_an_exchange_shares_the_next_one() -> None:
     assert slow.exchanges == [[0.0], [1, 1, 2, 2, 2, 3, 4, 4, 5, 5, 5]]
     # Each has its own, as many as it asked for, and nobody another's.
     assert [len(slow.answers[which]) for which in range(6)] == [1, 2, 3, 1, 2, 3]
-    assert sorted(sum(slow.answers.values(), [])) == list(range(1, 13))
+    assert sorted(chain.from_iterable(slow.answers.values())) == list(range(1, 13))
     # Whoever comes then is the first again.
     slow.may_answer.release()
     assert slow.together.ask([9.0]) == [13]
@@ -109,4 +110,4 @@ def test_no_answer_is_given_twice_or_lost_between_threads(threads: int) -> None:
     for worker in workers:
         worker.join(60)
         assert not worker.is_alive()
-    assert sorted(sum(given, [])) == list(range(1, threads * 600 + 1))
+    assert sorted(chain.from_iterable(given)) == list(range(1, threads * 600 + 1))
