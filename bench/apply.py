@@ -21,7 +21,7 @@ import time
 from dataclasses import dataclass
 
 import playbook
-from cost import ROOT, Machine
+from cost import ROOT, Machine, all_machines
 from request import ratio
 
 # A machine's CPU time so far, µs.
@@ -35,11 +35,6 @@ class Call:
     first: float
     whole: float
     spent: float
-
-
-def machines(topology: str) -> list[Machine]:
-    config = (ROOT / ".lab" / topology / "ssh_config").read_text(encoding="utf-8")
-    return [Machine(topology, host) for host in re.findall(r"(?m)^Host (\w\S*)", config)]
 
 
 def spent(several: list[Machine]) -> float:
@@ -89,7 +84,7 @@ def main() -> int:
 def measure(given: argparse.Namespace, peer: list[str]) -> None:
     """Print the table. ``peer``: the command of Ansible's, or nothing."""
     names = [given.topology, *([given.many] if given.many else [])]
-    there = {name: machines(name) for name in names}
+    there = {name: all_machines(name) for name in names}
     lines = {
         (command, name): ["make", "-s", command, f"TOPOLOGY={name}"]
         for command in ("apply", "status")

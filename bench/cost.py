@@ -97,6 +97,12 @@ class Machine:
         return {unit: int(weight) for weight, unit in re.findall(r"CPUWeight=(\d+)\nId=(.+)", said)}
 
 
+def all_machines(topology: str) -> list[Machine]:
+    """Those of a topology that is up."""
+    config = (ROOT / ".lab" / topology / "ssh_config").read_text(encoding="utf-8")
+    return [Machine(topology, host) for host in re.findall(r"(?m)^Host (\w\S*)", config)]
+
+
 def usage(machine: Machine, seconds: float) -> dict[str, tuple[float, float]]:
     """{unit: (percent of one CPU, MiB)} over that time."""
     began, before = machine.probe()

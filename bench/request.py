@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cost import ROOT, Machine, between, load, middle
+from cost import Machine, all_machines, between, load, middle
 
 PEER = Path(__file__).parent / "peer"
 PORT = 18443
@@ -259,8 +259,7 @@ def main() -> int:
     kinds: dict[str, list[Run]] = {"naive stack": [], given.topology: []}
     several: list[Machine] = []
     if given.many:
-        config = (ROOT / ".lab" / given.many / "ssh_config").read_text(encoding="utf-8")
-        several = [Machine(given.many, host) for host in re.findall(r"(?m)^Host (\w\S*)", config)]
+        several = all_machines(given.many)
         kinds[given.many] = []
     with naive_stack(machine) as naive:
         loads = [("naive stack", [machine], naive, True), (given.topology, [machine], own, False)]

@@ -11,10 +11,9 @@ what runs all the time (checks, adverts, scrapes) is in it. Needs `wrk` (Debian'
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 
-from cost import ROOT, Machine
+from cost import ROOT, all_machines
 from request import Run, measure, ratio, table, wrk
 
 sys.path.insert(0, str(ROOT))
@@ -30,10 +29,7 @@ def main() -> int:
     given = parser.parse_args()
     first, second = given.topologies
     kinds: dict[str, list[Run]] = {first: [], second: []}
-    machines = {}
-    for name in kinds:
-        config = (ROOT / ".lab" / name / "ssh_config").read_text(encoding="utf-8")
-        machines[name] = [Machine(name, host) for host in re.findall(r"(?m)^Host (\w\S*)", config)]
+    machines = {name: all_machines(name) for name in kinds}
     urls = {name: endpoint.url(topology.load(name)) for name in kinds}
     for url in urls.values():
         wrk(url, 2)
