@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import itertools
+import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import redis
 
 import counter.sentinels
 from counter.sentinels import NoMasterError, Sentinels
+from counter.store import LEASE
 from support import App, RedisServer, StartApp, free_port, number, wait_for
 
-DOWN_AFTER = 1000
+# The least that salt/sentinel takes.
+DOWN_AFTER = 2000
 
 
 @dataclass
@@ -38,6 +43,11 @@ class Set:
     def agree(self, number: int = 2) -> bool:
         state = self.sentinel().sentinel_master("main")
         return state["num-slaves"] >= number and state["num-other-sentinels"] == 2
+
+    def go_on(self) -> None:
+        """All Sentinels, where some were stopped."""
+        for process in self.processes:
+            process.send_signal(signal.SIGCONT)
 
     @property
     def settings(self) -> dict[str, str]:
@@ -161,6 +171,93 @@ def test_a_refused_number_waits_for_the_next_master_and_counts_once(
         client.join()
     assert set(statuses) == {200}
     assert new.count() == len(statuses) + 1
+
+
+@pytest.mark.parametrize("moving", [True, False], ids=["refused-before", "asked-first"])
+def test_sentinels_that_are_slow_for_a_moment_cost_no_request(
+    start_app: StartApp, stores: Set, moving: bool
+) -> None:
+    """
+    Each writes its file to disk at each step of a failover, and answers nobody meanwhile: on a
+    crowded computer longer than it is waited for.
+    """
+    app = start(start_app, stores)
+    assert number(app.ask().text) == 1
+    old, new = stores.stores[0], stores.stores[1]
+    if moving:
+        # The next number is refused, as while the master is moved.
+        old.client.execute_command("CLIENT PAUSE 5000 WRITE")
+        stores.stores[2].client.config_set("replica-priority", 0)
+        stores.sentinel().execute_command("SENTINEL FAILOVER main")
+        wait_for(lambda: new.client.role()[0] == "master", "promoted", 60)
+    else:
+        # A connection that was not used for so long is used only when the Sentinels say so.
+        time.sleep(LEASE)
+    for process in stores.processes[:2]:
+        process.send_signal(signal.SIGSTOP)
+    again = threading.Timer(0.6, stores.go_on)
+    again.start()
+    try:
+        if moving:
+            old.client.replicaof("127.0.0.1", new.port)
+            old.client.execute_command("CLIENT UNPAUSE")
+        answer = app.ask()
+    finally:
+        again.join()
+    assert (answer.status, number(answer.text)) == (200, 2), app.requests(status=503)
+
+
+def test_a_slow_number_is_given_while_the_master_is_certain(
+    start_app: StartApp, stores: Set
+) -> None:
+    """
+    As when a failover begins on a crowded computer, between a slow INCR and its acknowledgement:
+    nobody names a master then, and this one had answered just before.
+    """
+    app = start(start_app, stores)
+    assert number(app.ask().text) == 1
+    for store in stores.stores[1:]:
+        store.signal(signal.SIGSTOP)
+    for process in stores.processes[:2]:
+        process.send_signal(signal.SIGSTOP)
+    acknowledge = threading.Timer(
+        0.3, lambda: [one.signal(signal.SIGCONT) for one in stores.stores[1:]]
+    )
+    try:
+        acknowledge.start()
+        answer = app.ask()
+    finally:
+        acknowledge.join()
+        stores.go_on()
+    assert (answer.status, number(answer.text)) == (200, 2), app.requests(status=503)
+
+
+@pytest.mark.parametrize("certain", [True, False])
+def test_a_number_that_comes_too_late_is_given_only_when_sentinels_still_name_its_master(
+    start_app: StartApp, stores: Set, certain: bool
+) -> None:
+    """
+    Its master may have been frozen for so long that another one is there, with a replica that
+    still follows the old one: three numbers were given twice (random faults, seed 7).
+    """
+    app = start(start_app, stores, REDIS_TIMEOUT="4")
+    assert number(app.ask().text) == 1
+    master = stores.stores[0].client
+    master.execute_command("CLIENT PAUSE 60000 WRITE")
+    answers: list[Any] = []
+    client = threading.Thread(target=lambda: answers.append(app.ask()))
+    client.start()
+    wait_for(lambda: master.info("clients")["blocked_clients"], "it waits", 60)
+    if not certain:
+        for process in stores.processes[:2]:
+            process.kill()
+            process.wait()
+    time.sleep(LEASE)
+    master.execute_command("CLIENT UNPAUSE")
+    client.join()
+    assert stores.stores[0].count() == 2
+    assert answers[0].status == (200 if certain else 503)
+    assert certain or "StoreUnconfirmedError" in app.requests(status=503)[0]["error"]
 
 
 def test_without_a_majority_of_sentinels_nothing_is_counted(

@@ -11,6 +11,11 @@ import redis
 
 Address = tuple[str, int]
 UNFIT = {"s_down", "o_down", "disconnected"}
+# Seconds, at most, for which Sentinels are asked again: each writes its file to disk at every step
+# of a failover and answers nobody meanwhile, and the steps of one come to the others late.
+PATIENCE = 0.5
+# Seconds between two questions.
+PAUSE = 0.02
 
 
 class NoMasterError(redis.ConnectionError):
@@ -63,7 +68,7 @@ class Sentinels:
                 began = time.monotonic()
                 # Both or none: a question that failed otherwise must not make the answer before
                 # look like its own.
-                self._began, self._outcome = began, self._ask_or_error()
+                self._began, self._outcome = began, self._ask_or_error(began + PATIENCE)
             outcome = self._outcome
         if isinstance(outcome, NoMasterError):
             raise NoMasterError(str(outcome), outcome.is_passing)
@@ -75,23 +80,43 @@ class Sentinels:
             host, port = master
             raise NoMasterError(f"the master has moved to {host}:{port}", is_passing=True)
 
+    def verify_soon(self, address: Address) -> None:
+        """`verify`, until it returns; raises what it does after `PATIENCE`."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return self.verify(address)
+            except NoMasterError:
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(PAUSE)
+
     def close(self) -> None:
         """Close the connections."""
         for connection in self._all:
             connection.disconnect()
 
-    def _ask_or_error(self) -> Address | NoMasterError:
+    def _ask_or_error(self, deadline: float) -> Address | NoMasterError:
+        while True:
+            answers = self._ask()
+            if len(answers) >= self._majority or time.monotonic() > deadline:
+                break
+            time.sleep(PAUSE)
         try:
-            return self._ask()
+            return self._judge(answers)
         except NoMasterError as error:
             return error
 
-    def _ask(self) -> Address:
+    def _ask(self) -> list[tuple[dict[str, str], Address]]:
         asked = [connection for connection in self._all if self._send(connection)]
+        # All of them: an answer that is not read now would be taken for the next one's.
+        answers = [self._read(connection) for connection in asked]
+        return [answer for answer in answers if answer is not None]
+
+    def _judge(self, answers: list[tuple[dict[str, str], Address]]) -> Address:
         votes: Counter[Address] = Counter()
         is_passing = False
-        # All of them: an answer that is not read now would be taken for the next one's.
-        for state, named in [self._read(connection) for connection in asked]:
+        for state, named in answers:
             flags = set(state.get("flags", "disconnected").split(","))
             if "failover_in_progress" in flags:
                 is_passing = True
@@ -106,7 +131,7 @@ class Sentinels:
             if count >= self._majority:
                 return address
         raise NoMasterError(
-            f"no majority of Sentinels names a master: {len(asked)} of {len(self._all)} answered"
+            f"no majority of Sentinels names a master: {len(answers)} of {len(self._all)} answered"
         )
 
     def _send(self, connection: redis.Connection) -> bool:
@@ -122,13 +147,13 @@ class Sentinels:
             return False
         return True
 
-    def _read(self, connection: redis.Connection) -> tuple[dict[str, str], Address]:
-        """What it knows of the master, and the address that it names."""
+    def _read(self, connection: redis.Connection) -> tuple[dict[str, str], Address] | None:
+        """What it knows of the master, and the address that it names; None: it did not answer."""
         try:
             state, (host, port) = connection.read_response(), connection.read_response()
         except (redis.RedisError, OSError, TypeError):
             connection.disconnect()
-            return {}, ("", 0)
+            return None
         words = [_text(one) for one in state]
         return dict(zip(words[::2], words[1::2], strict=True)), (_text(host), int(port))
 

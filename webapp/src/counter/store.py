@@ -13,18 +13,16 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from counter.sentinels import Address, NoMasterError, Sentinels
+from counter.sentinels import PAUSE, Address, NoMasterError, Sentinels
 from counter.settings import Settings
 from serving.log import Log, describe
 
 # What Redis begins its answer with, beside READONLY, when it has certainly not executed a write.
 REFUSALS = ("NOREPLICAS", "MASTERDOWN")
-# Seconds: a connection that was not used for so long may lead to what was the master. Less than a
-# failover takes.
-IDLE_SECONDS = 1.5
-# Seconds: an answer that took longer may come from a master that was frozen, when another one is
-# there already and a replica still follows the old one.
-SLOW_SECONDS = 0.1
+# Seconds for which a master that has given a number is certainly the only one: Sentinels take it
+# for down after two at the earliest (`sentinel:down_after`). Later it may have been frozen, another
+# one may be there, and a replica may still follow it.
+LEASE = 1.8
 
 
 class StoreError(Exception):
@@ -161,6 +159,9 @@ class Store:
         self._connect = _connections(settings)
         self._sentinels: Sentinels | None = None
         self._patience = settings.redis_failover_seconds
+        self._timeout = settings.redis_timeout
+        # A moment at which this was the master for certain.
+        self._proven: tuple[Address, float] | None = None
         if settings.redis_sentinels:
             ask = partial(_at, _connections(settings, settings.redis_sentinel_timeout))
             self._sentinels = Sentinels(settings.redis_sentinels, settings.redis_sentinel_name, ask)
@@ -262,14 +263,18 @@ class Store:
         if self._sentinels is None:
             return self._attempt(command, len(sinces))
         deadline = min(sinces) + self._patience
+        is_moving = False
         while True:
-            answers = self._attempt(command, len(sinces))
-            if not all(map(_is_passing, answers)) or time.monotonic() > deadline:
+            answers = self._attempt(command, len(sinces), is_moving)
+            is_moving = is_moving or all(map(_is_passing, answers))
+            is_over = time.monotonic() > deadline
+            # Otherwise nothing was done, and another master is being made: also who names it may
+            # say nothing for a moment then.
+            if is_over or not (is_moving and all(map(_is_undone, answers))):
                 return answers
-            # Nothing was done, and another master is being made.
-            time.sleep(0.02)
+            time.sleep(PAUSE)
 
-    def _attempt(self, command: bytes, times: int) -> list[Any]:
+    def _attempt(self, command: bytes, times: int, is_moving: bool = False) -> list[Any]:
         answers: list[Any] = []
         wait = self._wait if command is self._incr else b""
         try:
@@ -280,13 +285,14 @@ class Store:
                 answers.append(_answer(connection))
             if wait:
                 replicas = _answer(connection)
-                is_slow = time.monotonic() - began > SLOW_SECONDS
-                if self._sentinels and is_slow and any(isinstance(one, int) for one in answers):
-                    self._sentinels.verify(self._mine.address)
                 answers = self._confirm(answers, replicas, self._acknowledgements)
+                if self._sentinels and any(isinstance(one, int) for one in answers):
+                    if self._certain() != self._mine.address:
+                        self._sentinels.verify_soon(self._mine.address)
+                    self._proven = self._mine.address, began
             if self._sentinels and any(_is_refusal(answer) for answer in answers):
+                self._proven = None
                 connection.disconnect()
-            self._mine.used = time.monotonic()
         except (redis.AuthenticationError, redis.ResponseError) as error:
             # While connecting. The first is a ConnectionError in redis-py, but Redis is there and
             # said no.
@@ -294,11 +300,12 @@ class Store:
             kind: type[StoreError] = StoreRefusedError
             why = error
         except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+            self._proven = None
             if answers and isinstance(error, NoMasterError):
                 # It counted, and may be no master any more.
                 self._drop()
                 return self._fail_each(StoreUnconfirmedError, error, times)
-            if not (isinstance(error, NoMasterError) and error.is_passing):
+            if not (isinstance(error, NoMasterError) and (error.is_passing or is_moving)):
                 self._last_failure = time.monotonic()
                 self._writable = False
                 self._note(False, error)
@@ -331,6 +338,13 @@ class Store:
             else answer
             for answer in answers
         ]
+
+    def _certain(self, seconds: float = 0) -> Address | None:
+        """What is certainly the only master, now and for so many seconds."""
+        proven = self._proven
+        if proven is None or time.monotonic() + seconds > proven[1] + LEASE:
+            return None
+        return proven[0]
 
     def _drop(self) -> None:
         """Close this thread's connection: the next one goes where the Sentinels say."""
@@ -368,26 +382,26 @@ class Store:
         if before is not None:
             before.disconnect()
         self._mine.connection, self._mine.seen = connection, None
-        self._mine.used = time.monotonic()
         return connection
 
     def _to_master(
         self, connection: redis.Connection | None, sentinels: Sentinels
     ) -> redis.Connection:
-        """This thread's connection to the master; Sentinels are asked unless it was just in use."""
+        """This thread's connection to the master; Sentinels are asked unless that is certain."""
+        certain = self._certain(self._timeout)
+        address = certain or sentinels.master()
         is_open = connection is not None and connection._sock is not None
-        is_fresh = is_open and time.monotonic() - self._mine.used < IDLE_SECONDS
-        if connection is not None and is_fresh:
-            return connection
-        address = sentinels.master()
         if connection is not None and is_open and self._mine.address == address:
             return connection
         self._mine.address = address
         made = self._keep(_at(self._connect, address))
+        began = time.monotonic()
         try:
             made.connect()
-            # Again, now that it answers: it may have been frozen, and just be back.
-            sentinels.verify(address)
+            if not certain:
+                # Again, now that it answers: it may have been frozen, and just be back.
+                sentinels.verify(address)
+                self._proven = address, began
         except Exception:
             made.disconnect()
             raise
@@ -418,6 +432,13 @@ def _is_refusal(answer: object) -> bool:
     return isinstance(answer, redis.exceptions.ReadOnlyError) or (
         isinstance(answer, redis.ResponseError) and str(answer).startswith(REFUSALS)
     )
+
+
+def _is_undone(answer: object) -> bool:
+    """Whether nothing was done, for want of a master."""
+    if isinstance(answer, StoreAwayError):
+        return isinstance(answer.__cause__, NoMasterError)
+    return _is_refusal(answer)
 
 
 def _is_passing(answer: object) -> bool:
