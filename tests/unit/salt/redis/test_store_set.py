@@ -7,14 +7,19 @@ import fcntl
 import importlib.machinery
 import importlib.util
 import re
+import signal
+import socket
 import subprocess
 import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import partitions
 import pytest
+import redis
 import yaml
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -194,6 +199,8 @@ class Moving:
         self.set = program.Set(SETTINGS)
 
     def ask(self, *words: str) -> Any:
+        if words == ("CLIENT", "LIST"):
+            return ""
         self.told.append(" ".join(map(str, words)))
         return ["master", 9, []]
 
@@ -220,6 +227,68 @@ def test_writes_wait_until_the_old_master_follows_the_new_one(moving: Moving) ->
     assert moving.told == [
         "ROLE", "CLIENT PAUSE 8000 WRITE", "ROLE", f"REPLICAOF {B} 6380", "CLIENT UNPAUSE",
     ]  # fmt: skip
+
+
+@contextlib.contextmanager
+def running(folder: Path, *options: str) -> Iterator[tuple[Path, subprocess.Popen[bytes]]]:
+    """A Redis in that folder: its socket, and its process."""
+    folder.mkdir()
+    path = folder / "redis.sock"
+    command = ["redis-server", "--port", "0", "--unixsocket", str(path), "--dir", str(folder)]
+    with subprocess.Popen([*command, "--save", "", *options], stdout=subprocess.DEVNULL) as process:
+        try:
+            until(path.exists, "Redis listens")
+            yield path, process
+        finally:
+            process.kill()
+
+
+def until(condition: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.01)
+
+
+def test_who_was_counted_before_the_pause_hears_that_a_majority_has_it(
+    program: ModuleType, tmp_path: Path
+) -> None:
+    """
+    While it pauses, Redis asks no replica what it has: who had not been asked for before was told at the end of the
+    pause that this is no master any more, one 503 of a move under load.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    listen = ("--bind", "127.0.0.1", "--port", port, "--repl-diskless-sync-delay", "0")
+    follow = ("--replicaof", f"127.0.0.1 {port}")
+    with (
+        running(tmp_path / "master", *listen) as (path, _),
+        running(tmp_path / "replica", *follow) as (other, replica),
+        redis.Redis(unix_socket_path=str(path), decode_responses=True) as master,
+        redis.Redis(unix_socket_path=str(other), decode_responses=True) as copy,
+        redis.Redis(unix_socket_path=str(path), single_connection_client=True) as client,
+        socket.socket(socket.AF_UNIX) as sock,
+    ):
+        until(lambda: copy.info("replication")["master_link_status"] == "up", "in sync")
+        replica.send_signal(signal.SIGSTOP)
+        client.incr("seen")
+        master.execute_command("CLIENT PAUSE 60000 WRITE")
+        found: list[int] = []
+        waiting = threading.Thread(target=lambda: found.append(client.wait(1, 60000)))
+        waiting.start()
+        sock.connect(str(path))
+        with contextlib.closing(program.Link(sock)) as link:
+            until(lambda: program.UNANSWERED.search(link.ask("CLIENT", "LIST")), "it waits")
+            replica.send_signal(signal.SIGCONT)
+            program.pause(link)
+            assert not program.UNANSWERED.search(link.ask("CLIENT", "LIST"))
+        waiting.join(60)
+        assert found == [1]
+        with (
+            redis.Redis(unix_socket_path=str(path), socket_timeout=0.2) as late,
+            pytest.raises(redis.TimeoutError),
+        ):
+            late.incr("seen")
 
 
 def test_writes_wait_for_a_failover_whose_answer_came_too_late(moving: Moving) -> None:
@@ -475,7 +544,7 @@ def test_no_setting_makes_a_failover_shorter_than_the_fence() -> None:
     application = (ROOT / "webapp/src/counter/store.py").read_text(encoding="utf-8")
     for pattern, text in (
         (r"^min-replicas-max-lag (\d+)$", config),
-        (r"^IDLE_SECONDS = ([\d.]+)$", application),
+        (r"^LEASE = ([\d.]+)$", application),
     ):
         found = re.search(pattern, text, re.M)
         assert found, pattern
