@@ -206,6 +206,16 @@ class Stores:
                 )
                 history += parse(name, self.on(name, f"cat {LOG}"))
 
+    def refusals(self, history: list[Answer]) -> list[str]:
+        """The first of those that got no number, and what the application there says of why."""
+        said = []
+        for one in [one for one in history if not one.number][:5]:
+            since, until = int(one.began), int(one.ended) + 2
+            asked = f"journalctl -u 'counter@*' --since @{since} --until @{until} -o cat"
+            why = self.on(one.client, f"{asked} | grep '\"status\":5' || true", check=False)
+            said += [str(one), *why.splitlines()[:3]]
+        return said
+
     # --- faults -------------------------------------------------------------------------------------
 
     def cut(self, host: str, way: str = "both") -> None:
