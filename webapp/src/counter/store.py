@@ -19,10 +19,15 @@ from serving.log import Log, describe
 
 # What Redis begins its answer with, beside READONLY, when it has certainly not executed a write.
 REFUSALS = ("NOREPLICAS", "MASTERDOWN")
-# Seconds for which a master that has given a number is certainly the only one: Sentinels take it
-# for down after two at the earliest (`sentinel:down_after`). Later it may have been frozen, another
-# one may be there, and a replica may still follow it.
+# Seconds for which a master that has given a number is certainly not taken for down by Sentinels,
+# who need two (`sentinel:down_after`, at least). Later it may have been frozen, another one may be
+# there, and a replica may still follow it.
 LEASE = 1.8
+# Seconds without a longer pause between its numbers than that, after which it is certainly the only
+# master: a failover that had begun before is over, or known to every Sentinel.
+PROBATION = 5.0
+# Seconds: until then, an answer that came so long after the Sentinels named it is not believed.
+SLOW = 0.1
 
 
 class StoreError(Exception):
@@ -160,8 +165,8 @@ class Store:
         self._sentinels: Sentinels | None = None
         self._patience = settings.redis_failover_seconds
         self._timeout = settings.redis_timeout
-        # A moment at which this was the master for certain.
-        self._proven: tuple[Address, float] | None = None
+        # Who has given numbers without such a pause: since when, and the last that was asked for.
+        self._lease: tuple[Address, float, float] | None = None
         if settings.redis_sentinels:
             ask = partial(_at, _connections(settings, settings.redis_sentinel_timeout))
             self._sentinels = Sentinels(settings.redis_sentinels, settings.redis_sentinel_name, ask)
@@ -287,11 +292,12 @@ class Store:
                 replicas = _answer(connection)
                 answers = self._confirm(answers, replicas, self._acknowledgements)
                 if self._sentinels and any(isinstance(one, int) for one in answers):
-                    if self._certain() != self._mine.address:
+                    is_late = time.monotonic() - self._mine.asked > SLOW
+                    if is_late and self._certain() != self._mine.address:
                         self._sentinels.verify_soon(self._mine.address)
-                    self._proven = self._mine.address, began
+                    self._renew(self._mine.address, began)
             if self._sentinels and any(_is_refusal(answer) for answer in answers):
-                self._proven = None
+                self._lease = None
                 connection.disconnect()
         except (redis.AuthenticationError, redis.ResponseError) as error:
             # While connecting. The first is a ConnectionError in redis-py, but Redis is there and
@@ -300,7 +306,7 @@ class Store:
             kind: type[StoreError] = StoreRefusedError
             why = error
         except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
-            self._proven = None
+            self._lease = None
             if answers and isinstance(error, NoMasterError):
                 # It counted, and may be no master any more.
                 self._drop()
@@ -341,10 +347,18 @@ class Store:
 
     def _certain(self, seconds: float = 0) -> Address | None:
         """What is certainly the only master, now and for so many seconds."""
-        proven = self._proven
-        if proven is None or time.monotonic() + seconds > proven[1] + LEASE:
+        if self._lease is None:
             return None
-        return proven[0]
+        address, since, last = self._lease
+        is_over = time.monotonic() + seconds > last + LEASE or last - since < PROBATION
+        return None if is_over else address
+
+    def _renew(self, address: Address, began: float) -> None:
+        """It has given a number that was asked for then, and no other one was the master."""
+        before, since, last = self._lease or (address, began, began)
+        if before != address or began > last + LEASE:
+            since = began
+        self._lease = address, since, began
 
     def _drop(self) -> None:
         """Close this thread's connection: the next one goes where the Sentinels say."""
@@ -389,19 +403,19 @@ class Store:
     ) -> redis.Connection:
         """This thread's connection to the master; Sentinels are asked unless that is certain."""
         certain = self._certain(self._timeout)
+        self._mine.asked = time.monotonic()
         address = certain or sentinels.master()
         is_open = connection is not None and connection._sock is not None
         if connection is not None and is_open and self._mine.address == address:
             return connection
         self._mine.address = address
         made = self._keep(_at(self._connect, address))
-        began = time.monotonic()
         try:
             made.connect()
             if not certain:
                 # Again, now that it answers: it may have been frozen, and just be back.
+                self._mine.asked = time.monotonic()
                 sentinels.verify(address)
-                self._proven = address, began
         except Exception:
             made.disconnect()
             raise
