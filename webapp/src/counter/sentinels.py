@@ -80,17 +80,6 @@ class Sentinels:
             host, port = master
             raise NoMasterError(f"the master has moved to {host}:{port}", is_passing=True)
 
-    def verify_soon(self, address: Address) -> None:
-        """`verify`, until it returns; raises what it does after `PATIENCE`."""
-        deadline = time.monotonic() + PATIENCE
-        while True:
-            try:
-                return self.verify(address)
-            except NoMasterError:
-                if time.monotonic() > deadline:
-                    raise
-            time.sleep(PAUSE)
-
     def close(self) -> None:
         """Close the connections."""
         for connection in self._all:

@@ -19,15 +19,12 @@ from serving.log import Log, describe
 
 # What Redis begins its answer with, beside READONLY, when it has certainly not executed a write.
 REFUSALS = ("NOREPLICAS", "MASTERDOWN")
-# Seconds for which a master that has given a number is certainly not taken for down by Sentinels,
-# who need two (`sentinel:down_after`, at least). Later it may have been frozen, another one may be
-# there, and a replica may still follow it.
-LEASE = 1.8
-# Seconds without a longer pause between its numbers than that, after which it is certainly the only
-# master: a failover that had begun before is over, or known to every Sentinel.
-PROBATION = 5.0
-# Seconds: until then, an answer that came so long after the Sentinels named it is not believed.
-SLOW = 0.1
+# Seconds: a connection that was not used for so long may lead to what was the master. Less than a
+# failover takes.
+IDLE_SECONDS = 1.5
+# Seconds: an answer that took longer may come from a master that was frozen, when another one is
+# there already and a replica still follows the old one.
+SLOW_SECONDS = 0.1
 
 
 class StoreError(Exception):
@@ -164,9 +161,6 @@ class Store:
         self._connect = _connections(settings)
         self._sentinels: Sentinels | None = None
         self._patience = settings.redis_failover_seconds
-        self._timeout = settings.redis_timeout
-        # Who has given numbers without such a pause: since when, and the last that was asked for.
-        self._lease: tuple[Address, float, float] | None = None
         if settings.redis_sentinels:
             ask = partial(_at, _connections(settings, settings.redis_sentinel_timeout))
             self._sentinels = Sentinels(settings.redis_sentinels, settings.redis_sentinel_name, ask)
@@ -290,15 +284,13 @@ class Store:
                 answers.append(_answer(connection))
             if wait:
                 replicas = _answer(connection)
+                is_slow = time.monotonic() - began > SLOW_SECONDS
+                if self._sentinels and is_slow and any(isinstance(one, int) for one in answers):
+                    self._sentinels.verify(self._mine.address)
                 answers = self._confirm(answers, replicas, self._acknowledgements)
-                if self._sentinels and any(isinstance(one, int) for one in answers):
-                    is_late = time.monotonic() - self._mine.asked > SLOW
-                    if is_late and self._certain() != self._mine.address:
-                        self._sentinels.verify_soon(self._mine.address)
-                    self._renew(self._mine.address, began)
             if self._sentinels and any(_is_refusal(answer) for answer in answers):
-                self._lease = None
                 connection.disconnect()
+            self._mine.used = time.monotonic()
         except (redis.AuthenticationError, redis.ResponseError) as error:
             # While connecting. The first is a ConnectionError in redis-py, but Redis is there and
             # said no.
@@ -306,7 +298,6 @@ class Store:
             kind: type[StoreError] = StoreRefusedError
             why = error
         except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
-            self._lease = None
             if answers and isinstance(error, NoMasterError):
                 # It counted, and may be no master any more.
                 self._drop()
@@ -345,21 +336,6 @@ class Store:
             for answer in answers
         ]
 
-    def _certain(self, seconds: float = 0) -> Address | None:
-        """What is certainly the only master, now and for so many seconds."""
-        if self._lease is None:
-            return None
-        address, since, last = self._lease
-        is_over = time.monotonic() + seconds > last + LEASE or last - since < PROBATION
-        return None if is_over else address
-
-    def _renew(self, address: Address, began: float) -> None:
-        """It has given a number that was asked for then, and no other one was the master."""
-        before, since, last = self._lease or (address, began, began)
-        if before != address or began > last + LEASE:
-            since = began
-        self._lease = address, since, began
-
     def _drop(self) -> None:
         """Close this thread's connection: the next one goes where the Sentinels say."""
         self._mine.connection.disconnect()
@@ -396,26 +372,26 @@ class Store:
         if before is not None:
             before.disconnect()
         self._mine.connection, self._mine.seen = connection, None
+        self._mine.used = time.monotonic()
         return connection
 
     def _to_master(
         self, connection: redis.Connection | None, sentinels: Sentinels
     ) -> redis.Connection:
-        """This thread's connection to the master; Sentinels are asked unless that is certain."""
-        certain = self._certain(self._timeout)
-        self._mine.asked = time.monotonic()
-        address = certain or sentinels.master()
+        """This thread's connection to the master; Sentinels are asked unless it was just in use."""
         is_open = connection is not None and connection._sock is not None
+        is_fresh = is_open and time.monotonic() - self._mine.used < IDLE_SECONDS
+        if connection is not None and is_fresh:
+            return connection
+        address = sentinels.master()
         if connection is not None and is_open and self._mine.address == address:
             return connection
         self._mine.address = address
         made = self._keep(_at(self._connect, address))
         try:
             made.connect()
-            if not certain:
-                # Again, now that it answers: it may have been frozen, and just be back.
-                self._mine.asked = time.monotonic()
-                sentinels.verify(address)
+            # Again, now that it answers: it may have been frozen, and just be back.
+            sentinels.verify(address)
         except Exception:
             made.disconnect()
             raise

@@ -544,7 +544,7 @@ def test_no_setting_makes_a_failover_shorter_than_the_fence() -> None:
     application = (ROOT / "webapp/src/counter/store.py").read_text(encoding="utf-8")
     for pattern, text in (
         (r"^min-replicas-max-lag (\d+)$", config),
-        (r"^LEASE = ([\d.]+)$", application),
+        (r"^IDLE_SECONDS = ([\d.]+)$", application),
     ):
         found = re.search(pattern, text, re.M)
         assert found, pattern
