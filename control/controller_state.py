@@ -25,7 +25,11 @@ from .errors import UserError
 from .topology import Topology
 
 # Of .lab/TOPOLOGY; the folders whole.
-PARTS = ("ssh_config", "known_hosts", "provider", "suite", "cloud.yaml", "topology.yaml", "secrets")
+PARTS = (
+    "ssh_config", "known_hosts", "ca.pem", "provider", "suite", "cloud.yaml", "topology.yaml", "secrets",
+)  # fmt: skip
+# What age's files begin with (age-encryption.org/v1), as such and in ASCII.
+SEALED = (b"age-encryption.org/", b"-----BEGIN AGE ENCRYPTED FILE-----")
 # ssh_config's words that name files of the controller.
 _KEY = re.compile(r'^(\s*IdentityFile\s+)"?([^"\n]+?)"?\s*$', re.M | re.I)
 _HOSTS = re.compile(r'^(\s*UserKnownHostsFile\s+)"?([^"\n]+?)"?\s*$', re.M | re.I)
@@ -70,9 +74,17 @@ def export_state(topology: Topology) -> str:
     return base64.encodebytes(buffer.getvalue()).decode()
 
 
-def import_state(topology: Topology, text: str) -> None:
+def import_state(topology: Topology, text: bytes) -> None:
     """What :func:`export_state` gave, into this checkout; files 0600, folders 0700."""
     folder = local_state.folder(topology)
+    if not text.strip():
+        raise UserError("nothing was given: an empty file, or what came before '|' failed", 2)
+    if text.startswith(SEALED):
+        raise UserError(
+            "this is sealed: age -d FILE | .venv/bin/python -m control import-state"
+            f" --topology {topology.name} -",
+            2,
+        )
     try:
         with tarfile.open(fileobj=io.BytesIO(base64.b64decode(text)), mode="r:xz") as archive:
             members = {

@@ -27,7 +27,7 @@ def recorded_topology(topology: Topology) -> Path:
     return folder(topology) / "topology.yaml"
 
 
-def _recorded_machines(topology: Topology) -> dict[str, Any]:
+def recorded_machines(topology: Topology) -> dict[str, Any]:
     """The machines that 'make up' made, by name, unchecked: what a topology must say may have changed since. Empty
     where it made none."""
     path = recorded_topology(topology)
@@ -36,18 +36,18 @@ def _recorded_machines(topology: Topology) -> dict[str, Any]:
 
 def removed_machines(topology: Topology) -> list[str]:
     """Machines that 'make up' made and that the topology no longer has."""
-    return [name for name in _recorded_machines(topology) if name not in topology.machines]
+    return [name for name in recorded_machines(topology) if name not in topology.machines]
 
 
 def recorded_stores(topology: Topology) -> int:
     """How many stores 'make up' made."""
-    machines = _recorded_machines(topology).values()
+    machines = recorded_machines(topology).values()
     return sum("store" in one.get("roles", []) for one in machines)
 
 
 def new_machines(topology: Topology) -> list[str]:
     """Machines that the topology has and 'make up' has not yet made, of a topology that is up."""
-    made = _recorded_machines(topology)
+    made = recorded_machines(topology)
     return [name for name in topology.machines if made and name not in made]
 
 
@@ -91,13 +91,13 @@ def import_hint(topology: Topology) -> str:
     """How this checkout comes to know machines that another one made."""
     return (
         "bring what the checkout that made them knows: '.venv/bin/python -m control import-state"
-        f" --topology {topology.name} FILE' (docs/many-machines.md)"
+        f" --topology {topology.name} FILE' (docs/many-machines.md; without a copy: docs/locked-out.md)"
     )
 
 
 def not_up(topology: Topology, instead: str = "") -> UserError:
     """No machine is known here: one of the lab is to be made, one of elsewhere must not be."""
     return UserError(
-        f"no machines of topology {topology.name} are up: 'make up' first, for a lab on this computer"
-        f"{instead}; where they are in a cloud, or another checkout made them, {import_hint(topology)}"
+        f"no machines of topology {topology.name} are known here: where there are some, in a cloud or made by another"
+        f" checkout, {import_hint(topology)}; else 'make up' makes them, for a lab on this computer{instead}"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from .. import controller_state
+from .. import controller_state, local_state
 from ..command import make_command
 from ..options import Options
 from ..topology import Topology
@@ -16,8 +16,10 @@ def run(topology: Topology, options: Options) -> int:
 
     FILE is what export-state gave; - is standard input.
     """
-    text = sys.stdin.read() if options.file == "-" else Path(options.file).read_text("utf-8")
-    controller_state.import_state(topology, text)
+    given = sys.stdin.buffer.read() if options.file == "-" else Path(options.file).read_bytes()
+    controller_state.import_state(topology, given)
+    names = ", ".join(local_state.recorded_machines(topology) or topology.machines)
+    print(f"this checkout reaches topology {topology.name}: {names}")
     return 0
 
 

@@ -81,6 +81,34 @@ def read_owners() -> dict[str, Owner]:
     return owners
 
 
+def is_configured(container: str) -> bool:
+    """Whether it was ever configured, and so may have data that nobody else has."""
+    tree = f"/var/lib/lxc/{container}/rootfs/srv/stack"
+    return not subprocess.run(shell.sudo(["test", "-e", tree]), check=False).returncode
+
+
+def of_others(topology: Topology) -> list[str]:
+    """A line for each container of these machines that is not this checkout's to remove."""
+    owners, lines = read_owners(), []
+    for container in list_containers():
+        if container not in {container_name(topology, name) for name in topology.machines}:
+            continue
+        owner = owners.get(container)
+        if owner is None:
+            lines.append(f"{container}, which somebody else made")
+        elif owner.checkout != ROOT and owner.is_in_force:
+            lines.append(f"{container}, which {owner.checkout} made")
+    return lines
+
+
+def list_left(topology: Topology) -> list[str]:
+    """Containers of these machines that no checkout knows any more, where it is gone or has lost its ``.lab``."""
+    owners = read_owners()
+    names = [container_name(topology, name) for name in topology.machines]
+    ours = [name for name in names if name in owners and not owners[name].is_in_force]
+    return [name for name in list_containers() if name in ours] if ours else []
+
+
 def list_pending() -> list[str]:
     """Containers that a checkout has claimed and may be making right now."""
     return [container for container, claim in read_owners().items() if claim.is_in_force]
@@ -88,8 +116,8 @@ def list_pending() -> list[str]:
 
 def take_ownership(topology: Topology) -> None:
     """
-    Make sure that the machines to be are ours: a container left by an interrupted run of this
-    checkout, or of one that is gone, is removed; one of another checkout is named and left.
+    Make sure that the machines to be are ours: a container left half-made by an interrupted run of this
+    checkout, or of one that is gone, is removed; one of another checkout, or that has served, is named and left.
 
     UserError, before anything is made, when a machine of another topology has one of the addresses.
     """
@@ -121,6 +149,16 @@ def take_ownership(topology: Topology) -> None:
                 raise UserError(
                     f"machine {container} runs already, for the checkout in {owner.checkout}:"
                     f" 'make down TOPOLOGY={topology.name}' there first"
+                )
+            if is_configured(container):
+                way = (
+                    "this checkout reaches it already: 'make apply' configures it"
+                    if local_state.is_up(topology)
+                    else local_state.import_hint(topology)
+                )
+                raise UserError(
+                    f"machine {container} is there and may have data, nothing was changed: {way}; or"
+                    f" 'make down TOPOLOGY={topology.name}' removes it, with its data"
                 )
             shell.say(f"removing {container}, left half-made by an interrupted run")
             destroy(container)

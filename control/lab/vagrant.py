@@ -235,8 +235,13 @@ def _write_ssh_config(topology: Topology, options: Options, provider: str) -> No
 
 
 def take_down(topology: Topology, options: Options) -> None:
-    """Destroy the topology's machines and all that was kept about them."""
+    """
+    Destroy the topology's machines and all that was kept about them, also when the checkout that made them is gone.
+    UserError, before anything is removed, when another one has them.
+    """
     folder = local_state.folder(topology)
+    if shutil.which("lxc-ls") and (others := containers.of_others(topology)):
+        raise UserError(f"{'; '.join(others)}: 'make down' there, nothing was removed")
     if (folder / "vagrant").exists():
         note = folder / "provider"
         provider = note.read_text(encoding="utf-8").strip() if note.exists() else "lxc"
@@ -256,7 +261,7 @@ def take_down(topology: Topology, options: Options) -> None:
         for name in topology.machines:
             container = containers.container_name(topology, name)
             owner = owners.get(container)
-            if owner and owner.checkout == ROOT:
+            if owner and (owner.checkout == ROOT or not owner.is_in_force):
                 if container in existing:
                     containers.destroy(container)
                 containers.owner_file(container).unlink(missing_ok=True)

@@ -20,6 +20,8 @@ if vagrant.choose_provider(where, options) == "lxc":
         host.install_packages()
         box.ensure_box(vagrant.choose_suite(where, options), options)
         network.ensure_network(where)
+        for name in containers.list_left(where):
+            containers.destroy(name)
         containers.take_ownership(where)
 vagrant.bring_up(where, options)
 """

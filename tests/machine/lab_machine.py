@@ -19,6 +19,8 @@ from typing import Any
 import pytest
 import testinfra
 
+from control import topology
+from control.lab import containers
 from tests.timings import measured
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -252,6 +254,14 @@ class Lab:
 MARK = "made-by-tests"
 
 
+def remove_left(name: str) -> None:
+    """Machines of the topology that a killed run of a checkout which is gone has left."""
+    where = topology.load(name)
+    if shutil.which("lxc-ls"):
+        for container in containers.list_left(where):
+            containers.destroy(container)
+
+
 def mark_as_made(state: Path) -> None:
     """Note that tests made the machines with this state folder: the next run may remove them."""
     state.mkdir(parents=True, exist_ok=True)
@@ -266,6 +276,7 @@ def made(machine: Lab, timeout: int = 1500, bare: bool = False) -> Iterator[Lab]
     mark = machine.state / MARK
     ours = mark.exists() or not (machine.state / "ssh_config").exists()
     if ours:
+        remove_left(machine.topology)
         mark_as_made(machine.state)
         machine.box = "" if bare else layers.box()
     try:

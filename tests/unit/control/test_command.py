@@ -72,9 +72,9 @@ def test_machines_that_are_not_up_are_a_refusal_that_says_what_to_do(
     monkeypatch.setattr(sys, "argv", ["control", command])
     assert __main__.main() == 1
     said = capsys.readouterr().err
-    assert said.startswith(f"{command}: no machines of topology dev12 are up: 'make up' first")
-    # Of a topology in a cloud it would make a second one, here.
-    assert "made them, bring what the checkout that made them knows:" in said
+    assert said.startswith(f"{command}: no machines of topology dev12 are known here: ")
+    # First: of a topology that is there, `make up` would make a second one.
+    assert said.index("bring what the checkout that made them knows:") < said.index("'make up'")
     assert "-m control import-state --topology dev12 FILE'" in said
     assert len(said.splitlines()) == 1
 

@@ -713,7 +713,7 @@ def test_another_checkout_is_told_how_to_take_over_and_can(
     assert not [one for one in api.requests if one[0] != "GET"], "nothing was changed"
     with pytest.raises(ControlError, match="control import-state --topology prod FILE"):
         releases.application_hosts(where)
-    controller_state.import_state(where, packed)
+    controller_state.import_state(where, packed.encode())
     api._delete_droplet([next(one for one in api.droplets)], None, None)
     time.sleep(api.pace + api.lag)
     assert make_up(where, Applied()) == 0, "a lost machine is made anew from here"
@@ -723,7 +723,7 @@ def test_another_checkout_is_told_how_to_take_over_and_can(
     assert (other / "prod" / "known_hosts").read_text().startswith("203.0.113.2")
     third = controller_state.export_state(where)
     monkeypatch.setattr(local_state, "folder", lambda where: other / "third" / where.name)
-    controller_state.import_state(where, third)
+    controller_state.import_state(where, third.encode())
     kept = {path.read_text() for path in (other / "third" / "prod" / "keys").iterdir()}
     assert kept == {old, account.KEY.read_text()}
 

@@ -210,7 +210,7 @@ def test_a_second_controller_and_a_pipeline_have_what_was_given(
     monkeypatch.setattr(local_state, "ROOT", other)
     monkeypatch.setattr(local_state, "CACHE", other / "cache")
     monkeypatch.setattr(ssh, "run", lambda *words, **more: "yes\n")
-    controller_state.import_state(TWO, text)
+    controller_state.import_state(TWO, text.encode())
     assert {host: delivered(TWO, host) for host in TWO.machines} == first
 
 

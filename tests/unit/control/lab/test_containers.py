@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from ipaddress import IPv4Network
@@ -139,6 +140,69 @@ def test_a_machine_that_another_checkout_made_is_left_to_it(
         monkeypatch.setattr(module, "ROOT", home / "second")
     with pytest.raises(ControlError, match="runs already, for the checkout in"):
         containers.take_ownership(where)
+    assert containers.list_containers() == ["counter_bz_web"]
+
+
+def move_away(home: Path, monkeypatch: pytest.MonkeyPatch, is_configured: bool = True) -> None:
+    """The checkout is lost, and a new one is in its place elsewhere."""
+    (home / "checkout").rename(home / "lost")
+    for module in (local_state, containers):
+        monkeypatch.setattr(module, "ROOT", home / "second")
+    monkeypatch.setattr(containers, "is_configured", lambda _: is_configured)
+
+
+@pytest.mark.parametrize("imported", [True, False])
+def test_a_machine_that_has_served_is_left_when_its_checkout_is_gone(
+    host: Callable[[Topology], None],
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    imported: bool,
+) -> None:
+    """After `import-state` on a new controller, `make up` removed the machine and its count, unasked."""
+    where = topology("bz", web="10.1.0.2")
+    host(where)
+    move_away(home, monkeypatch)
+    if imported:
+        local_state.folder(where).mkdir(parents=True)
+        local_state.ssh_config(where).touch()
+    with pytest.raises(ControlError, match="may have data, nothing was changed") as caught:
+        containers.take_ownership(where)
+    assert ("'make apply'" if imported else "import-state") in str(caught.value)
+    assert "'make down TOPOLOGY=bz' removes it, with its data" in str(caught.value)
+    assert containers.list_containers() == containers.list_left(where) == ["counter_bz_web"]
+
+
+def test_a_machine_that_never_served_is_replaced_when_its_checkout_is_gone(
+    host: Callable[[Topology], None], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = topology("bz", web="10.1.0.2")
+    host(where)
+    move_away(home, monkeypatch, is_configured=False)
+    containers.take_ownership(where)
+    assert containers.list_containers() == []
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_down_removes_what_nobody_knows_and_nothing_of_another_checkout(
+    host: Callable[[Topology], None], home: Path, monkeypatch: pytest.MonkeyPatch, lost: bool
+) -> None:
+    """It said that no machine was left, and left it."""
+    where = topology("bz", web="10.1.0.2")
+    host(where)
+    if lost:
+        move_away(home, monkeypatch)
+    else:
+        for module in (local_state, containers):
+            monkeypatch.setattr(module, "ROOT", home / "second")
+    monkeypatch.setattr(vagrant.shutil, "which", lambda _: "/usr/bin/it")
+    monkeypatch.setattr(vagrant.network, "release_network", lambda: None)
+    monkeypatch.setattr(vagrant.host, "lock_host", contextlib.nullcontext)
+    if lost:
+        vagrant.take_down(where, Options.read())
+        assert containers.list_containers() == []
+        return
+    with pytest.raises(ControlError, match="counter_bz_web, which .*/checkout made: 'make down'"):
+        vagrant.take_down(where, Options.read())
     assert containers.list_containers() == ["counter_bz_web"]
 
 
