@@ -13,6 +13,10 @@ from ..paths import ROOT
 from ..topology import Topology
 
 
+# Where lxc keeps them.
+TREES = "/var/lib/lxc"
+
+
 def destroy(container: str) -> None:
     shell.run(
         shell.sudo([str(ROOT / "lab" / "enter"), "lxc-destroy", "--force", "--name", container])
@@ -83,8 +87,9 @@ def read_owners() -> dict[str, Owner]:
 
 def is_configured(container: str) -> bool:
     """Whether it was ever configured, and so may have data that nobody else has."""
-    tree = f"/var/lib/lxc/{container}/rootfs/srv/stack"
-    return not subprocess.run(shell.sudo(["test", "-e", tree]), check=False).returncode
+    # A link of the machine's own: it leads nowhere on this computer.
+    tree = f"{TREES}/{container}/rootfs/srv/stack"
+    return not subprocess.run(shell.sudo(["test", "-L", tree]), check=False).returncode
 
 
 def of_others(topology: Topology) -> list[str]:

@@ -148,7 +148,13 @@ def move_away(home: Path, monkeypatch: pytest.MonkeyPatch, is_configured: bool =
     (home / "checkout").rename(home / "lost")
     for module in (local_state, containers):
         monkeypatch.setattr(module, "ROOT", home / "second")
-    monkeypatch.setattr(containers, "is_configured", lambda _: is_configured)
+    monkeypatch.setattr(containers, "TREES", str(home))
+    monkeypatch.setattr(containers.shell, "sudo", list)
+    srv = home / "counter_bz_web" / "rootfs" / "srv"
+    srv.mkdir(parents=True)
+    if is_configured:
+        # As on a machine: a link that leads nowhere here.
+        (srv / "stack").symlink_to("/srv/stack.d/0123")
 
 
 @pytest.mark.parametrize("imported", [True, False])
