@@ -11,8 +11,8 @@ import redis
 
 Address = tuple[str, int]
 UNFIT = {"s_down", "o_down", "disconnected"}
-# Seconds, at most, for which Sentinels are asked again: each writes its file to disk at every step
-# of a failover and answers nobody meanwhile, and the steps of one come to the others late.
+# Seconds, at most, for which Sentinels are asked again when fewer than a majority answered: each
+# writes its file to disk at every step of a failover, and says nothing meanwhile.
 PATIENCE = 0.5
 # Seconds between two questions.
 PAUSE = 0.02
