@@ -12,7 +12,6 @@ from ..errors import OperationError, UserError
 from ..paths import ROOT
 from ..topology import Topology
 
-
 # Where lxc keeps them.
 TREES = "/var/lib/lxc"
 
