@@ -14,6 +14,8 @@ from .errors import ControlError, OperationError, UserError
 from .topology import Topology
 
 PROGRAM = "/usr/local/sbin/store-set"
+# What it says is wrong, and ends by itself.
+PASSING = "a failover is in progress"
 
 
 def are_several(topology: Topology) -> bool:
@@ -46,6 +48,14 @@ def look(topology: Topology) -> dict[str, Any]:
     raise OperationError(f"no store can be asked who is the master: {trouble}")
 
 
+def look_after_failover(topology: Topology, seconds: float = 30) -> dict[str, Any]:
+    """:func:`look`, once no failover is in progress any more, or after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while PASSING in (seen := look(topology)).get("why", []) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    return seen
+
+
 def line(seen: dict[str, Any]) -> str:
     """Who is the master, the replicas with their lag, and what is wrong."""
     words = [f"master {seen['master'] or 'unknown'}"]
@@ -66,7 +76,7 @@ def refuse_while_missing(topology: Topology, hosts: Sequence[str], what: str) ->
     chosen = set(hosts) & set(topology.with_role("store"))
     if not are_several(topology) or not chosen:
         return
-    seen = look(topology)
+    seen = look_after_failover(topology)
     if not seen or not seen["why"]:
         return
     in_use = [name for name in seen["stores"] if name in chosen and seen["stores"][name]["in_sync"]]
@@ -121,7 +131,7 @@ def make_master(topology: Topology, host: str) -> list[str]:
     names = topology.with_role("store")
     # Another one may have been promoted meanwhile.
     for _ in range(len(names)):
-        seen = look(topology)
+        seen = look_after_failover(topology)
         away = [name for name, one in seen.get("stores", {}).items() if one["role"] == "down"]
         # Fewer than a majority: what is left can hold the votes of all.
         if _lacking(seen, away) or len(away) > (len(names) - 1) // 2:

@@ -316,11 +316,67 @@ def test_a_sentinel_that_is_just_back_is_heard_before_a_master_is_believed() -> 
     with pytest.raises(NoMasterError, match="no majority"):
         sentinels.master()
     peers[1].says = fit
-    peers[2].says = {**fit, "flags": "master,failover_in_progress"}
+    peers[2].says = {**fit, "flags": "master,failover_in_progress", "failover-timeout": "10000"}
     with pytest.raises(NoMasterError, match="a failover is in progress"):
         sentinels.master()
     peers[2].says = fit
     assert sentinels.master() == ("10.0.0.1", 6380)
+
+
+def test_a_leader_that_falls_silent_is_waited_for_until_its_failover_can_no_longer_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """
+    Seen over random faults (seed 20261133, faults 21 and 22): a leader was cut off after it had
+    promoted its own store, and for nine seconds the two others named the old master, which went on
+    with its other replica: 2,712 numbers were given twice.
+    """
+    clock = [100.0]
+    monkeypatch.setattr(counter.sentinels, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    fit = {"ip": "10.0.0.1", "port": "6380", "flags": "master", "role-reported": "master"}
+    leads = {**fit, "flags": "master,failover_in_progress", "failover-timeout": "10000"}
+    peers = [Peer(fit), Peer(fit), Peer(leads)]
+    them = iter(peers)
+    sentinels = Sentinels([("10.0.0.9", 1)] * 3, "main", lambda _: next(them))  # type: ignore[arg-type, return-value]
+    for peer_says, at, failing in (
+        (leads, 100.0, True),
+        (None, 100.5, True),
+        (None, 109.9, True),
+        # It would have given up.
+        (None, 110.1, False),
+        (leads, 111.0, True),
+        # It has: it is back, and names the same master.
+        (fit, 112.0, False),
+        (None, 113.0, False),
+    ):
+        peers[2].says, clock[0] = peer_says, at
+        if peer_says is None:
+            peers[2].disconnect()
+        if failing:
+            with pytest.raises(NoMasterError, match="a failover is in progress") as caught:
+                sentinels.master()
+            assert caught.value.is_passing
+        else:
+            assert sentinels.master() == ("10.0.0.1", 6380)
+
+
+def test_a_master_of_a_later_epoch_is_waited_for() -> None:
+    """Its leader has ended the failover, and the others have not heard of it."""
+    old = {"ip": "10.0.0.1", "port": "6380", "flags": "master", "role-reported": "master"}
+    old["config-epoch"] = "7"
+    new = {**old, "ip": "10.0.0.2", "config-epoch": "8"}
+    peers = [Peer(old), Peer(old), Peer(new)]
+    them = iter(peers)
+    sentinels = Sentinels([("10.0.0.9", 1)] * 3, "main", lambda _: next(them))  # type: ignore[arg-type, return-value]
+    with pytest.raises(NoMasterError, match="not known to all") as caught:
+        sentinels.master()
+    assert caught.value.is_passing
+    peers[0].says = new
+    assert sentinels.master() == ("10.0.0.2", 6380)
+    # One that was cut off before names an old master, and nobody waits for it.
+    peers[2].says = old
+    peers[1].says = new
+    assert sentinels.master() == ("10.0.0.2", 6380)
 
 
 def test_an_answer_that_makes_no_sense_is_not_followed_by_the_one_before_it() -> None:

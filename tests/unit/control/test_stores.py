@@ -147,3 +147,15 @@ def test_that_no_store_can_be_asked_is_one_line(machines: Machines) -> None:
         backups.choose_host(HA, "")
     # Where there is one, it is that: what is wrong is said by what is asked of it.
     assert backups.choose_host(ONE, "") == "one"
+
+
+def test_an_apply_waits_for_a_failover_to_end_instead_of_refusing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = seen("one")
+    moving = {**whole, "why": [stores.PASSING]}
+    said = [moving, moving, whole]
+    monkeypatch.setattr(stores, "look", lambda _: said.pop(0))
+    monkeypatch.setattr(stores.time, "sleep", lambda _: None)
+    stores.refuse_while_missing(HA, NAMES, "apply")
+    assert said == []

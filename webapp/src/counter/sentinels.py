@@ -31,9 +31,10 @@ class Sentinels:
     All Sentinels, each with one kept connection, asked together.
 
     One answer would not do: a Sentinel that was cut off names the old master. Nor does a majority
-    while one leads a failover: there may be a new master that only this leader knows, and the old
-    one, thawed, may still have a replica that acknowledges. So each is asked each time, also who
-    was silent just before: it may be back, and be that leader.
+    while one leads a failover, or has led one and fallen silent: there may be a new master that
+    only this leader knows, and the old one, thawed, may still have a replica that acknowledges. So
+    each is asked each time, also who was silent just before: it may be back, and be that leader.
+    Who names a master of a later epoch than the majority's has ended one that they do not know.
     """
 
     def __init__(
@@ -43,6 +44,8 @@ class Sentinels:
         connect: Callable[[Address], redis.Connection],
     ) -> None:
         self._all = [connect(address) for address in addresses]
+        # Until when a failover may last that a Sentinel was heard to lead, and not to have ended.
+        self._leads: dict[int, float] = {}
         self._majority = len(addresses) // 2 + 1
         pack = self._all[0].pack_command
         asked = ("MASTER", "GET-MASTER-ADDR-BY-NAME")
@@ -96,28 +99,33 @@ class Sentinels:
         except NoMasterError as error:
             return error
 
-    def _ask(self) -> list[tuple[dict[str, str], Address]]:
-        asked = [connection for connection in self._all if self._send(connection)]
+    def _ask(self) -> dict[int, tuple[dict[str, str], Address]]:
+        asked = [one for one in enumerate(self._all) if self._send(one[1])]
         # All of them: an answer that is not read now would be taken for the next one's.
-        answers = [self._read(connection) for connection in asked]
-        return [answer for answer in answers if answer is not None]
+        answers = {number: self._read(connection) for number, connection in asked}
+        return {number: answer for number, answer in answers.items() if answer is not None}
 
-    def _judge(self, answers: list[tuple[dict[str, str], Address]]) -> Address:
+    def _judge(self, answers: dict[int, tuple[dict[str, str], Address]]) -> Address:
         votes: Counter[Address] = Counter()
-        is_passing = False
-        for state, named in answers:
+        epochs: dict[Address, int] = {}
+        now = time.monotonic()
+        for number, (state, named) in answers.items():
             flags = set(state.get("flags", "disconnected").split(","))
+            self._leads.pop(number, None)
             if "failover_in_progress" in flags:
-                is_passing = True
+                self._leads[number] = now + int(state["failover-timeout"]) / 1000
                 if named != (state["ip"], int(state["port"])):
                     # It has promoted this one, and makes the others follow.
                     return named
+            epochs[named] = max(epochs.get(named, 0), int(state.get("config-epoch", 0)))
             if not flags & UNFIT and state.get("role-reported") == "master":
                 votes[state["ip"], int(state["port"])] += 1
-        if is_passing:
+        if any(until > now for until in self._leads.values()):
             raise NoMasterError("a failover is in progress", is_passing=True)
         for address, count in votes.items():
             if count >= self._majority:
+                if epochs[address] < max(epochs.values()):
+                    raise NoMasterError("a failover is not known to all yet", is_passing=True)
                 return address
         raise NoMasterError(
             f"no majority of Sentinels names a master: {len(answers)} of {len(self._all)} answered"

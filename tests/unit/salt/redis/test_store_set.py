@@ -22,6 +22,8 @@ import pytest
 import redis
 import yaml
 
+from control import stores as control_stores
+
 ROOT = Path(__file__).resolve().parents[4]
 PROGRAM = ROOT / "salt/redis/files/store-set"
 A, B, C = "10.0.0.1", "10.0.0.2", "10.0.0.3"
@@ -156,6 +158,18 @@ def seen_by(
     monkeypatch.setattr(program.Store, "named", answer(votes))
     monkeypatch.setattr(program.Store, "role", answer(roles))
     return program.Set({**SETTINGS, "name": name})
+
+
+def test_a_set_is_not_whole_while_a_failover_is_in_progress(
+    program: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A random fault began within one that the fault before had caused: 2,712 numbers twice (seed 20261133)."""
+    stores = seen_by(program, monkeypatch, FINE, dict.fromkeys(FINE, A))
+    assert stores.look()["why"] == []
+    leads = {B: (A, {"master", "failover_in_progress"}, 0)}
+    votes = {who: (A, {"master"}, 1) for who in (A, C)} | leads
+    monkeypatch.setattr(program.Store, "named", lambda store: votes[store.address])
+    assert stores.look()["why"] == [control_stores.PASSING]
 
 
 @pytest.mark.parametrize("own", [("slave", B, "connect", 0), None])
