@@ -334,30 +334,37 @@ def test_a_leader_that_falls_silent_is_waited_for_until_its_failover_can_no_long
     clock = [100.0]
     monkeypatch.setattr(counter.sentinels, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     fit = {"ip": "10.0.0.1", "port": "6380", "flags": "master", "role-reported": "master"}
+    fit["config-epoch"] = "7"
     leads = {**fit, "flags": "master,failover_in_progress", "failover-timeout": "10000"}
     peers = [Peer(fit), Peer(fit), Peer(leads)]
     them = iter(peers)
     sentinels = Sentinels([("10.0.0.9", 1)] * 3, "main", lambda _: next(them))  # type: ignore[arg-type, return-value]
-    for peer_says, at, failing in (
-        (leads, 100.0, True),
-        (None, 100.5, True),
-        (None, 109.9, True),
+    next_one = {**fit, "ip": "10.0.0.2", "config-epoch": "8"}
+    for others, leader, at, failing in (
+        (fit, leads, 100.0, "in progress"),
+        (fit, None, 100.5, "silent"),
+        (fit, None, 109.9, "silent"),
         # It would have given up.
-        (None, 110.1, False),
-        (leads, 111.0, True),
+        (fit, None, 110.1, ""),
+        (fit, leads, 111.0, "in progress"),
         # It has: it is back, and names the same master.
-        (fit, 112.0, False),
-        (None, 113.0, False),
+        (fit, fit, 112.0, ""),
+        (fit, None, 113.0, ""),
+        # The others have heard how it ended: as when its machine is restarted next.
+        (fit, leads, 114.0, "in progress"),
+        (fit, None, 114.5, "silent"),
+        (next_one, None, 115.0, ""),
     ):
-        peers[2].says, clock[0] = peer_says, at
-        if peer_says is None:
+        peers[0].says = peers[1].says = others
+        peers[2].says, clock[0] = leader, at
+        if leader is None:
             peers[2].disconnect()
         if failing:
-            with pytest.raises(NoMasterError, match="a failover is in progress") as caught:
+            with pytest.raises(NoMasterError, match=failing) as caught:
                 sentinels.master()
             assert caught.value.is_passing
         else:
-            assert sentinels.master() == ("10.0.0.1", 6380)
+            assert sentinels.master() == (others["ip"], 6380)
 
 
 def test_a_master_of_a_later_epoch_is_waited_for() -> None:

@@ -44,8 +44,9 @@ class Sentinels:
         connect: Callable[[Address], redis.Connection],
     ) -> None:
         self._all = [connect(address) for address in addresses]
-        # Until when a failover may last that a Sentinel was heard to lead, and not to have ended.
-        self._leads: dict[int, float] = {}
+        # Of a failover that a Sentinel was heard to lead, and not to have ended: until when it may
+        # last, and the epoch of its master.
+        self._leads: dict[int, tuple[float, int]] = {}
         self._majority = len(addresses) // 2 + 1
         pack = self._all[0].pack_command
         asked = ("MASTER", "GET-MASTER-ADDR-BY-NAME")
@@ -109,23 +110,30 @@ class Sentinels:
         votes: Counter[Address] = Counter()
         epochs: dict[Address, int] = {}
         now = time.monotonic()
+        is_passing = False
         for number, (state, named) in answers.items():
             flags = set(state.get("flags", "disconnected").split(","))
+            epoch = int(state.get("config-epoch", 0))
             self._leads.pop(number, None)
             if "failover_in_progress" in flags:
-                self._leads[number] = now + int(state["failover-timeout"]) / 1000
-                if named != (state["ip"], int(state["port"])):
-                    # It has promoted this one, and makes the others follow.
+                is_passing = True
+                has_promoted = named != (state["ip"], int(state["port"]))
+                until = now + int(state["failover-timeout"]) / 1000
+                self._leads[number] = until, epoch + (not has_promoted)
+                if has_promoted:
+                    # This one; it makes the others follow.
                     return named
-            epochs[named] = max(epochs.get(named, 0), int(state.get("config-epoch", 0)))
+            epochs[named] = max(epochs.get(named, 0), epoch)
             if not flags & UNFIT and state.get("role-reported") == "master":
                 votes[state["ip"], int(state["port"])] += 1
-        if any(until > now for until in self._leads.values()):
+        if is_passing:
             raise NoMasterError("a failover is in progress", is_passing=True)
         for address, count in votes.items():
             if count >= self._majority:
                 if epochs[address] < max(epochs.values()):
                     raise NoMasterError("a failover is not known to all yet", is_passing=True)
+                if any(until > now and epochs[address] < of for until, of in self._leads.values()):
+                    raise NoMasterError("who led a failover is silent", is_passing=True)
                 return address
         raise NoMasterError(
             f"no majority of Sentinels names a master: {len(answers)} of {len(self._all)} answered"
