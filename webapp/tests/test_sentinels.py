@@ -303,23 +303,31 @@ class Peer:
         self._sock = None
 
 
+FIT = {"ip": "10.0.0.1", "port": "6380", "flags": "master", "role-reported": "master"}
+FIT["config-epoch"] = "7"
+
+
+def asking(peers: list[Peer]) -> Sentinels:
+    """What asks these."""
+    them = iter(peers)
+    return Sentinels([("10.0.0.9", 1)] * len(peers), "main", lambda _: next(them))  # type: ignore[arg-type, return-value]
+
+
 def test_a_sentinel_that_is_just_back_is_heard_before_a_master_is_believed() -> None:
     """
     Seen over random faults (seed 20261133, fault 21): one began a failover, was cut off, and came
     back as its leader. It had not answered within the second before, so it was not asked, and the
     two others still named the old master, which was back too: 47 numbers were given twice.
     """
-    fit = {"ip": "10.0.0.1", "port": "6380", "flags": "master", "role-reported": "master"}
-    peers = [Peer(fit), Peer({**fit, "flags": "master,s_down"}), Peer(None)]
-    them = iter(peers)
-    sentinels = Sentinels([("10.0.0.9", 1)] * 3, "main", lambda _: next(them))  # type: ignore[arg-type, return-value]
+    peers = [Peer(FIT), Peer({**FIT, "flags": "master,s_down"}), Peer(None)]
+    sentinels = asking(peers)
     with pytest.raises(NoMasterError, match="no majority"):
         sentinels.master()
-    peers[1].says = fit
-    peers[2].says = {**fit, "flags": "master,failover_in_progress", "failover-timeout": "10000"}
+    peers[1].says = FIT
+    peers[2].says = {**FIT, "flags": "master,failover_in_progress", "failover-timeout": "10000"}
     with pytest.raises(NoMasterError, match="a failover is in progress"):
         sentinels.master()
-    peers[2].says = fit
+    peers[2].says = FIT
     assert sentinels.master() == ("10.0.0.1", 6380)
 
 
@@ -333,26 +341,23 @@ def test_a_leader_that_falls_silent_is_waited_for_until_its_failover_can_no_long
     """
     clock = [100.0]
     monkeypatch.setattr(counter.sentinels, "time", SimpleNamespace(monotonic=lambda: clock[0]))
-    fit = {"ip": "10.0.0.1", "port": "6380", "flags": "master", "role-reported": "master"}
-    fit["config-epoch"] = "7"
-    leads = {**fit, "flags": "master,failover_in_progress", "failover-timeout": "10000"}
-    peers = [Peer(fit), Peer(fit), Peer(leads)]
-    them = iter(peers)
-    sentinels = Sentinels([("10.0.0.9", 1)] * 3, "main", lambda _: next(them))  # type: ignore[arg-type, return-value]
-    next_one = {**fit, "ip": "10.0.0.2", "config-epoch": "8"}
+    leads = {**FIT, "flags": "master,failover_in_progress", "failover-timeout": "10000"}
+    peers = [Peer(FIT), Peer(FIT), Peer(leads)]
+    sentinels = asking(peers)
+    next_one = {**FIT, "ip": "10.0.0.2", "config-epoch": "8"}
     for others, leader, at, failing in (
-        (fit, leads, 100.0, "in progress"),
-        (fit, None, 100.5, "silent"),
-        (fit, None, 109.9, "silent"),
+        (FIT, leads, 100.0, "in progress"),
+        (FIT, None, 100.5, "silent"),
+        (FIT, None, 109.9, "silent"),
         # It would have given up.
-        (fit, None, 110.1, ""),
-        (fit, leads, 111.0, "in progress"),
+        (FIT, None, 110.1, ""),
+        (FIT, leads, 111.0, "in progress"),
         # It has: it is back, and names the same master.
-        (fit, fit, 112.0, ""),
-        (fit, None, 113.0, ""),
+        (FIT, FIT, 112.0, ""),
+        (FIT, None, 113.0, ""),
         # The others have heard how it ended: as when its machine is restarted next.
-        (fit, leads, 114.0, "in progress"),
-        (fit, None, 114.5, "silent"),
+        (FIT, leads, 114.0, "in progress"),
+        (FIT, None, 114.5, "silent"),
         (next_one, None, 115.0, ""),
     ):
         peers[0].says = peers[1].says = others
@@ -369,19 +374,16 @@ def test_a_leader_that_falls_silent_is_waited_for_until_its_failover_can_no_long
 
 def test_a_master_of_a_later_epoch_is_waited_for() -> None:
     """Its leader has ended the failover, and the others have not heard of it."""
-    old = {"ip": "10.0.0.1", "port": "6380", "flags": "master", "role-reported": "master"}
-    old["config-epoch"] = "7"
-    new = {**old, "ip": "10.0.0.2", "config-epoch": "8"}
-    peers = [Peer(old), Peer(old), Peer(new)]
-    them = iter(peers)
-    sentinels = Sentinels([("10.0.0.9", 1)] * 3, "main", lambda _: next(them))  # type: ignore[arg-type, return-value]
+    new = {**FIT, "ip": "10.0.0.2", "config-epoch": "8"}
+    peers = [Peer(FIT), Peer(FIT), Peer(new)]
+    sentinels = asking(peers)
     with pytest.raises(NoMasterError, match="not known to all") as caught:
         sentinels.master()
     assert caught.value.is_passing
     peers[0].says = new
     assert sentinels.master() == ("10.0.0.2", 6380)
     # One that was cut off before names an old master, and nobody waits for it.
-    peers[2].says = old
+    peers[2].says = FIT
     peers[1].says = new
     assert sentinels.master() == ("10.0.0.2", 6380)
 
