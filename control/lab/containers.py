@@ -68,6 +68,11 @@ class Owner:
         """Whether the checkout is still there and still has machines of that topology."""
         return (self.checkout / ".lab" / self.topology).exists()
 
+    @property
+    def is_another(self) -> bool:
+        """Whether it is another checkout than this one, and in force: what it has made is not ours to remove."""
+        return self.checkout != ROOT and self.is_in_force
+
 
 def owner_file(container: str) -> Path:
     """File that says whose a container is; all checkouts of this user share the folder."""
@@ -94,15 +99,12 @@ def is_configured(container: str) -> bool:
 def of_others(topology: Topology) -> list[str]:
     """A line for each container of these machines that is not this checkout's to remove."""
     owners, lines = read_owners(), []
-    for container in list_containers():
-        if container not in {container_name(topology, name) for name in topology.machines}:
-            continue
+    names = [container_name(topology, name) for name in topology.machines]
+    for container in set(names) & set(list_containers()):
         owner = owners.get(container)
-        if owner is None:
-            lines.append(f"{container}, which somebody else made")
-        elif owner.checkout != ROOT and owner.is_in_force:
-            lines.append(f"{container}, which {owner.checkout} made")
-    return lines
+        if owner is None or owner.is_another:
+            lines.append(f"{container}, which {owner.checkout if owner else 'somebody else'} made")
+    return sorted(lines)
 
 
 def list_left(topology: Topology) -> list[str]:
@@ -149,7 +151,7 @@ def take_ownership(topology: Topology) -> None:
                     f"machine {container} is there but was not made by you: whoever made it runs"
                     f" 'make down TOPOLOGY={topology.name}', or remove it with lxc-destroy"
                 )
-            if owner.checkout != ROOT and owner.is_in_force:
+            if owner.is_another:
                 raise UserError(
                     f"machine {container} runs already, for the checkout in {owner.checkout}:"
                     f" 'make down TOPOLOGY={topology.name}' there first"

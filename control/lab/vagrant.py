@@ -261,7 +261,7 @@ def take_down(topology: Topology, options: Options) -> None:
         for name in topology.machines:
             container = containers.container_name(topology, name)
             owner = owners.get(container)
-            if owner and (owner.checkout == ROOT or not owner.is_in_force):
+            if owner and not owner.is_another:
                 if container in existing:
                     containers.destroy(container)
                 containers.owner_file(container).unlink(missing_ok=True)

@@ -303,8 +303,13 @@ class Peer:
         self._sock = None
 
 
-FIT = {"ip": "10.0.0.1", "port": "6380", "flags": "master", "role-reported": "master"}
-FIT["config-epoch"] = "7"
+FIT = {
+    "ip": "10.0.0.1",
+    "port": "6380",
+    "flags": "master",
+    "role-reported": "master",
+    "config-epoch": "7",
+}
 
 
 def asking(peers: list[Peer]) -> Sentinels:

@@ -265,12 +265,10 @@ class Store:
         is_moving = False
         while True:
             answers = self._attempt(command, len(sinces), is_moving)
-            is_moving = is_moving or all(map(_is_passing, answers))
-            is_over = time.monotonic() > deadline
-            # Otherwise nothing was done, and another master is being made: also who names it may
-            # say nothing for a moment then.
-            if is_over or not (is_moving and all(map(_is_undone, answers))):
+            is_moving = all(map(_is_passing, answers))
+            if not is_moving or time.monotonic() > deadline:
                 return answers
+            # Nothing was done, and another master is being made.
             time.sleep(PAUSE)
 
     def _attempt(self, command: bytes, times: int, is_moving: bool = False) -> list[Any]:
@@ -302,7 +300,10 @@ class Store:
                 # It counted, and may be no master any more.
                 self._drop()
                 return self._fail_each(StoreUnconfirmedError, error, times)
-            if not (isinstance(error, NoMasterError) and (error.is_passing or is_moving)):
+            if isinstance(error, NoMasterError) and is_moving:
+                # Also who names the next master may say nothing for a moment then.
+                error.is_passing = True
+            if not (isinstance(error, NoMasterError) and error.is_passing):
                 self._last_failure = time.monotonic()
                 self._writable = False
                 self._note(False, error)
@@ -422,13 +423,6 @@ def _is_refusal(answer: object) -> bool:
     return isinstance(answer, redis.exceptions.ReadOnlyError) or (
         isinstance(answer, redis.ResponseError) and str(answer).startswith(REFUSALS)
     )
-
-
-def _is_undone(answer: object) -> bool:
-    """Whether nothing was done, for want of a master."""
-    if isinstance(answer, StoreAwayError):
-        return isinstance(answer.__cause__, NoMasterError)
-    return _is_refusal(answer)
 
 
 def _is_passing(answer: object) -> bool:

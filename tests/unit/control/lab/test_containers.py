@@ -131,13 +131,18 @@ def test_a_claim_of_a_topology_that_was_taken_down_keeps_nobody_out(
     containers.take_ownership(topology("other", web="10.1.0.2"))
 
 
+def change_checkout(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on, another one."""
+    for module in (local_state, containers):
+        monkeypatch.setattr(module, "ROOT", home / "second")
+
+
 def test_a_machine_that_another_checkout_made_is_left_to_it(
     host: Callable[[Topology], None], home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     where = topology("bz", web="10.1.0.2")
     host(where)
-    for module in (local_state, containers):
-        monkeypatch.setattr(module, "ROOT", home / "second")
+    change_checkout(home, monkeypatch)
     with pytest.raises(ControlError, match="runs already, for the checkout in"):
         containers.take_ownership(where)
     assert containers.list_containers() == ["counter_bz_web"]
@@ -146,8 +151,7 @@ def test_a_machine_that_another_checkout_made_is_left_to_it(
 def move_away(home: Path, monkeypatch: pytest.MonkeyPatch, is_configured: bool = True) -> None:
     """The checkout is lost, and a new one is in its place elsewhere."""
     (home / "checkout").rename(home / "lost")
-    for module in (local_state, containers):
-        monkeypatch.setattr(module, "ROOT", home / "second")
+    change_checkout(home, monkeypatch)
     monkeypatch.setattr(containers, "TREES", str(home))
     monkeypatch.setattr(containers.shell, "sudo", list)
     srv = home / "counter_bz_web" / "rootfs" / "srv"
@@ -188,27 +192,40 @@ def test_a_machine_that_never_served_is_replaced_when_its_checkout_is_gone(
     assert containers.list_containers() == []
 
 
-@pytest.mark.parametrize("lost", [True, False])
-def test_down_removes_what_nobody_knows_and_nothing_of_another_checkout(
-    host: Callable[[Topology], None], home: Path, monkeypatch: pytest.MonkeyPatch, lost: bool
+@pytest.fixture
+def down(monkeypatch: pytest.MonkeyPatch) -> Callable[[Topology], None]:
+    """`make down`, where there is lxc."""
+    monkeypatch.setattr(vagrant.shutil, "which", lambda _: "/usr/bin/it")
+    monkeypatch.setattr(vagrant.network, "release_network", lambda: None)
+    monkeypatch.setattr(vagrant.host, "lock_host", contextlib.nullcontext)
+    return lambda where: vagrant.take_down(where, Options.read())
+
+
+def test_down_removes_a_machine_whose_checkout_is_gone(
+    host: Callable[[Topology], None],
+    down: Callable[[Topology], None],
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It said that no machine was left, and left it."""
     where = topology("bz", web="10.1.0.2")
     host(where)
-    if lost:
-        move_away(home, monkeypatch)
-    else:
-        for module in (local_state, containers):
-            monkeypatch.setattr(module, "ROOT", home / "second")
-    monkeypatch.setattr(vagrant.shutil, "which", lambda _: "/usr/bin/it")
-    monkeypatch.setattr(vagrant.network, "release_network", lambda: None)
-    monkeypatch.setattr(vagrant.host, "lock_host", contextlib.nullcontext)
-    if lost:
-        vagrant.take_down(where, Options.read())
-        assert containers.list_containers() == []
-        return
+    move_away(home, monkeypatch)
+    down(where)
+    assert containers.list_containers() == []
+
+
+def test_down_names_a_machine_of_another_checkout_and_leaves_it(
+    host: Callable[[Topology], None],
+    down: Callable[[Topology], None],
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    where = topology("bz", web="10.1.0.2")
+    host(where)
+    change_checkout(home, monkeypatch)
     with pytest.raises(ControlError, match="counter_bz_web, which .*/checkout made: 'make down'"):
-        vagrant.take_down(where, Options.read())
+        down(where)
     assert containers.list_containers() == ["counter_bz_web"]
 
 
