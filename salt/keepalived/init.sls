@@ -18,7 +18,7 @@ floating address scripts:
         keepalived: {{ keepalived | json }}
         group: {{ group | json }}
     - checks:
-        - bash -n {staged}/usr/local/sbin/address-check
+        - perl -wc {staged}/usr/local/sbin/address-check
         - bash -n {staged}/usr/local/sbin/floating-address
 
 keepalived running:

@@ -156,7 +156,7 @@ def formula_of_tree(formula_on: Callable[..., ModuleType]) -> ModuleType:
     module: Any = formula_on(ROOT / "salt")
     files = module.__salt__["cp.list_master"]()
     module.__salt__["cp.list_master"] = lambda: files
-    for name in ("tree.names", "tree.names_of"):
+    for name in ("tree.names", "tree.names_of", "tree.said"):
         module.__salt__[name] = functools.cache(module.__salt__[name])
     read = functools.cache(module.__salt__["tree.read"])
     # A copy of defaults each: settings are laid over them.

@@ -90,6 +90,7 @@ def test_an_old_name_is_used_nowhere(texts: dict[str, str], old: str) -> None:
     used = [
         f"{path}: {line.strip()[:120]}"
         for path, text in texts.items()
+        if old in text
         for line in text.splitlines()
         if name.search(line)
     ]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from itertools import chain
 from typing import Any
 
 import pytest
 
-from counter.store import StoreAwayError, _Together
+from counter.store import GATHER_FROM, GATHER_SECONDS, StoreAwayError, _Together
 from support import wait_for
 
 
@@ -20,10 +21,17 @@ class Slow:
         self.may_answer = threading.Semaphore(0)
         self.fails = False
         self.count = 0
-        self.together = _Together(self.exchange)
+        self.pauses: list[float] = []
+        # What happens in a pause.
+        self.meanwhile: Callable[[], None] = lambda: None
+        self.together = _Together(self.exchange, self.pause)
         self.answers: dict[int, list[Any]] = {}
         self.raised: list[Exception] = []
         self.threads: list[threading.Thread] = []
+
+    def pause(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+        self.meanwhile()
 
     def exchange(self, sinces: list[float]) -> list[Any]:
         self.exchanges.append(sinces)
@@ -34,7 +42,12 @@ class Slow:
         return list(range(first, self.count + 1))
 
     def ask(self, which: int, times: int = 1) -> None:
-        """One more thread that asks so many times in one call."""
+        """One more thread that asks so many times in one call, while the first exchange is on its way."""
+        self.start(which, times)
+        wait_for(lambda: len(self.exchanges) == 1, "the first is on its way")
+        wait_for(lambda: self.seen() == len(self.threads), "it waits")
+
+    def start(self, which: int, times: int = 1) -> None:
 
         def ask() -> None:
             try:
@@ -45,8 +58,6 @@ class Slow:
         thread = threading.Thread(target=ask)
         thread.start()
         self.threads.append(thread)
-        wait_for(lambda: len(self.exchanges) == 1, "the first is on its way")
-        wait_for(lambda: self.seen() == len(self.threads) or not thread.is_alive(), "it waits")
 
     def seen(self) -> int:
         return len(self.together._coming) + 1
@@ -71,6 +82,33 @@ def test_what_comes_during_an_exchange_shares_the_next_one() -> None:
     # Whoever comes then is the first again.
     slow.may_answer.release()
     assert slow.together.ask([9.0]) == [13]
+
+
+def test_after_an_exchange_of_many_those_who_were_answered_share_the_next() -> None:
+    """Else they and those who waited take turns, and each exchange is half as large as it could be."""
+    slow = Slow()
+    slow.ask(0)
+    for which in range(1, 1 + GATHER_FROM):
+        slow.ask(which)
+    slow.may_answer.release()
+    wait_for(lambda: len(slow.exchanges) == 2, "those who waited are on their way")
+    assert slow.pauses == [], "the one before had one alone"
+    slow.start(8)
+    wait_for(lambda: slow.seen() == 2, "it waits")
+
+    def come_again() -> None:
+        slow.start(9)
+        wait_for(lambda: slow.seen() == 3, "it shares the next one")
+
+    slow.meanwhile = come_again
+    slow.end(exchanges=2)
+    assert slow.exchanges == [[0.0], [1, 2, 3, 4], [8, 9]]
+    (pause,) = slow.pauses
+    assert 0 < pause <= GATHER_SECONDS
+    # The last one had few: whoever comes now is not kept.
+    slow.may_answer.release()
+    assert slow.together.ask([10.0]) == [8]
+    assert slow.pauses == [pause]
 
 
 def test_a_mistake_in_an_exchange_leaves_nobody_waiting() -> None:

@@ -206,15 +206,31 @@ def values(seed: int) -> dict[str, list[Any]]:
     return found
 
 
+@pytest.fixture(scope="module")
+def refusals(
+    formula: ModuleType, values: dict[str, list[Any]]
+) -> dict[str, list[tuple[Any, list[str]]]]:
+    """Of every setting each value that it is given, with the lines that refuse it, if any."""
+
+    def refusal(where: str, value: Any) -> list[str]:
+        name = where.partition(":")[0]
+        pillar = lay({}, *copy.deepcopy(TOGETHER.get(where, (name, {}))))
+        lines: list[str] = formula.problems(lay(pillar, where, value))
+        return lines
+
+    return {
+        where: [(value, refusal(where, value)) for value in given]
+        for where, given in values.items()
+    }
+
+
 def test_every_setting_refuses_in_one_line_with_its_path_or_takes_the_value_as_it_is(
-    formula: ModuleType, values: dict[str, list[Any]], seed: int
+    refusals: dict[str, list[tuple[Any, list[str]]]], seed: int
 ) -> None:
-    for where, given in values.items():
-        name, taken = where.partition(":")[0], 0
-        for value in given:
+    for where, given in refusals.items():
+        taken = 0
+        for value, lines in given:
             told = f"{where} = {value!r} (--hypothesis-seed={seed})"
-            pillar = lay({}, *copy.deepcopy(TOGETHER.get(where, (name, {}))))
-            lines = formula.problems(lay(pillar, where, value))
             for line in lines:
                 assert line.isprintable(), f"{told}: {line!r}"
                 # Two that need each other are named by the group that they are in, or a rule names both.
@@ -329,7 +345,7 @@ def drop_one_of(pillar: dict[str, Any], line: str, settings: Iterable[str]) -> b
 @pytest.fixture(scope="module")
 def machines(
     formula: ModuleType,
-    values: dict[str, list[Any]],
+    refusals: dict[str, list[tuple[Any, list[str]]]],
     seed: int,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> list[dict[str, Any]]:
@@ -339,16 +355,16 @@ def machines(
     questions = []
     for number in range(1, ROUNDS + 1):
         pillar: dict[str, Any] = {}
-        for where, given in values.items():
+        for where, given in refusals.items():
             if where in FIXED:
                 lay(pillar, where, copy.deepcopy(FIXED[where]))
             elif where not in TOGETHER:
-                taken = [one for one in given if not formula.problems(lay({}, where, one))]
+                taken = [value for value, lines in given if not lines]
                 if taken:
                     lay(pillar, where, taken[-number % len(taken)])
         # What a rule forbids together is left at its default, one after the other.
         while lines := formula.problems(pillar):
-            assert drop_one_of(pillar, lines[0], values), f"--hypothesis-seed={seed}: {lines[0]}"
+            assert drop_one_of(pillar, lines[0], refusals), f"--hypothesis-seed={seed}: {lines[0]}"
         questions.append(["render settings", [pillar], {}])
     answers = ask_salt(tree, questions)
     for one in answers:

@@ -22,6 +22,9 @@ REFUSALS = ("NOREPLICAS", "MASTERDOWN")
 # Seconds: a connection that was not used for so long may lead to what was the master. Less than a
 # failover takes.
 IDLE_SECONDS = 1.5
+# From so many requests in one exchange on the next one waits for those who are just being answered, and may ask again:
+# as long as it took, these seconds at most (as PostgreSQL's commit_siblings and commit_delay).
+GATHER_FROM, GATHER_SECONDS = 4, 0.002
 # Seconds: an answer that took longer may come from a master that was frozen, when another one is
 # there already and a replica still follows the old one.
 SLOW_SECONDS = 0.1
@@ -86,14 +89,22 @@ class _Share:
 class _Together:
     """One exchange at a time, by one thread for all: what comes meanwhile shares the next one.
 
-    Where each exchange waits for replicas, they cost more than what is in them.
+    Where each exchange waits for replicas, they cost more than what is in them. So under load there is a pause between
+    two: without it those who are being answered and those who wait would take turns, half of them in each.
     """
 
-    def __init__(self, ask: Callable[[list[float]], list[Any]]) -> None:
+    def __init__(
+        self,
+        ask: Callable[[list[float]], list[Any]],
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
         self._ask = ask
+        self._sleep = sleep
         self._state = threading.Lock()
         self._is_busy = False
         self._coming: list[_Share] = []
+        # Before the next exchange, in seconds; of the thread that has it alone.
+        self._pause = 0.0
 
     def ask(self, sinces: list[float]) -> list[Any]:
         """An answer for each; what the exchange raises, in the thread that had it."""
@@ -104,6 +115,8 @@ class _Together:
         if not share.leads:
             share.gate.acquire()
         if share.leads:
+            if self._pause:
+                self._sleep(self._pause)
             self._ask_for_all()
         return share.answers
 
@@ -112,9 +125,12 @@ class _Together:
             shares, self._coming = self._coming, []
         everybody = [since for share in shares for since in share.sinces]
         answers: list[Any] = []
+        began = time.monotonic()
         try:
             answers = self._ask(everybody)
         finally:
+            took = time.monotonic() - began
+            self._pause = min(took, GATHER_SECONDS) if len(everybody) >= GATHER_FROM else 0.0
             # Of an exchange that raised what it never should, nobody knows what it has done.
             answers += [StoreAwayError("no answer") for _ in everybody[len(answers) :]]
             for share in shares:

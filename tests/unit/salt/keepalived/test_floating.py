@@ -103,3 +103,26 @@ def test_a_stop_lasts_as_long_as_requests_may_take_to_end(drain: int) -> None:
     (limit,) = re.findall(r"(?m)^TimeoutStopSec=(\d+)$", text)
     # And until the other has the address: 3 s at most (files/floating-address.j2).
     assert int(limit) > drain + 3
+
+
+@pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1)])
+def test_a_check_asks_in_one_write_and_says_by_its_code_whether_the_answer_is_200(
+    status: int, code: int
+) -> None:
+    """What a second write has waits 40 ms for the first one's acknowledgement, of the 250 that a check has."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        command = ["perl", str(ROOT / "salt/keepalived/files/address-check")]
+        command += [str(server.getsockname()[1]), "/answers"]
+        with subprocess.Popen(command) as check:
+            connection, _ = server.accept()
+            with connection:
+                assert connection.recv(1000) == b"GET /answers HTTP/1.0\r\n\r\n"
+                connection.sendall(f"HTTP/1.1 {status} OK\r\n\r\n".encode())
+            assert check.wait(60) == code
+
+
+def test_a_check_of_a_port_that_nobody_has_fails() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    command = ["perl", str(ROOT / "salt/keepalived/files/address-check"), str(port), "/answers"]
+    assert subprocess.run(command, check=False).returncode == 1
