@@ -42,7 +42,7 @@ class Slow:
         return list(range(first, self.count + 1))
 
     def ask(self, which: int, times: int = 1) -> None:
-        """One more thread that asks so many times in one call, while the first exchange is on its way."""
+        """One more thread asks so many times in one call, with the first exchange on its way."""
         self.start(which, times)
         wait_for(lambda: len(self.exchanges) == 1, "the first is on its way")
         wait_for(lambda: self.seen() == len(self.threads), "it waits")
@@ -85,7 +85,7 @@ def test_what_comes_during_an_exchange_shares_the_next_one() -> None:
 
 
 def test_after_an_exchange_of_many_those_who_were_answered_share_the_next() -> None:
-    """Else they and those who waited take turns, and each exchange is half as large as it could be."""
+    """Else they and those who waited take turns, half of them in each exchange."""
     slow = Slow()
     slow.ask(0)
     for which in range(1, 1 + GATHER_FROM):

@@ -22,8 +22,9 @@ REFUSALS = ("NOREPLICAS", "MASTERDOWN")
 # Seconds: a connection that was not used for so long may lead to what was the master. Less than a
 # failover takes.
 IDLE_SECONDS = 1.5
-# From so many requests in one exchange on the next one waits for those who are just being answered, and may ask again:
-# as long as it took, these seconds at most (as PostgreSQL's commit_siblings and commit_delay).
+# From so many requests in one exchange on the next one waits for those who are just being
+# answered, and may ask again: as long as it took, these seconds at most (as PostgreSQL's
+# commit_siblings and commit_delay).
 GATHER_FROM, GATHER_SECONDS = 4, 0.002
 # Seconds: an answer that took longer may come from a master that was frozen, when another one is
 # there already and a replica still follows the old one.
@@ -89,8 +90,9 @@ class _Share:
 class _Together:
     """One exchange at a time, by one thread for all: what comes meanwhile shares the next one.
 
-    Where each exchange waits for replicas, they cost more than what is in them. So under load there is a pause between
-    two: without it those who are being answered and those who wait would take turns, half of them in each.
+    Where each exchange waits for replicas, they cost more than what is in them. So under load there
+    is a pause between two: without it those who are being answered and those who wait would take
+    turns, half of them in each.
     """
 
     def __init__(
