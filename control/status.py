@@ -203,6 +203,19 @@ def clip(text: str) -> str:
     return text if len(text) <= CELL else f"{text[: CELL - 1]}…"
 
 
+def health(one: dict[str, Any]) -> str:
+    return ", ".join(filter(None, (one["health"], one.get("note"))))
+
+
+def cut(found: dict[str, list[dict[str, Any]] | str]) -> list[str]:
+    """What the table has no room for, whole: the end of a health says what to do."""
+    said = {host: listed for host, listed in found.items() if isinstance(listed, str)}
+    for host, listed in found.items():
+        if not isinstance(listed, str):
+            said |= {f"{host} {one['unit']}": health(one) for one in listed}
+    return [printable(f"{what}: {text}") for what, text in said.items() if len(text) > CELL]
+
+
 def about(alert: Alert, host: str, listed: list[dict[str, Any]] | str) -> bool:
     """Whether an alert is about a service of this machine: then it stands in the machine's rows."""
     here = not isinstance(listed, str) and alert.service in {one["service"] for one in listed}
@@ -239,7 +252,7 @@ def render(
                     one["state"],
                     one["version"],
                     one["port"],
-                    ", ".join(filter(None, (one["health"], one.get("note")))),
+                    health(one),
                     "" if one["memory"] is None else str(one["memory"]),
                     str(one["restarts"]),
                     age(known, known.metrics.get((host, one.get("metric") or ""))),
@@ -280,6 +293,8 @@ def table(topology: Topology) -> tuple[str, bool, list[str]]:
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
     ]
+    if whole := cut(found):
+        lines += ["", *whole]
     if stores.are_several(topology):
         try:
             seen = stores.look(topology)

@@ -164,6 +164,26 @@ def test_nothing_of_a_machine_reaches_the_terminal_as_a_command_nor_makes_a_row_
     assert len(rows[1][6]) == status.CELL
 
 
+def test_what_a_cell_has_no_room_for_stands_whole_under_the_table(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The end of a health says what to do: it was cut off, and nowhere else to be read."""
+    advice = f"{'x' * status.CELL} journalctl -u redis\x1b[2J says why"
+    found = {"a": [row(health=advice, well=False), row(unit="other")], "b": f"no route {'y' * 100}"}
+
+    def services(_: Any, host: str) -> Any:
+        if isinstance(answer := found[host], str):
+            raise ControlError(answer)
+        return answer
+
+    monkeypatch.setattr(status, "services", services)
+    monkeypatch.setattr(status, "ask_monitor", lambda *_: status.Known())
+    where: Any = SimpleNamespace(machines=["a", "b"], with_role=lambda _: ["a"])
+    lines = status.table(where)[0].splitlines()
+    whole = f"a redis-server: {'x' * status.CELL} journalctl -u redis\\x1b[2J says why"
+    assert lines[lines.index("") :] == ["", f"b: {found['b']}", whole]
+
+
 # --- what a machine says of its own ---------------------------------------------------------------
 
 
