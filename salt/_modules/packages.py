@@ -166,7 +166,8 @@ def ahead(chunks, names=None):
             known = _run(["systemctl", "is-enabled", one["name"]]).stdout
             if known.strip() in ("", "not-found") or "No such file" in known:
                 when = ["--runtime"] if one.get("runtime") else []
-                _run(["systemctl", "mask", *when, one["name"]])
+                # No package has been there that systemd would have read a unit of.
+                _run(["systemctl", "mask", "--no-reload", *when, one["name"]])
     _run([*_APT, "update"])
     _run([*_APT, "install", *names])
     return names

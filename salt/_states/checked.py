@@ -125,8 +125,7 @@ def files(name, files=None, checks=None, context=None, clean=None, instance="1",
         __salt__["file_set.swap"]({p: wanted[p] for p in changes if p in wanted}, extra)
     except (CommandExecutionError, OSError) as error:
         return {**ret, "changes": {}, "result": False, "comment": f"nothing was changed: {error}"}
-    if any(__salt__["units.is_unit_file"](path) for path in changes):
-        __salt__["units.systemctl"]("daemon-reload")
+    __salt__["units.reread"](list(changes))
     return {**ret, "comment": "checked and put in place" if checks else "put in place"}
 
 
@@ -246,8 +245,7 @@ def service(
     was = __salt__["units.loaded"](name)
     moved = {path for path in {*now, *was} if now.get(path) != was.get(path)}
     units = any(__salt__["units.is_unit_file"](path) for path in moved)
-    if units:
-        systemctl("daemon-reload")
+    __salt__["units.reread"](sorted(moved))
     active = systemctl("is-active", name)[0] == 0
     restart = (
         units
@@ -266,6 +264,9 @@ def service(
             systemctl("unmask", *(["--runtime"] if kind == "masked-runtime" else []), name)
         # A unit that failed too often refuses to start until it is told that things changed.
         systemctl("reset-failed", name)
+        # Before systemd reads it: it need not read all units once more for that.
+        if has_own_start and (wrong := _enable(ret, name, "--no-reload")):
+            return wrong
     elif moved:
         action = "restart" if restart else "reload"
 
@@ -273,6 +274,8 @@ def service(
         failure = _act(name, action, ready, ready_timeout)
         if failure:
             words = __salt__["units.last_words"](name)
+            if ret["changes"].get(f"{name} at boot"):
+                systemctl("disable", "--no-reload", name)
             taken = __salt__["file_set.take_back"](watch_files)
             if replaced or taken:
                 __salt__["file_set.restore"](replaced)
@@ -290,12 +293,14 @@ def service(
                 after = "its configuration had not changed"
             return {
                 **ret,
+                "changes": {},
                 "result": False,
                 "comment": f"{action} failed: {failure}; {after}\n{words}",
             }
         __salt__["units.mark_loaded"](name, now)
         ret["changes"] = {
             **changes,
+            **ret["changes"],
             name: {"start": "started", "restart": "restarted", "reload": "reloaded"}[action],
         }
         ret["comment"] = "\n".join(
@@ -303,12 +308,20 @@ def service(
         )
     elif was != now:
         __salt__["units.mark_loaded"](name, now)
-    if has_own_start and systemctl("is-enabled", name)[0] != 0:
-        code, said = systemctl("enable", name)
+    if has_own_start and (wrong := _enable(ret, name)):
+        return wrong
+    return ret
+
+
+def _enable(ret, name, *options):
+    """None, or the state's answer that it cannot be; in its changes, that it was not."""
+    systemctl = __salt__["units.systemctl"]
+    if systemctl("is-enabled", name)[0] != 0:
+        code, said = systemctl("enable", *options, name)
         if code:
             return {**ret, "result": False, "comment": f"cannot be enabled: {said}"}
         ret["changes"] = {**ret["changes"], f"{name} at boot": "enabled"}
-    return ret
+    return None
 
 
 def _at_rest():

@@ -6,6 +6,7 @@ import base64
 import concurrent.futures
 import copy
 import fcntl
+import fnmatch
 import functools
 import grp
 import importlib.util
@@ -14,7 +15,7 @@ import os
 import pwd
 import sys
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
@@ -360,6 +361,10 @@ def machine_copy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[
 # --- a systemd that only remembers ----------------------------------------------------------------
 
 
+def _matches(unit: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatch(f"{unit.removesuffix('.service')}.service", one) for one in patterns)
+
+
 class Systemd:
     """Stands in for `units.systemctl`: units are up or down, and every command is noted.
 
@@ -382,6 +387,9 @@ class Systemd:
             return (0, "enabled") if unit in self.enabled else (1, "disabled")
         if verb == "is-failed":
             return 1, "active"
+        if verb == "list-units":
+            here = [one for one in sorted(self.active) if _matches(one, words)]
+            return 0, "".join(f"{one} loaded active running\n" for one in here)
         self.commands.append(command)
         self.on(command)
         if self.fail.get(command):

@@ -270,7 +270,7 @@ def test_what_the_states_of_a_run_install_is_installed_at_once_behind_their_mask
         ("needed", "one", "two", "three", "there"), "ok installed"
     )
     masks = [words for words in ran if words[:2] == ["systemctl", "mask"]]
-    assert masks == [["systemctl", "mask", "--runtime", "one"]]
+    assert masks == [["systemctl", "mask", "--no-reload", "--runtime", "one"]]
     transactions = [words for words in ran if "install" in words]
     assert len(transactions) == 1
     assert ran.index(masks[0]) < ran.index(transactions[0])

@@ -45,6 +45,7 @@ def checked(
         pattern = pattern.replace(unit_module._UNITS, re.escape(str(units)))
         setattr(unit_module, name, re.compile(pattern))
     unit_module._UNITS = str(units)  # type: ignore[attr-defined]
+    unit_module.systemctl = systemd  # type: ignore[attr-defined]
     salt = functions(file_set=file_set, units=unit_module)
     module = load_source("salt/_modules/checked.py", salt=salt, utils=utils)
     # Staging folders, where a test can see whether any is left.
@@ -477,7 +478,9 @@ def running(checked: Any, conf: Path, me: dict[str, str], systemd: Any) -> Any:
 
     ret = apply()
     assert ret["result"] is True
-    assert systemd.did("start", "restart", "reload", "enable") == ["start app", "enable app"]
+    did = systemd.did("start", "restart", "reload", "enable")
+    # Enabled before systemd reads it: else it would read all units once more.
+    assert did == ["enable --no-reload app", "start app"]
     systemd.commands.clear()
     return apply
 
@@ -832,7 +835,7 @@ def test_a_first_configuration_that_does_not_start_is_taken_away_again(
     ret = checked.service("app", {str(conf): {"contents": "x", **me}})
     assert ret["result"] is False
     assert not conf.exists()
-    assert "enable app" not in systemd.commands
+    assert not systemd.enabled
 
 
 def test_a_full_disk_leaves_the_service_alone(
@@ -880,6 +883,16 @@ def test_a_misspelt_key_in_a_unit_is_refused(
     assert list(checked.staging.iterdir()) == []
     ret = checked.files("x", {str(path): {"contents": UNIT + "Restart=always\n", **me}})
     assert ret["result"] is True, ret["comment"]
+    assert systemd.commands == [], "systemd reads it when it is asked for it"
+
+
+@pytest.mark.skipif(not HAS_ANALYZE, reason="no systemd-analyze on this computer")
+def test_a_unit_that_systemd_has_read_is_read_anew(
+    checked: Any, me: dict[str, str], systemd: Any
+) -> None:
+    systemd.active.add("app")
+    files = {str(checked.units / "app.service"): {"contents": UNIT, **me}}
+    assert checked.files("x", files)["result"] is True
     assert systemd.commands == ["daemon-reload"]
 
 
