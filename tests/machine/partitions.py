@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
+import datetime
 import itertools
 import json
 import random
@@ -85,16 +86,23 @@ class Verdict:
     lost: list[int]
     # Longest time without any number given to anybody.
     gap: float
+    # All answers with the first and with the last number that was given twice: who had it from whom, and when.
+    evidence: list[Answer]
 
     @property
     def exact(self) -> bool:
         return not self.twice and not self.lost
 
     def __str__(self) -> str:
-        return (
+        said = (
             f"{self.given} numbers given, {self.refused} requests refused, {len(self.twice)} numbers twice,"
             f" {len(self.lost)} acknowledged ones lost, longest gap {self.gap:.1f} s"
         )
+        times = (
+            f"\n    {one.number} to {one.client} at {datetime.datetime.fromtimestamp(one.ended, datetime.UTC):%T.%f}"
+            for one in self.evidence
+        )
+        return said + "".join(times)
 
 
 def judge(history: list[Answer], final: int) -> Verdict:
@@ -103,12 +111,17 @@ def judge(history: list[Answer], final: int) -> Verdict:
     counts = collections.Counter(one.number for one in given)
     ends = sorted(one.ended for one in given)
     gaps = [later - before for before, later in itertools.pairwise(ends)]
+    twice = sorted(number for number, times in counts.items() if times > 1)
     return Verdict(
         given=len(given),
         refused=len(history) - len(given),
-        twice=sorted(number for number, times in counts.items() if times > 1),
+        twice=twice,
         lost=sorted(number for number in counts if number > final),
         gap=max(gaps, default=0.0),
+        evidence=sorted(
+            (one for one in given if one.number in (*twice[:1], *twice[1:][-1:])),
+            key=lambda one: (one.number, one.ended),
+        ),
     )
 
 
