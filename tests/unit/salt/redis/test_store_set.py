@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import partitions
@@ -215,71 +215,20 @@ def test_a_sentinel_asks_each_redis_every_second(program: ModuleType, tmp_path: 
     stores = program.Set(SETTINGS)
     stores.own.sentinel = ask
     # It comes up later than it is waited for.
-    waiting = threading.Thread(target=program.ask_often, args=[stores])
-    waiting.start()
+    program.ask_often(stores)
     command = ["redis-server", str(config), "--sentinel"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as sentinel:
         try:
-            waiting.join(60)
-            assert period() == "1000"
+            until(lambda: sentinel_answers(port), "it answers")
+            until(lambda: period() == "1000", "it asks every second")
         finally:
             sentinel.terminate()
 
 
-@pytest.mark.parametrize(
-    ("said", "role", "ends"),
-    [
-        (["OK 3 usable Sentinels", "NOQUORUM", "OK", "NOQUORUM"], "slave", False),
-        (["OK", "NOQUORUM", "NOQUORUM"], "slave", True),
-        # It writes its file, and says nothing for a moment.
-        (["NOQUORUM", OSError(), "NOQUORUM"], "slave", True),
-        # The others make it a replica when they see it; they may not, as long as it has a majority.
-        (["NOQUORUM", "NOQUORUM", "NOQUORUM"], "master", False),
-        (["BUSY", "BUSY", "BUSY"], "slave", False),
-    ],
-)
-def test_the_vote_of_a_replica_that_is_cut_off_ends(
-    program: ModuleType, monkeypatch: pytest.MonkeyPatch, said: list[Any], role: str, ends: bool
-) -> None:
-    """It came back after eight seconds, led a failover before it saw the other replica, and promoted itself (seed 391671)."""
-    left, killed = iter(said), list[int]()
-
-    def ask(*_: str) -> str:
-        """One after the other; then the test is at its end."""
-        answer = next(left)
-        if isinstance(answer, OSError):
-            raise answer
-        if not answer.startswith("OK"):
-            raise program.Failed(answer)
-        return str(answer)
-
-    monkeypatch.setattr(program.Store, "connect", lambda *_: SimpleNamespace(ask=ask))
-    monkeypatch.setattr(program.Store, "role", lambda _: (role, B, "connected", 5))
-    monkeypatch.setattr(program.time, "sleep", lambda _: None)
-    monkeypatch.setattr(program.os, "kill", lambda pid, _: killed.append(pid))
-    with contextlib.suppress(StopIteration):
-        program.end_when_alone(program.Set(SETTINGS), 77)
-    assert killed == ([77] if ends else [])
-
-
-def test_a_replica_that_is_behind_has_no_vote_yet(
-    program: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any
-) -> None:
-    """Connected again after a cut it may have received nothing yet."""
-    level = iter([False, True])
-    monkeypatch.setattr(program.Store, "role", lambda one: FINE[one.address])
-    monkeypatch.setattr(program.Set, "is_level", lambda *_: next(level))
-    monkeypatch.setattr(program.time, "sleep", lambda _: None)
-    monkeypatch.setattr(program, "HOLD", tmp_path / "held")
-    monkeypatch.setattr(program, "DATA", tmp_path)
-    for name in ("configure", "attend"):
-        monkeypatch.setattr(program, name, lambda *_: None)
-    monkeypatch.setattr(program.os, "execv", lambda *_: None)
-    program.vote(program.Set({**SETTINGS, "name": "b"}))
-    assert capsys.readouterr().out.splitlines() == [
-        "no vote yet: has not caught up with a",
-        "votes, master is a",
-    ]
+def sentinel_answers(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+        return True
+    return False
 
 
 @pytest.mark.parametrize("own", [("slave", B, "connect", 0), None])
@@ -538,7 +487,7 @@ def test_a_sentinel_that_is_started_while_votes_are_held_waits(
         program.Store, "role", lambda store: ("master", store.address, "connected", 5)
     )
     monkeypatch.setattr(program, "configure", lambda *_: None)
-    monkeypatch.setattr(program, "attend", lambda _: None)
+    monkeypatch.setattr(program, "ask_often", lambda _: None)
     monkeypatch.setattr(program.os, "execv", execute)
     with pytest.raises(SystemExit):
         program.vote(program.Set(SETTINGS))
@@ -563,7 +512,7 @@ def test_a_store_that_follows_a_replica_votes_once_it_follows_the_master(
     monkeypatch.setattr(program.Store, "redis", redis)
     monkeypatch.setattr(program, "DATA", tmp_path)
     monkeypatch.setattr(program, "configure", lambda _, master: votes.append(master))
-    monkeypatch.setattr(program, "attend", lambda _: None)
+    monkeypatch.setattr(program, "ask_often", lambda _: None)
     monkeypatch.setattr(program.os, "execv", execute)
     with pytest.raises(SystemExit):
         program.vote(program.Set(SETTINGS))
