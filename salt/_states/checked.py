@@ -13,10 +13,15 @@ finished by the next one; no ``watch`` is needed.
 import contextlib
 import fnmatch
 import hashlib
+import re
 import time
 from types import SimpleNamespace
 
 from salt.exceptions import CommandExecutionError
+
+# What `systemctl enable` says of a link to what is started with another unit, which systemd must know at once; what is
+# started with a target is read at boot.
+_OF_ANOTHER_UNIT = re.compile(r"\.(?!target\.)[a-z]+\.(wants|requires)/")
 
 __virtualname__ = "checked"
 
@@ -320,6 +325,8 @@ def _enable(ret, name, *options):
         code, said = systemctl("enable", *options, name)
         if code:
             return {**ret, "result": False, "comment": f"cannot be enabled: {said}"}
+        if options and _OF_ANOTHER_UNIT.search(said):
+            systemctl("daemon-reload")
         ret["changes"] = {**ret["changes"], f"{name} at boot": "enabled"}
     return None
 

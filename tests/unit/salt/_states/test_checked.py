@@ -617,6 +617,37 @@ def test_a_service_that_somebody_masked_is_started_too(
     assert systemd.commands == [words, "reset-failed app", "start app"]
 
 
+@pytest.mark.parametrize(
+    ("link", "commands"),
+    [
+        ("multi-user.target.wants", ["reset-failed app", "start app"]),
+        # haproxy-bans.service: started with HAProxy, also by whoever stops and starts that before a reload.
+        ("haproxy.service.wants", ["reset-failed app", "daemon-reload", "start app"]),
+    ],
+)
+def test_systemd_knows_at_once_what_is_started_with_another_service(
+    running: Any,
+    checked: Any,
+    systemd: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    link: str,
+    commands: list[str],
+) -> None:
+    systemd.active.clear()
+    systemd.enabled.clear()
+
+    def systemctl(*given: str, timeout: int = 0) -> tuple[int, str]:
+        code, said = systemd(*given, timeout=timeout)
+        if given[0] == "enable":
+            said = f"Created symlink '/etc/systemd/system/{link}/app.service' → '/usr/lib/app.service'."
+        return code, said
+
+    monkeypatch.setitem(checked.state.__salt__, "units.systemctl", systemctl)
+    assert running()["changes"] == {"app": "started", "app at boot": "enabled"}
+    done = [one for one in systemd.commands if not one.startswith("enable")]
+    assert done == commands
+
+
 def test_a_service_that_is_not_enabled_is_enabled(running: Any, systemd: Any) -> None:
     systemd.enabled.clear()
     assert running()["changes"] == {"app at boot": "enabled"}

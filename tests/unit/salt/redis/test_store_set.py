@@ -126,6 +126,70 @@ def test_a_store_that_must_not_be_master_yet_waits_and_says_why(
         decide(program, monkeypatch, **case)
 
 
+@pytest.mark.parametrize(
+    ("named", "starts"),
+    [
+        # They notice, and choose B.
+        ([(A, {"master"}, 3), (A, {"master", "o_down"}, 3), (B, {"master"}, 4)], "replicaof"),
+        # They do not see each other, and never agree that it has ended: it is master again.
+        ([(A, {"master", "s_down"}, 3)], ""),
+    ],
+)
+def test_a_master_that_ended_waits_while_others_notice(
+    program: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    named: list[tuple[str, set[str], int]],
+    starts: str,
+) -> None:
+    """Within its own start: an apply that restarts it took a refusal for a configuration that does not work."""
+    left = iter(named)
+    now = dict.fromkeys((B, C), named[-1])
+
+    def wait(_: float) -> None:
+        said = next(left, named[-1])
+        now.update({B: said, C: said})
+        clock[0] += 0.5
+
+    clock = [0.0]
+    monkeypatch.setattr(program.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(program.time, "sleep", wait)
+    monkeypatch.setattr(program, "ROLE", tmp_path / "run" / "role.conf")
+    monkeypatch.setattr(program, "joined", lambda: True)
+    monkeypatch.setattr(program.Set, "is_last", lambda *_: False)
+    wait(0)
+
+    def say(store: Any) -> Any:
+        if store.address == A:
+            raise OSError
+        return now[store.address]
+
+    monkeypatch.setattr(program.Store, "named", say)
+    program.role(program.Set({**SETTINGS}))
+    assert program.ROLE.read_text(encoding="utf-8").startswith(starts)
+    assert (clock[0] > program.NOTICING) is (not starts)
+
+
+def test_a_replica_that_is_behind_has_no_vote_yet(
+    program: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any
+) -> None:
+    """Connected again after a cut it may have received nothing yet."""
+    level = iter([False, True])
+    monkeypatch.setattr(program.Store, "role", lambda one: FINE[one.address])
+    monkeypatch.setattr(program.Set, "is_level", lambda *_: next(level))
+    monkeypatch.setattr(program.time, "sleep", lambda _: None)
+    monkeypatch.setattr(program, "HOLD", tmp_path / "held")
+    monkeypatch.setattr(program, "DATA", tmp_path)
+    for name in ("configure", "ask_often"):
+        monkeypatch.setattr(program, name, lambda *_: None)
+    monkeypatch.setattr(program.os, "execv", lambda *_: None)
+    program.vote(program.Set({**SETTINGS, "name": "b"}))
+    assert capsys.readouterr().out.splitlines() == [
+        "no vote yet: has not caught up with a",
+        "votes, master is a",
+    ]
+
+
 SETTINGS = {
     "name": "a",
     "stores": {"a": A, "b": B, "c": C},
