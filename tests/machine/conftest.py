@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 from collections.abc import Iterator
 from typing import Any
 
 import evidence
 import networks
 import pytest
-from lab_machine import ROOT, KitchenLab, Lab, made
+from lab_machine import MARK, ROOT, KitchenLab, Lab, made
 from xdist.scheduler import LoadScopeScheduling
 
 # TEST_TOPOLOGIES chooses among them: TEST_TOPOLOGIES=dev make test
@@ -68,6 +69,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByMachine:
 
 def pytest_configure(config: pytest.Config) -> None:
     networks.lease()
+    if config.option.collectonly or os.environ.get("PYTEST_XDIST_WORKER"):
+        return
+    for topology in networks.left_elsewhere((ROOT / ".lab").glob(f"*/{MARK}")):
+        print(f"removing what a run that was killed has left: {topology}")
+        down = ["make", "--silent", "down", f"TOPOLOGY={topology}"]
+        subprocess.run(down, cwd=ROOT, check=False)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
 
@@ -79,6 +81,30 @@ def lease() -> None:
         os.environ[_VARIABLE] = str(number)
         return
     raise RuntimeError(f"all eight test networks are in use: see {folder}")
+
+
+def left_elsewhere(marks: Iterable[Path]) -> list[str]:
+    """
+    Topologies whose machines a killed run of this checkout has left in another network than this run's; those of its own it
+    takes over. ``marks``: ``.lab/TOPOLOGY/made-by-tests``. One whose network is in use may be a run's that goes on.
+    """
+    return [name for name in sorted(mark.parent.name for mark in marks) if is_free(number_of(name))]
+
+
+def number_of(topology: str) -> int:
+    """Third octet of the network of machines with that topology's name."""
+    found = re.fullmatch(r".+-(\d+)", topology)
+    return int(found[1]) if found else FIRST
+
+
+def is_free(network: int) -> bool:
+    """Whether no run holds the network with that third octet."""
+    with open(local_state.CACHE / "networks" / str(network), "w", encoding="utf-8") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
 
 
 def number() -> int:
