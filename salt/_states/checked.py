@@ -313,7 +313,8 @@ def service(
         )
     elif was != now:
         __salt__["units.mark_loaded"](name, now)
-    if has_own_start and (wrong := _enable(ret, name)):
+    # What was started was enabled before.
+    if has_own_start and action != "start" and (wrong := _enable(ret, name)):
         return wrong
     return ret
 

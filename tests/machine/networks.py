@@ -64,11 +64,8 @@ def lease() -> None:
     folder = local_state.CACHE / "networks"
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(FIRST, FIRST + 8):
-        handle = open(folder / str(number), "w", encoding="utf-8")  # noqa: SIM115
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            handle.close()
+        handle = hold(number)
+        if handle is None:
             continue
         if used_by_another_checkout(number):
             handle.close()
@@ -99,12 +96,20 @@ def number_of(topology: str) -> int:
 
 def is_free(network: int) -> bool:
     """Whether no run holds the network with that third octet."""
-    with open(local_state.CACHE / "networks" / str(network), "w", encoding="utf-8") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-    return True
+    if handle := hold(network):
+        handle.close()
+    return handle is not None
+
+
+def hold(network: int) -> IO[str] | None:
+    """The network with that third octet, held until this is closed; None: another run has it."""
+    handle = open(local_state.CACHE / "networks" / str(network), "w", encoding="utf-8")  # noqa: SIM115
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        handle.close()
+        return None
+    return handle
 
 
 def number() -> int:
