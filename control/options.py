@@ -222,6 +222,12 @@ def child_environment(**more: str) -> dict[str, str]:
     return {**os.environ, **more}
 
 
+def replace_environment(own: Mapping[str, str]) -> None:
+    """In a process that has another's: give it ``own``."""
+    os.environ.clear()
+    os.environ.update(own)
+
+
 def settle(addresses: Iterable[str] = ()) -> None:
     """
     What the caller's computer happens to have set changes nothing from here on: the same as a run of Salt

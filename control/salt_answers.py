@@ -1,20 +1,16 @@
 """
-Asked in a process of its own (control/salt_copy.py), beside real Salt:
+Real Salt, in a process that does nothing else (control/salt_copy.py starts it): Salt changes whatever process it is in.
 
-    python salt_answers.py MINION_CONFIG… < questions.json > answers.json
-
-``questions``: a list of ``[function, arguments, keywords]``; for each configuration a list of answers in the
-same order, or ``{error}`` for all. The function ``lay over pillar`` takes settings, which the questions after it
-see in the pillar.
+A question is ``[function, arguments, keywords]``. The function ``lay over pillar`` takes settings, which the questions after it
+see in the pillar. A module may have others besides Salt's, in ``FUNCTIONS``; they get the caller first.
 """
 
 from __future__ import annotations
 
-import contextlib
 import gc
-import json
+import importlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,40 +23,32 @@ import fast_salt
 
 Own = Callable[..., Any]
 
+fast_salt.speed_up()
+
 
 def lay_over_pillar(caller: Any, settings: dict[str, Any]) -> None:
     caller.sminion.functions.pack["__pillar__"].update(settings)
 
 
-def answer(config: str, questions: list[list[Any]], own: Mapping[str, Own]) -> list[Any]:
-    caller = salt.client.Caller(mopts=salt.config.minion_config(config))
-    return [
-        own[function](caller, *arguments, **keywords)
-        if function in own
-        else caller.cmd(function, *arguments, **keywords)
-        for function, arguments, keywords in questions
-    ]
+FUNCTIONS: Mapping[str, Own] = {"lay over pillar": lay_over_pillar}
 
 
-def main(**own: Own) -> int:
-    """``own``: functions besides Salt's, which get the caller first; a ``_`` is a space in the question."""
-    functions = {name.replace("_", " "): function for name, function in own.items()}
-    functions["lay over pillar"] = lay_over_pillar
-    answers: object
+def answer(
+    module: str, configs: Sequence[str], questions: Sequence[Sequence[Any]]
+) -> list[list[Any]]:
+    """Answers in the order of the questions, for each of the minions' configurations; ``module``: whose functions there are too."""
     # It is over before it has made much garbage.
     gc.disable()
-    # Whatever Salt prints must not get between the answers.
-    with contextlib.redirect_stdout(sys.stderr):
-        try:
-            fast_salt.speed_up()
-            questions = json.load(sys.stdin)
-            answers = [answer(config, questions, functions) for config in sys.argv[1:]]
-        except Exception as error:
-            # Whatever Salt raises is an answer for the other process.
-            answers = {"error": " ".join(str(error).split()) or type(error).__name__}
-    json.dump(answers, sys.stdout, default=str)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    own = {**FUNCTIONS, **importlib.import_module(module).FUNCTIONS}
+    answers = []
+    for config in configs:
+        caller = salt.client.Caller(mopts=salt.config.minion_config(config))
+        answers.append(
+            [
+                own[function](caller, *arguments, **keywords)
+                if function in own
+                else caller.cmd(function, *arguments, **keywords)
+                for function, arguments, keywords in questions
+            ]
+        )
+    return answers

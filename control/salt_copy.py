@@ -1,61 +1,60 @@
 """
-Real Salt on a copy of the tree, without any machine: what it would make of one. Nothing outside of the copy is
-written. Used for what must come from the same files as the machines' own: the cloud's firewalls, the
-documentation, the unit tests.
+Real Salt without any machine: what it would make of one, of the states as they are here and a pillar of its own. Nothing outside of a
+folder given is written. Used for what must come from the same files as the machines' own: the cloud's firewalls, the
+documentation, hosts that run containers, the unit tests.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
+import multiprocessing
+import os
 import shutil
-import subprocess
-import sys
+import tempfile
 from collections.abc import Mapping, Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from .errors import OperationError
+from .options import child_environment, replace_environment
 from .paths import ROOT
 
 # Of the pillar: one machine's own; the last, only its key opens.
 _OWN = ("machine.yaml", "machine-secrets.yaml", "secrets.sls")
-# Asks in a process of its own, which must not be this one: Salt changes whatever process it is in.
-PROGRAM = Path(__file__).with_name("salt_answers.py")
+# Imported in other processes only.
+ANSWERS = "control.salt_answers"
 # Seconds for what one machine is asked; only so that what hangs ends.
 PATIENCE = 600
 
 
-def copy_tree(
-    target: Path, machine: Mapping[str, object], *, states: Path | None = None, **options: object
+def prepare(
+    target: Path, machine: Mapping[str, object], *, states: Path = ROOT / "salt", **options: object
 ) -> Path:
     """
-    What a machine gets of the checkout, in ``target``, and the path of a minion's configuration for it.
+    The pillar of a machine in ``target``, and the path of a minion's configuration for it.
 
     machine
         who it is: ``{topology, name, release}``
     states
-        the copy made before whose states this machine has too: asked in one process, they share what Salt
-        has made of them
+        those of the checkout; those of whoever changes some first
     options
         settings of the minion, over the machines' own
     """
     target.mkdir(parents=True, exist_ok=True)
     ignore = shutil.ignore_patterns("__pycache__", *_OWN)
     shutil.copytree(ROOT / "pillar", target / "pillar", ignore=ignore)
-    if states is None:
-        states = target
-        shutil.copytree(ROOT / "salt", target / "salt", ignore=ignore)
-    shutil.copy(ROOT / "Saltfile", target)
     (target / "pillar" / "machine.yaml").write_text(yaml.safe_dump(dict(machine)), encoding="utf-8")
     settings = yaml.safe_load((ROOT / "salt" / "_etc" / "minion").read_text(encoding="utf-8"))
     state = target / "state"
     settings |= {
         "id": machine["name"],
-        "file_roots": {"base": [str(states / "salt")]},
+        "file_roots": {"base": [str(states)]},
         "pillar_roots": {"base": [str(target / "pillar")]},
-        "module_dirs": [str(states / "salt")],
+        "module_dirs": [str(states)],
         "cachedir": str(state / "cache"),
         "pki_dir": str(state / "pki"),
         "sock_dir": str(state / "sock"),
@@ -70,28 +69,56 @@ def copy_tree(
 
 
 def ask(
-    configs: Sequence[Path], questions: Sequence[Sequence[Any]], program: Path = PROGRAM
+    configs: Sequence[Path], questions: Sequence[Sequence[Any]], module: str = ANSWERS
 ) -> list[list[Any]]:
     """
     Answers of real Salt to ``[function, arguments, keywords]`` each, for each of ``configs``, in their order
-    (control/salt_answers.py says which functions there are besides Salt's).
+    (control/salt_answers.py says which functions there are besides Salt's, of which ``module`` may have more).
 
     Raises OperationError with Salt's own words when it cannot answer.
     """
-    done = subprocess.run(
-        [sys.executable, str(program), *map(str, configs)],
-        input=json.dumps(list(questions)),
-        cwd=configs[0].parents[1],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=PATIENCE * len(configs),
-    )
-    try:
-        answers = json.loads(done.stdout)
-    except ValueError:
-        answers = {"error": done.stderr.strip()[-4000:] or f"exit code {done.returncode}"}
+    # A process that has read Salt, which is most of what a question costs, and of which each question gets a copy.
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload([ANSWERS])
+    receiver, sender = processes.Pipe(duplex=False)
+    with tempfile.NamedTemporaryFile(prefix="salt-says-") as said, receiver:
+        words = (module, [str(one) for one in configs], list(questions))
+        place = str(configs[0].parents[1])
+        process = processes.Process(
+            target=_answer, args=(words, place, child_environment(), said.name, sender)
+        )
+        process.start()
+        sender.close()
+        try:
+            if not receiver.poll(PATIENCE * len(configs)):
+                raise OperationError(f"Salt says nothing for {PATIENCE * len(configs)} s")
+            answers = json.loads(receiver.recv_bytes())
+        except EOFError:
+            process.join()
+            last = said.read().decode(errors="replace").strip()[-4000:]
+            answers = {"error": last or f"exit code {process.exitcode}"}
+        finally:
+            process.kill()
+            process.join()
     if isinstance(answers, dict):
         raise OperationError(answers["error"])
     assert isinstance(answers, list)
     return answers
+
+
+def _answer(
+    words: tuple[Any, ...], place: str, environment: dict[str, str], said: str, sender: Connection
+) -> None:
+    """In a process of its own. Whatever Salt prints goes to the file ``said``."""
+    os.chdir(place)
+    replace_environment(environment)
+    with open(said, "wb") as file:
+        for descriptor in (1, 2):
+            os.dup2(file.fileno(), descriptor)
+    answers: object
+    try:
+        answers = importlib.import_module(ANSWERS).answer(*words)
+    except Exception as error:
+        # Whatever Salt raises is an answer for the other process.
+        answers = {"error": " ".join(str(error).split()) or type(error).__name__}
+    sender.send_bytes(json.dumps(answers, default=str).encode())

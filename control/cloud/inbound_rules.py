@@ -45,7 +45,7 @@ def ask_machines(
         for machine in machines:
             tree = Path(folder, machine)
             identity = {"topology": name, "name": machine, "release": None}
-            configs.append(salt_copy.copy_tree(tree, identity, grains=GRAINS, grains_cache=False))
+            configs.append(salt_copy.prepare(tree, identity, grains=GRAINS, grains_cache=False))
             path = tree / "pillar" / "topologies" / f"{name}.yaml"
             path.write_text(yaml.safe_dump(topology, sort_keys=False), encoding="utf-8")
         try:

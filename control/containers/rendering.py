@@ -29,7 +29,8 @@ from . import images
 
 # The host's, not this computer's.
 GRAINS = {"os": "Debian", "os_family": "Debian", "oscodename": "trixie"}
-PROGRAM = Path(__file__).with_name("salt_program.py")
+# Imported beside real Salt only (control/salt_copy.py).
+PROGRAM = "control.containers.salt_program"
 TEMPLATES = ROOT / "containers" / "host"
 # Of each application.
 APPLICATION = ROOT / "containers" / "application"
@@ -102,7 +103,7 @@ def _ask_salt(topology: Topology, host: str, question: list[Any] | None = None) 
         names = application.list_names(topology) or []
         others = {name: "0" for name in names if name != NAME}
         identity = {"topology": topology.name, "name": host, "release": "0", "releases": others}
-        config = salt_copy.copy_tree(
+        config = salt_copy.prepare(
             Path(folder, "tree"),
             identity,
             grains=GRAINS,

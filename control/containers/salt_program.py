@@ -12,13 +12,8 @@ from __future__ import annotations
 
 import base64
 import json
-import sys
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
-from control import salt_answers
 
 # What is applied of the tree here. The rest of a machine's formulas has its place in containers/host.
 SLS = (
@@ -202,5 +197,4 @@ def _status(caller: Any) -> dict[str, Any]:
     }
 
 
-if __name__ == "__main__":
-    salt_answers.main(render_host=render_host)
+FUNCTIONS = {"render host": render_host}

@@ -138,8 +138,7 @@ def _ask(topology: str, names: Sequence[str], data: dict[str, Any]) -> list[dict
         for name in names:
             # The controller writes it; here the release does not matter.
             identity = {"topology": topology, "name": name, "release": "0.0.0"}
-            states = configs[0].parents[1] if configs else None
-            configs.append(salt_copy.copy_tree(Path(trees) / name, identity, states=states))
+            configs.append(salt_copy.prepare(Path(trees) / name, identity))
             path = Path(trees, name, "pillar", "topologies", f"{topology}.yaml")
             path.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
         answers = salt_copy.ask(configs, questions)

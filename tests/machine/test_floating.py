@@ -238,30 +238,20 @@ def test_adverts_of_an_outsider_change_nothing(edges: Edges) -> None:
 
 def test_what_a_client_has_had_from_one_edge_the_other_knows(edges: Edges) -> None:
     """A table of requests by client, told from edge to edge over TLS; what is open at one is not the other's."""
-    one, other = EDGES.values()
-
-    def known(edge: str, table: str, address: str) -> dict[str, int]:
-        command = f"show table {table} key ::ffff:{address}"
-        edges.host = edge
-        try:
-            said = edges.haproxy(command)
-        finally:
-            edges.host = "edge1"
-        return {key: int(value) for key, value in re.findall(r"(\w+)(?:\(\d+\))?=(\d+)", said)}
-
+    one, other = (f"https://{address}/healthz" for address in EDGES.values())
+    ask = ("curl", "-sk", "-o", "/dev/null", "-w", "%{http_code} ")
     with Outsider(edges, 2) as client:
-        url = f"https://{one}/healthz"
-        said = client.run("curl", "-sk", "-o", "/dev/null", "-w", "%{http_code} ", f"{url}?[1-510]")
-        assert "429" in said.stdout, "the limit of one edge"
 
-        def told() -> bool:
-            return known("edge2", "clients", client.address).get("http_req_rate", 0) > 500
+        def refused_by_both() -> bool:
+            # At once: the limit counts the last seconds, and a busy computer takes as long to ask HAProxy for its table.
+            said = client.run(*ask, f"{one}?[1-510]").stdout
+            there = client.run(*ask, other).stdout
+            assert "429" in said, "the limit of one edge"
+            return there == "429 "
 
-        edges.wait("the other edge knows it", told)
-        there = client.run(
-            *("curl", "-sk", "-o", "/dev/null", "-w", "%{http_code}", f"https://{other}/healthz")
+        edges.wait(
+            "the other edge, which was asked a few times, refuses it as well", refused_by_both
         )
-        assert there.stdout == "429", "and limits it as well"
 
 
 # --- edges that fail --------------------------------------------------------------------------------

@@ -9,7 +9,6 @@ import fcntl
 import fnmatch
 import functools
 import grp
-import importlib.util
 import json
 import os
 import pwd
@@ -17,9 +16,8 @@ import sys
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 import pytest
@@ -31,7 +29,7 @@ sys.path.insert(0, str(ROOT))
 
 from control import salt_copy  # noqa: E402
 
-IN_SALT = Path(__file__).with_name("in_salt.py")
+IN_SALT = "tests.unit.in_salt"
 RELEASE = "0.1.0-g0123456789ab"
 # As a machine would have made it; no rendered file but a secret one may hold even its hash.
 SECRETS = {"redis-admin": "sentinel-of-the-administrator", "redis-counter": "sentinel-of-the-app"}
@@ -74,11 +72,8 @@ def functions(**modules: ModuleType) -> dict[str, Any]:
 
 def load(path: Path, **dunders: Any) -> ModuleType:
     """A fresh module from `path`, with Salt's dunders as given, else empty."""
-    name = f"loaded_{path.stem}_{uuid.uuid4().hex}"
-    loader = SourceFileLoader(name, str(path))
-    spec = importlib.util.spec_from_loader(name, loader)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
+    module = ModuleType(f"loaded_{path.stem}_{uuid.uuid4().hex}")
+    module.__file__ = str(path)
     names: dict[str, Any] = {
         "__salt__": {},
         "__utils__": Utils(),
@@ -89,13 +84,15 @@ def load(path: Path, **dunders: Any) -> ModuleType:
     }
     for key, value in {**names, **{f"__{k}__": v for k, v in dunders.items()}}.items():
         setattr(module, key, value)
-    # No __pycache__ beside the sources: bootstrap/converge has no suffix.
-    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
-    try:
-        loader.exec_module(module)
-    finally:
-        sys.dont_write_bytecode = before
+    stat = path.stat()
+    exec(_compiled(path, stat.st_mtime_ns, stat.st_size), vars(module))
     return module
+
+
+@functools.cache
+def _compiled(path: Path, *_: int) -> CodeType:
+    """Once a process for each state of a file. No __pycache__ beside the sources: bootstrap/converge has no suffix."""
+    return compile(path.read_bytes(), path, "exec")
 
 
 @pytest.fixture(autouse=True)
@@ -215,26 +212,16 @@ def hostile(tmp_path: Path) -> dict[str, str]:
     }
 
 
-# --- real Salt on a copy of the tree --------------------------------------------------------------
+# --- real Salt without a machine ------------------------------------------------------------------
 
 
-def copy_tree(
-    target: Path, machine: dict[str, str], states: Path | None = None, **options: object
-) -> Path:
-    """As control/salt_copy.py copies it, with secrets as the machine would have made them. Returns the
-    path of its minion configuration."""
-    config = salt_copy.copy_tree(target, machine, states=states, **options)
-    if states:
-        return config
+def prepare(target: Path, machine: dict[str, str], **options: Any) -> Path:
+    """As control/salt_copy.py prepares it, with secrets as the machine would have made them."""
     secrets = target / "secrets"
-    secrets.mkdir()
+    secrets.mkdir(parents=True)
     for name, value in SECRETS.items():
         (secrets / name).write_text(value, encoding="ascii")
-    module = target / "salt" / "_modules" / "secret.py"
-    text = module.read_text(encoding="utf-8")
-    assert text.count('FOLDER = "/etc/stack/secrets"') == 1
-    module.write_text(text.replace('"/etc/stack/secrets"', repr(str(secrets))), encoding="utf-8")
-    return config
+    return salt_copy.prepare(target, machine, secrets_folder=str(secrets), **options)
 
 
 def ask_salt(tree: Path, questions: list[list[Any]]) -> list[Any]:
@@ -286,11 +273,9 @@ MACHINES = [(one["name"], name) for one in topologies() for name in one["machine
 def render(folder: Path, machines: Iterable[tuple[str, str]], **options: object) -> list[Any]:
     """What Salt makes of each, all of them in one process. ``options``: settings of the minion."""
     configs: list[Path] = []
-    states = None
     for topology, name in machines:
         identity = {"topology": topology, "name": name, "release": RELEASE}
-        configs.append(copy_tree(folder / f"{topology}-{name}", identity, states, **options))
-        states = configs[0].parents[1]
+        configs.append(prepare(folder / f"{topology}-{name}", identity, **options))
     answers = salt_copy.ask(configs, [["render everything", [], {}]], IN_SALT)
     return [answer for (answer,) in answers]
 
@@ -354,7 +339,7 @@ def rendered(
 def machine_copy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., list[Any]]]:
     """`machine_copy([[function, arguments, keywords], …])`: answers on a copy of machine dev."""
     tree = tmp_path_factory.mktemp("copy") / "dev"
-    copy_tree(tree, {"topology": "dev", "name": "dev", "release": RELEASE})
+    prepare(tree, {"topology": "dev", "name": "dev", "release": RELEASE})
     yield lambda questions: ask_salt(tree, questions)
 
 

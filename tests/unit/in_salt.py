@@ -10,16 +10,11 @@ from __future__ import annotations
 import base64
 import json
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
 import salt.client
 import salt.config
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
-from control import salt_answers
 
 # Of what states make by a function, what needs nothing of a machine.
 MADE = {"maintenance.files"}
@@ -60,16 +55,17 @@ def without(settings: dict[str, Any], where: str) -> bool:
     return len(above) > 1 and without(settings, ":".join(above))
 
 
-def render_settings(_: salt.client.Caller, settings: dict[str, Any]) -> dict[str, Any]:
+def render_settings(asked: salt.client.Caller, settings: dict[str, Any]) -> dict[str, Any]:
     """
     `{settings, rendered}`: the settings are refused together or one by one with their paths, which are
     taken out until the rest is taken; `{error}` for anything else that goes wrong.
     """
-    place = Path(sys.argv[1]).parents[1] / "pillar" / "settings.sls"
+    config = asked.opts["conf_file"]
+    place = Path(config).parents[1] / "pillar" / "settings.sls"
     error = ""
     for _ in range(20):
         place.write_text(f"#!yaml\n{json.dumps(settings, ensure_ascii=False)}\n", encoding="utf-8")
-        caller = salt.client.Caller(mopts=salt.config.minion_config(sys.argv[1]))
+        caller = salt.client.Caller(mopts=salt.config.minion_config(config))
         low = caller.cmd("state.show_lowstate")
         errors = [one for one in low if not isinstance(one, dict)]
         if not errors:
@@ -81,5 +77,4 @@ def render_settings(_: salt.client.Caller, settings: dict[str, Any]) -> dict[str
     return {"error": error}
 
 
-if __name__ == "__main__":
-    salt_answers.main(render_everything=render_everything, render_settings=render_settings)
+FUNCTIONS = {"render everything": render_everything, "render settings": render_settings}

@@ -20,7 +20,7 @@ def pack(root: str, files: dict[str, bytes], time: int) -> bytes:
     members = {f"{root}/{name}": content for name, content in files.items()}
     buffer = io.BytesIO()
     with (
-        gzip.GzipFile(filename="", mode="wb", compresslevel=9, fileobj=buffer, mtime=0) as zipped,
+        gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=buffer, mtime=0) as zipped,
         tarfile.open(fileobj=zipped, mode="w", format=tarfile.GNU_FORMAT) as archive,
     ):
         for name in sorted(folders | set(members)):

@@ -14,7 +14,7 @@ import yaml
 from control import new_service
 from control.errors import UserError
 from tests import page
-from tests.unit.conftest import RELEASE, ask_salt, copy_tree
+from tests.unit.conftest import RELEASE, ask_salt, prepare
 from tests.unit.salt import test_formula_shape, test_matrix
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -60,7 +60,8 @@ def test_a_service_is_written_by_hand_in_eight_files_at_most(tmp_path: Path) -> 
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the tree in which docs/develop/add-a-service.md was typed."""
     root = tmp_path_factory.mktemp("checkout")
-    copy_tree(root, {"topology": "dev", "name": "dev", "release": RELEASE})
+    shutil.copytree(ROOT / "salt", root / "salt", ignore=shutil.ignore_patterns("__pycache__"))
+    prepare(root, {"topology": "dev", "name": "dev", "release": RELEASE}, states=root / "salt")
     shutil.copytree(ROOT / "docs" / "runbooks", root / "docs" / "runbooks")
     new_service.lay_out("memcached", root)
     page.type_into(root)

@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from hypothesis.internal.conjecture import providers
 from test_formula_shape import FORMULAS, TREE, schema, settings_of
 
-from tests.unit.conftest import RELEASE, ask_salt, copy_tree
+from tests.unit.conftest import RELEASE, ask_salt, prepare
 
 SEED = 14
 # Of what each setting is given, and how often a machine is rendered with all of them.
@@ -351,7 +351,7 @@ def machines(
 ) -> list[dict[str, Any]]:
     """Machine dev with all settings at once, each with something that its schema takes, some times."""
     tree = tmp_path_factory.mktemp("property") / "dev"
-    copy_tree(tree, {"topology": "dev", "name": "dev", "release": RELEASE})
+    prepare(tree, {"topology": "dev", "name": "dev", "release": RELEASE})
     questions = []
     for number in range(1, ROUNDS + 1):
         pillar: dict[str, Any] = {}

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.unit.conftest import RELEASE, ask_salt, copy_tree
+from tests.unit.conftest import RELEASE, ask_salt, prepare
 
 # Which formula a role is for; a role may bring more.
 FORMULAS = {"edge": "haproxy", "app": "counter", "store": "redis"}
@@ -562,7 +562,7 @@ def own_certificate(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     )
     pem = (made / "site.pem").read_text(encoding="utf-8")
     tree = tmp_path_factory.mktemp("given") / "dev"
-    minion = copy_tree(tree, {"topology": "dev", "name": "dev", "release": RELEASE})
+    minion = prepare(tree, {"topology": "dev", "name": "dev", "release": RELEASE})
     assert minion.exists()
     settings = {"tls": {"certificate": pem, "key": "site-key", "directory": str(made)}}
     settings_file = tree / "pillar" / "settings.sls"

@@ -17,7 +17,7 @@ import yaml
 from salt.exceptions import CommandExecutionError
 
 from control import salt_copy
-from tests.unit.conftest import IN_SALT, RELEASE, copy_tree, render
+from tests.unit.conftest import IN_SALT, RELEASE, prepare, render
 
 ROOT = Path(__file__).resolve().parents[3]
 RELEASES = {"jammy": "22.04", "noble": "24.04", "resolute": "26.04"}
@@ -102,7 +102,7 @@ def optional_on_ubuntu(codename: str, tmp_path_factory: pytest.TempPathFactory) 
     """A machine with another application, a balancer that is believed, and certificates of an authority."""
     identity = {"topology": "dev", "name": "dev", "release": RELEASE}
     own = {"grains": grains(codename), "grains_cache": False}
-    config = copy_tree(tmp_path_factory.mktemp("optional") / codename, identity, **own)
+    config = prepare(tmp_path_factory.mktemp("optional") / codename, identity, **own)
     ((answer,),) = salt_copy.ask([config], [["render settings", [OPTIONAL], {}]], IN_SALT)
     assert answer.get("settings") == OPTIONAL, answer.get("error") or answer["settings"]
     return dict(answer["rendered"])

@@ -187,16 +187,16 @@ def with_pillar(where: Topology, monkeypatch: pytest.MonkeyPatch) -> Callable[..
     """Give the topology settings."""
 
     def give(**given: object) -> None:
-        copy_tree = salt_copy.copy_tree
+        prepare = salt_copy.prepare
 
         def with_settings(tree: Path, *words: object, **more: object) -> Path:
-            config: Path = copy_tree(tree, *words, **more)
+            config: Path = prepare(tree, *words, **more)
             folder = tree / "pillar/settings"
             folder.mkdir(exist_ok=True)
             (folder / f"{where.name}.sls").write_text(json.dumps(given))
             return config
 
-        monkeypatch.setattr(salt_copy, "copy_tree", with_settings)
+        monkeypatch.setattr(salt_copy, "prepare", with_settings)
         apps = given.get("apps")
         names = ["counter", *(sorted(apps) if isinstance(apps, dict) else [])]
         monkeypatch.setattr(application, "list_names", lambda _: names)

@@ -30,7 +30,7 @@ from control.credentials import given_secrets, shared_secrets
 from control.errors import ControlError
 from control.options import Options
 from control.topology import Machine, Topology
-from tests.unit.conftest import RELEASE, ask_salt, copy_tree
+from tests.unit.conftest import RELEASE, ask_salt, prepare
 
 KEY = "-----BEGIN PRIVATE KEY-----\nof the site\n-----END PRIVATE KEY-----"
 
@@ -257,7 +257,7 @@ def test_no_machine_makes_up_what_another_system_must_know(tmp_path: Path) -> No
         "redis-report": "random",
         "backup-identity": "age",
     }
-    copy_tree(tmp_path / "dev", {"topology": "dev", "name": "dev", "release": RELEASE})
+    prepare(tmp_path / "dev", {"topology": "dev", "name": "dev", "release": RELEASE})
     (tmp_path / "dev/pillar/settings.sls").write_text(yaml.safe_dump(settings))
     answers = ask_salt(tmp_path / "dev", [["formula.secret_kind", [name], {}] for name in kinds])
     assert dict(zip(kinds, answers, strict=True)) == kinds
@@ -301,7 +301,7 @@ def pillars(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     for files in cases.values():
         tree = tmp_path_factory.mktemp("pillar") / "dev"
         identity = {"topology": "dev", "name": "dev", "release": RELEASE}
-        configs.append(copy_tree(tree, identity, configs[0].parents[1] if configs else None))
+        configs.append(prepare(tree, identity))
         for path, data in files.items():
             (tree / "pillar" / path).parent.mkdir(exist_ok=True)
             (tree / "pillar" / path).write_text(yaml.safe_dump(data))

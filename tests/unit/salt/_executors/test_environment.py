@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.conftest import copy_tree
+from tests.unit.conftest import prepare
 
 ROOT = Path(__file__).resolve().parents[4]
 
@@ -133,7 +133,7 @@ def test_a_bare_salt_call_has_the_umask_and_the_proxies_of_every_run(
     hostile: dict[str, str], tmp_path: Path
 ) -> None:
     """By Salt itself, started as bootstrap.sh has it started."""
-    options = copy_tree(tmp_path / "tree", {"topology": "dev", "name": "dev", "release": "1"})
+    options = prepare(tmp_path / "tree", {"topology": "dev", "name": "dev", "release": "1"})
     wrapper = (ROOT / "bootstrap/bootstrap.sh").read_text(encoding="utf-8")
     assert "exec %s/bin/python -EX utf8 %s/bin/%s" in wrapper
     salt_call = Path(sys.executable).with_name("salt-call")

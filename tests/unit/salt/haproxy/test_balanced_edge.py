@@ -21,7 +21,7 @@ import yaml
 
 from control import topology
 from control.cloud import addresses
-from tests.unit.conftest import RELEASE, ROOT, Rendered, ask_salt, copy_tree
+from tests.unit.conftest import RELEASE, ROOT, Rendered, ask_salt, prepare
 
 ADDRESS, NETWORK = "198.51.100.7", "192.168.63.0/24"
 CONFIGURATION = "/etc/haproxy/haproxy.cfg"
@@ -31,7 +31,7 @@ CONFIGURATION = "/etc/haproxy/haproxy.cfg"
 def edge(tmp_path_factory: pytest.TempPathFactory) -> Rendered:
     """An edge of topology `ha` as it is in a cloud."""
     tree = tmp_path_factory.mktemp("balanced") / "edge1"
-    copy_tree(tree, {"topology": "ha", "name": "edge1", "release": RELEASE})
+    prepare(tree, {"topology": "ha", "name": "edge1", "release": RELEASE})
     given = addresses.read_for_cloud(topology.load("ha"), ADDRESS)
     (tree / "pillar/topologies/ha.yaml").write_text(yaml.safe_dump(given), encoding="utf-8")
     (answer,) = ask_salt(tree, [["render everything", [], {}]])

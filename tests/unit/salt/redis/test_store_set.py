@@ -268,13 +268,14 @@ def test_a_sentinel_asks_each_redis_every_second_and_votes_soon_after_it_was_fro
     Every ten, which its file can't change, it promotes by what it knew long before the master died. Without a vote for
     thirty seconds after it was frozen, a master that died within them was followed by none: 49 s (seed 20261129).
     """
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    config = tmp_path / "sentinel.conf"
-    config.write_text(f"port {port}\ndir {tmp_path}\nsentinel monitor main 127.0.0.1 1 1\n")
+    config, place = tmp_path / "sentinel.conf", tmp_path / "socket"
+    config.write_text(
+        f"port 0\nunixsocket {place}\ndir {tmp_path}\nsentinel monitor main 127.0.0.1 1 1\n"
+    )
 
     def ask(*words: str) -> Any:
-        with contextlib.closing(socket.create_connection(("127.0.0.1", port))) as sock:
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(str(place))
             return program.Link(sock).ask(*words)
 
     def told() -> tuple[str, str]:
@@ -289,16 +290,10 @@ def test_a_sentinel_asks_each_redis_every_second_and_votes_soon_after_it_was_fro
     command = ["redis-server", str(config), "--sentinel"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as sentinel:
         try:
-            until(lambda: sentinel_answers(port), "it answers")
+            until(place.exists, "it answers")
             until(lambda: told() == ("1000", "3000"), "it was told")
         finally:
             sentinel.terminate()
-
-
-def sentinel_answers(port: int) -> bool:
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-        return True
-    return False
 
 
 @pytest.mark.parametrize("own", [("slave", B, "connect", 0), None])
