@@ -2,7 +2,7 @@
 
     .venv/bin/python bench/render.py [2 20 200]
 
-Real Salt renders a copy of the tree, without any machine: every state of the edge, an application
+Real Salt renders the states, without any machine: every state of the edge, an application
 machine, the store and the monitor, with all their files. `controller` is what the controller makes
 for one machine (its tree, packed, with its own secrets). Prints a table in Markdown.
 """
@@ -21,7 +21,7 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "unit")]
 
-from conftest import RELEASE, ask_salt, copy_tree  # noqa: E402
+from conftest import RELEASE, ask_salt, prepare  # noqa: E402
 
 from control import local_state, machine_pillar, topology  # noqa: E402
 
@@ -54,7 +54,7 @@ def measure(apps: int, folder: Path) -> list[str]:
     per_machine = (time.monotonic() - began) / len(where.machines)
     for host in ("edge1", "app1", "store1", "monitor1"):
         tree = folder / host
-        copy_tree(tree, {"topology": "bench", "name": host, "release": RELEASE})
+        prepare(tree, {"topology": "bench", "name": host, "release": RELEASE})
         (tree / "pillar/topologies/bench.yaml").write_text(yaml.safe_dump(data), encoding="utf-8")
         began = time.monotonic()
         (answer,) = ask_salt(tree, [["render everything", [], {}]])

@@ -135,6 +135,12 @@ def share_listings():
         key = repr((self.module_dirs, sorted(self.disabled), self.static_modules))
         if key not in files:
             refresh(self)
+            # By default also what Python has left of a module whose source is gone, such as one that was renamed.
+            self.file_mapping = {
+                name: found
+                for name, found in self.file_mapping.items()
+                if "/__pycache__/" not in found[0]
+            }
             files[key] = self.file_mapping, self.suffix_map, self.suffix_order
         mapping, suffixes, order = files[key]
         self.file_mapping, self.suffix_map, self.suffix_order = (

@@ -8,10 +8,12 @@ artifacts, of a pipeline and of the tools that are run.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from .errors import UserError
 Parse = Callable[[str, str], Any]
 # Set by a shell that asks for completions.
 COMPLETE = "_CONTROL_COMPLETE"
+_ENVIRONMENT = threading.Lock()
 
 
 def _text(_: str, value: str) -> str:
@@ -226,6 +229,20 @@ def replace_environment(own: Mapping[str, str]) -> None:
     """In a process that has another's: give it ``own``."""
     os.environ.clear()
     os.environ.update(own)
+
+
+@contextlib.contextmanager
+def python_path(folder: Path) -> Iterator[None]:
+    """While the block runs, a Python that is started finds modules in ``folder``."""
+    with _ENVIRONMENT:
+        before = os.environ.get("PYTHONPATH")
+        os.environ["PYTHONPATH"] = str(folder)
+        try:
+            yield
+        finally:
+            del os.environ["PYTHONPATH"]
+            if before is not None:
+                os.environ["PYTHONPATH"] = before
 
 
 def settle(addresses: Iterable[str] = ()) -> None:

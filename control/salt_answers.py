@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,8 @@ import fast_salt
 Own = Callable[..., Any]
 
 fast_salt.speed_up()
+# The process that has read Salt, of which those that answer are copies.
+READER = os.getpid()
 
 
 def lay_over_pillar(caller: Any, settings: dict[str, Any]) -> None:

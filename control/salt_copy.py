@@ -13,6 +13,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from typing import Any
 import yaml
 
 from .errors import OperationError
-from .options import child_environment, replace_environment
+from .options import child_environment, python_path, replace_environment
 from .paths import ROOT
 
 # Of the pillar: one machine's own; the last, only its key opens.
@@ -81,25 +82,31 @@ def ask(
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload([ANSWERS])
     receiver, sender = processes.Pipe(duplex=False)
+    answers: object
     with tempfile.NamedTemporaryFile(prefix="salt-says-") as said, receiver:
         words = (module, [str(one) for one in configs], list(questions))
         place = str(configs[0].parents[1])
         process = processes.Process(
             target=_answer, args=(words, place, child_environment(), said.name, sender)
         )
-        process.start()
-        sender.close()
         try:
+            with sender:
+                # Of some Pythons it has no path of its own, and would read Salt for each question without a word.
+                with python_path(ROOT):
+                    forkserver.ensure_running()
+                process.start()
             if not receiver.poll(PATIENCE * len(configs)):
                 raise OperationError(f"Salt says nothing for {PATIENCE * len(configs)} s")
             answers = json.loads(receiver.recv_bytes())
-        except EOFError:
-            process.join()
+        except (EOFError, OSError) as error:
             last = said.read().decode(errors="replace").strip()[-4000:]
-            answers = {"error": last or f"exit code {process.exitcode}"}
+            answers = {"error": last or f"Salt ended without an answer ({error!r})"}
         finally:
-            process.kill()
-            process.join()
+            if process.pid is not None:
+                process.join(5)
+                if process.is_alive():
+                    process.kill()
+                    process.join()
     if isinstance(answers, dict):
         raise OperationError(answers["error"])
     assert isinstance(answers, list)

@@ -14,12 +14,17 @@ import pytest
 FIRST = (
     "tests/machine/test_rehearsal.py", "tests/machine/test_prod.py", "tests/machine/test_stores.py", "dev", "devb", "devc", "tests/machine/test_floating.py",
     "tests/machine/test_cloud.py", "pods", "dev12",
-    "tests/unit/test_docs.py", "tests/unit/salt/test_render.py",
     "cloud/saltext-digitalocean/tests/functional/clouds/test_digitalocean_driver.py", "tests/unit/control/cloud/test_cloud.py",
-    "webapp/tests/test_build.py", "tests/unit/salt/_modules/test_release.py", "tests/unit/control/credentials/test_given_secrets.py",
-    "tests/unit/test_pipeline.py", "tests/unit/salt/shipper/test_shipper.py", "tests/unit/salt/rsyslog/test_central_logs.py",
-    "tests/unit/control/test_converge.py", "tests/unit/salt/filebeat/test_filebeat_formula.py", "tests/unit/salt/test_property.py",
-    "tests/unit/test_tiers.py", "tests/unit/salt/_modules/test_rules.py",
+    "tests/unit/salt/test_render.py", "tests/unit/test_docs.py", "webapp/tests/test_sentinels.py", "webapp/tests/test_build.py",
+    "tests/unit/control/artifacts/test_repository.py", "tests/unit/test_pipeline.py", "webapp/tests/test_examples.py",
+    "webapp/tests/test_drain.py", "tests/unit/test_import_tickets.py", "webapp/tests/test_redis_faults.py",
+    "tests/unit/control/test_dashboard.py", "tests/unit/test_diagrams.py", "tests/unit/control/cloud/test_balancers.py",
+    "tests/unit/control/containers/test_container_hosts.py", "tests/unit/salt/test_property.py",
+    "tests/unit/control/cloud/test_container_hosts.py", "tests/unit/salt/shipper/test_shipper.py",
+    "tests/unit/salt/rsyslog/test_central_logs.py", "tests/unit/salt/_modules/test_release.py", "tests/unit/salt/test_ubuntu.py",
+    "webapp/tests/test_serving.py", "tests/unit/salt/haproxy/test_haproxy_limits.py", "tests/unit/salt/redis/test_store_set.py",
+    "tests/unit/test_tiers.py", "tests/unit/control/credentials/test_given_secrets.py", "tests/unit/salt/_modules/test_packages.py",
+    "tests/unit/salt/prometheus/test_alerts.py", "tests/unit/salt/prometheus/test_scrapes.py",
 )  # fmt: skip
 
 

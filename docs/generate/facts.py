@@ -1,6 +1,6 @@
 """What the code says: topologies, what each machine lets in, settings, commands, alerts, tests.
 
-Machines are asked through real Salt on a copy of the tree, so that a diagram shows what a machine
+Machines are asked through real Salt with a pillar of their own, so that a diagram shows what a machine
 would do and not what somebody once typed.
 """
 

@@ -20,7 +20,8 @@ redis-sentinel running:
         /etc/redis/sentinel.conf:
           {source: salt://sentinel/files/sentinel.conf.j2, mode: '0640', group: redis, secret: true}
         /etc/systemd/system/redis-sentinel.service: {source: salt://sentinel/files/unit.conf}
-    - watch_files: {{ salt['pki.paths']().values() | list | json }}
+    # The program becomes Sentinel, and tells it what its file cannot.
+    - watch_files: {{ (['/usr/local/sbin/store-set'] + salt['pki.paths']().values() | list) | json }}
     - context:
         sentinel: {{ sentinel | json }}
         address: {{ salt['topology.machine']().address | json }}

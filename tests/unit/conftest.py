@@ -1,4 +1,4 @@
-"""What the unit tests share: Salt modules loaded with names of our own, and real Salt on a copy."""
+"""What the unit tests share: Salt modules loaded with names of our own, and real Salt without a machine."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def load(path: Path, **dunders: Any) -> ModuleType:
 @functools.cache
 def _compiled(path: Path, *_: int) -> CodeType:
     """Once a process for each state of a file. No __pycache__ beside the sources: bootstrap/converge has no suffix."""
-    return compile(path.read_bytes(), path, "exec")
+    return compile(path.read_bytes(), path, "exec", dont_inherit=True)
 
 
 @pytest.fixture(autouse=True)
@@ -336,9 +336,9 @@ def rendered(
 
 
 @pytest.fixture(scope="session")
-def machine_copy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., list[Any]]]:
-    """`machine_copy([[function, arguments, keywords], …])`: answers on a copy of machine dev."""
-    tree = tmp_path_factory.mktemp("copy") / "dev"
+def ask_dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., list[Any]]]:
+    """`ask_dev([[function, arguments, keywords], …])`: answers of Salt as machine dev."""
+    tree = tmp_path_factory.mktemp("asked") / "dev"
     prepare(tree, {"topology": "dev", "name": "dev", "release": RELEASE})
     yield lambda questions: ask_salt(tree, questions)
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import py_compile
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,7 @@ import pytest
 
 from control import salt_copy
 from control.errors import OperationError
-from tests.unit.conftest import RELEASE, ask_salt, prepare
+from tests.unit.conftest import RELEASE, ROOT, ask_salt, prepare
 
 DEV = {"topology": "dev", "name": "dev", "release": RELEASE}
 
@@ -25,7 +28,13 @@ def environment(_: Any, name: str) -> list[str | None]:
     return [os.environ.get(name), os.getcwd()]
 
 
-FUNCTIONS = {"die": die, "environment": environment}
+def is_a_copy(_: Any) -> bool:
+    from control import salt_answers
+
+    return os.getpid() != salt_answers.READER
+
+
+FUNCTIONS = {"die": die, "environment": environment, "is a copy": is_a_copy}
 
 
 def test_what_salt_cannot_answer_is_an_error_in_its_own_words(tmp_path: Path) -> None:
@@ -57,3 +66,36 @@ def test_what_one_question_changes_another_does_not_see(tmp_path: Path) -> None:
     laid = [["lay over pillar", [settings], {}], ["pillar.raw", ["counter"], {}]]
     assert ask_salt(tmp_path / "dev", laid)[1] == settings["counter"]
     assert ask_salt(tmp_path / "dev", laid[1:]) == [{}]
+
+
+def test_salt_is_read_once_from_wherever_the_controller_is_started(tmp_path: Path) -> None:
+    """As bin/control starts it. Of some Pythons the process had no path by which to find what it should read."""
+    config = prepare(tmp_path / "dev", DEV)
+    program = (
+        "import os, sys; from pathlib import Path; from control import salt_copy; del os.environ['PYTHONPATH'];"
+        "print(salt_copy.ask([Path(sys.argv[1])], [['is a copy', [], {}]], 'tests.unit.control.test_salt_copy'))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", program, str(config)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "[[True]]\n", done.stderr
+
+
+def test_a_module_whose_source_is_gone_is_gone(tmp_path: Path) -> None:
+    """Python leaves what it has compiled beside the sources, and Salt takes that for a module."""
+    states = tmp_path / "salt"
+    shutil.copytree(ROOT / "salt", states, ignore=shutil.ignore_patterns("__pycache__"))
+    source = states / "_modules" / "gone.py"
+    source.write_text("def say():\n    return True\n", encoding="utf-8")
+    prepare(tmp_path / "dev", DEV, states=states)
+    asked = [["gone.say", [], {}]]
+    assert ask_salt(tmp_path / "dev", asked) == [True]
+    py_compile.compile(str(source), doraise=True)
+    source.unlink()
+    with pytest.raises(OperationError, match="gone.say"):
+        ask_salt(tmp_path / "dev", asked)

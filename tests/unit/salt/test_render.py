@@ -180,6 +180,22 @@ def exposure(unit: str) -> float:
     return float(level[1])
 
 
+def test_a_service_is_restarted_when_the_program_that_it_runs_changes(rendered: Any) -> None:
+    """One of another state was new on disk, and the old one ran on until something else restarted it."""
+    for chunk in rendered.low:
+        # What a timer starts is new each time.
+        if (chunk["state"], chunk["fun"]) != ("checked", "service") or chunk["name"].endswith(
+            ".timer"
+        ):
+            continue
+        known = {*chunk["files"], *(chunk.get("watch_files") or ())}
+        for unit in (path for path in chunk["files"] if path.startswith("/etc/systemd/system/")):
+            started = set(
+                re.findall(r"(?m)^ExecStart=[-+!@:]*(/usr/local/\S+)", rendered.text(unit))
+            )
+            assert started <= known, f"{chunk['name']}: {started - known}"
+
+
 def test_every_unit_is_sandboxed_or_says_what_keeps_it_open(rendered: Any) -> None:
     """At most 2.0, or what the unit's own file gives reasons for; a drop-in has to reach it by itself."""
     # {unit's name: its own file, then its drop-ins}; `app-.service.d` is for `app-revert.service` too.

@@ -215,12 +215,12 @@ def test_a_second_controller_and_a_pipeline_have_what_was_given(
 
 
 def test_given_names_are_those_that_the_machines_know(
-    root: Path, machine_copy: Callable[..., list[Any]], monkeypatch: pytest.MonkeyPatch
+    root: Path, ask_dev: Callable[..., list[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The controller reads schemas without Salt: it must come to what a machine comes to."""
     names = given_secrets.find_users(topology.load("dev"))
     wrong = {"secrets": {"nobody-s": "x"}}
-    (answer,) = machine_copy([["state.show_sls", ["base"], {"pillar": wrong}]])
+    (answer,) = ask_dev([["state.show_sls", ["base"], {"pillar": wrong}]])
     known = re.search(r"known: ([a-z0-9, -]+)", str(answer))
     assert known
     assert sorted(names) == known[1].split(", ")

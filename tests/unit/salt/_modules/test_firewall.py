@@ -201,9 +201,9 @@ def test_stopping_the_daemon_opens_nothing(rendered: Any) -> None:
         assert f"\n{line}\n" in conf
 
 
-def test_a_pillar_that_closes_ssh_stops_the_render(machine_copy: Callable[..., list[Any]]) -> None:
+def test_a_pillar_that_closes_ssh_stops_the_render(ask_dev: Callable[..., list[Any]]) -> None:
     overlay = {"firewalld": {"replace": {"base": []}}}
-    (low,) = machine_copy([["state.show_low_sls", ["firewalld"], {"pillar": overlay}]])
+    (low,) = ask_dev([["state.show_low_sls", ["firewalld"], {"pillar": overlay}]])
     assert "refused: the firewall: tcp 22 (ssh) would be closed to everybody" in str(low)
 
 

@@ -327,7 +327,7 @@ def test_a_file_that_is_not_in_the_tree_is_named(formula: ModuleType) -> None:
 
 
 @pytest.fixture(scope="module")
-def refusals(machine_copy: Callable[..., list[Any]]) -> dict[str, str]:
+def refusals(ask_dev: Callable[..., list[Any]]) -> dict[str, str]:
     """What real Salt answers to a wrong pillar, for a whole apply and for one formula alone."""
     wrong = {
         "key": {"redis": {"prot": 1}},
@@ -349,7 +349,7 @@ def refusals(machine_copy: Callable[..., list[Any]]) -> dict[str, str]:
         ["state.show_highstate", [], {"pillar": wrong["key"]}],
         ["state.show_sls", ["base"], {"pillar": {"redis": {"port": 6380}}}],
     ]
-    answers = machine_copy(questions)
+    answers = ask_dev(questions)
     return dict(zip([*wrong, "whole", "right"], map(str, answers), strict=True))
 
 

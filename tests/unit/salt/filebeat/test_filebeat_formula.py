@@ -73,12 +73,12 @@ def whole(given: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def lowstates(machine_copy: Callable[..., Any]) -> list[Any]:
+def lowstates(ask_dev: Callable[..., Any]) -> list[Any]:
     """Of every one of OUTPUTS, then of WRONG, then of the defaults: Salt is asked once."""
     pillars = [{"output": output, "install": ARCHIVE} for output, _ in OUTPUTS]
     pillars += [{"install": ARCHIVE, **given} for given, _ in WRONG]
     pillars.append({"output": KAFKA})
-    found: list[Any] = machine_copy(
+    found: list[Any] = ask_dev(
         [
             ["state.show_low_sls", ["filebeat"], {"pillar": {"filebeat": whole(one)}}]
             for one in pillars
@@ -88,7 +88,7 @@ def lowstates(machine_copy: Callable[..., Any]) -> list[Any]:
 
 
 @pytest.fixture(scope="module")
-def files(machine_copy: Callable[..., Any], lowstates: list[Any]) -> list[dict[str, str]]:
+def files(ask_dev: Callable[..., Any], lowstates: list[Any]) -> list[dict[str, str]]:
     """What is written for each of OUTPUTS: `{path: text}`."""
     questions = []
     for low in lowstates[: len(OUTPUTS)]:
@@ -97,7 +97,7 @@ def files(machine_copy: Callable[..., Any], lowstates: list[Any]) -> list[dict[s
         questions.append(["checked.render", [running["files"], running["context"]], {}])
     return [
         {path: ast.literal_eval(spec["data"]).decode() for path, spec in answer.items()}
-        for answer in machine_copy(questions)
+        for answer in ask_dev(questions)
     ]
 
 
