@@ -10,8 +10,6 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from . import by_path, settings
 from .errors import ControlError, UserError
 from .options import Options
@@ -22,15 +20,11 @@ from .topology import Topology, formula_roles
 FORMULA = next(formula for formula, role in formula_roles().items() if role == "app")
 APPS = "apps"
 # What it may be called. It goes into commands of machines, too.
-_NAMES = yaml.safe_load((ROOT / "salt" / APPS / "schema.yaml").read_text(encoding="utf-8"))[
-    "propertyNames"
-]
+_NAMES = by_path.load_yaml(f"salt/{APPS}/schema.yaml")["propertyNames"]
 # The counter's sources; its name is theirs alone.
 _COUNTER_FOLDER = ROOT / "webapp"
 # What its releases, units and records are called, unless its pillar says otherwise.
-NAME = str(
-    yaml.safe_load((ROOT / "salt" / FORMULA / "defaults.yaml").read_text(encoding="utf-8"))["name"]
-)
+NAME = str(by_path.load_yaml(f"salt/{FORMULA}/defaults.yaml")["name"])
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,13 @@
-"""Modules of this checkout that are in no package, such as those that machines use too: loaded by path."""
+"""What this checkout has for machines, and the controller uses too, by its path: modules that are in no package, and YAML."""
 
 from __future__ import annotations
 
 import functools
 import importlib.util
 from types import ModuleType
+from typing import Any
+
+import yaml
 
 from .paths import ROOT
 
@@ -19,6 +22,12 @@ def load_module(path: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def load_yaml(path: str) -> Any:
+    """What a file of the checkout says. By the parser in C where there is one: each command reads some before it begins."""
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return yaml.load((ROOT / path).read_text(encoding="utf-8"), Loader=loader)
 
 
 def hint(value: str, known: list[str]) -> str:

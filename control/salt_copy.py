@@ -8,24 +8,25 @@ from __future__ import annotations
 
 import importlib
 import json
-import multiprocessing
 import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from multiprocessing import forkserver
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from .by_path import load_yaml
 from .errors import OperationError
 from .options import child_environment, python_path, replace_environment
 from .paths import ROOT
 
 # Of the pillar: one machine's own; the last, only its key opens.
 _OWN = ("machine.yaml", "machine-secrets.yaml", "secrets.sls")
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
 # Imported in other processes only.
 ANSWERS = "control.salt_answers"
 # Seconds for what one machine is asked; only so that what hangs ends.
@@ -49,7 +50,7 @@ def prepare(
     ignore = shutil.ignore_patterns("__pycache__", *_OWN)
     shutil.copytree(ROOT / "pillar", target / "pillar", ignore=ignore)
     (target / "pillar" / "machine.yaml").write_text(yaml.safe_dump(dict(machine)), encoding="utf-8")
-    settings = yaml.safe_load((ROOT / "salt" / "_etc" / "minion").read_text(encoding="utf-8"))
+    settings = load_yaml("salt/_etc/minion")
     state = target / "state"
     settings |= {
         "id": machine["name"],
@@ -78,6 +79,10 @@ def ask(
 
     Raises OperationError with Salt's own words when it cannot answer.
     """
+    # Most commands ask nothing, and need not wait for these.
+    import multiprocessing
+    from multiprocessing import forkserver
+
     # A process that has read Salt, which is most of what a question costs, and of which each question gets a copy.
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload([ANSWERS])

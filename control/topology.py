@@ -21,8 +21,8 @@ FOLDER = ROOT / "pillar" / "topologies"
 @functools.cache
 def _check() -> tuple[ModuleType, Any]:
     """The checks and the schema that the machines use too."""
-    schema = (FOLDER.parent / "topology.schema.yaml").read_text(encoding="utf-8")
-    return by_path.load_module("pillar/topology_check.py"), yaml.safe_load(schema)
+    schema = by_path.load_yaml("pillar/topology.schema.yaml")
+    return by_path.load_module("pillar/topology_check.py"), schema
 
 
 def _roles() -> tuple[str, ...]:
@@ -122,7 +122,7 @@ def load(name: str, folder: Path = FOLDER) -> Topology:
 
 def formula_roles() -> dict[str, str | None]:
     """``{formula: the role that brings it}``, as ``salt/top.sls`` says; None: every machine has it."""
-    top = yaml.safe_load((ROOT / "salt" / "top.sls").read_text(encoding="utf-8"))["base"]
+    top = by_path.load_yaml("salt/top.sls")["base"]
     return {
         formula: target.rpartition(":")[2] if target.startswith("machine:roles:") else None
         for target, listed in top.items()

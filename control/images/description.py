@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import yaml
 
 from ..application import NAME
@@ -48,6 +47,9 @@ def _read(path: Path, schema: dict[str, Any]) -> Description:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         problem = " ".join(str(error).split())
         raise UserError(f"{_shown(path)}: not YAML: {problem}", 2) from error
+    # A tenth of a second, which most commands need not wait for.
+    import jsonschema
+
     known = list(schema["properties"])
     for key in value if isinstance(value, dict) else ():
         if key not in known:
