@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -24,10 +25,14 @@ def load_module(path: str) -> ModuleType:
     return module
 
 
-def load_yaml(path: str) -> Any:
-    """What a file of the checkout says. By the parser in C where there is one: each command reads some before it begins."""
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return yaml.load((ROOT / path).read_text(encoding="utf-8"), Loader=loader)
+def load_yaml(path: str | Path) -> Any:
+    """What a file of the checkout says: each command reads some before it begins."""
+    return parse_yaml((ROOT / path).read_text(encoding="utf-8"))
+
+
+def parse_yaml(text: str) -> Any:
+    """By the parser in C where there is one, which is ten times as fast and explains an error in other words."""
+    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
 def hint(value: str, known: list[str]) -> str:

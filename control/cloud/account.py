@@ -12,10 +12,9 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import yaml
-
 from .. import shell
 from ..application import NAME
+from ..by_path import load_yaml
 from ..errors import OperationError, UserError
 from ..paths import ROOT
 from ..topology import Machine, Topology
@@ -84,7 +83,7 @@ def read_settings(kind: str) -> dict[str, Any]:
     """``{name: settings}`` of salt-cloud's ``providers`` or ``profiles``."""
     settings: dict[str, Any] = {}
     for path in sorted((ROOT / "cloud" / f"cloud.{kind}.d").glob("*.conf")):
-        settings |= yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        settings |= load_yaml(path) or {}
     return settings
 
 

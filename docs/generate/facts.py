@@ -19,17 +19,13 @@ import yaml
 from control import salt_copy
 from control import topology as topologies
 from control.application import NAME
-from control.by_path import load_module
+from control.by_path import load_module, load_yaml
 from control.cloud import account, addresses, balancers, plan
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 # The order in which a request meets them; the monitor looks at all of them.
-ROLES: tuple[str, ...] = tuple(
-    yaml.safe_load((ROOT / "pillar/topology.schema.yaml").read_text(encoding="utf-8"))["$defs"][
-        "role"
-    ]["enum"]
-)
+ROLES: tuple[str, ...] = tuple(load_yaml("pillar/topology.schema.yaml")["$defs"]["role"]["enum"])
 ANYBODY = "everybody"
 BALANCER = "load balancer"
 # Formulas whose settings the diagrams quote.
@@ -172,7 +168,7 @@ def load_topology(name: str, in_cloud: bool = False) -> Topology:
     Raises OperationError, with Salt's own words, when a machine does not render.
     """
     path = ROOT / "pillar" / "topologies" / f"{name}.yaml"
-    data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    data = load_yaml(path)
     if in_cloud:
         data = addresses.read_for_cloud(topologies.load(name))
     machines: dict[str, dict[str, Any]] = data["machines"]
@@ -309,7 +305,7 @@ def alerts() -> list[dict[str, Any]]:
     """Every alert of every formula: `{formula, alert, expr, for, severity, summary, …}`."""
     found = []
     for path in sorted((ROOT / "salt").glob("*/alerts.yaml")):
-        data = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        data = load_yaml(path) or {}
         for group in data.get("groups", []):
             for rule in group.get("rules", []):
                 if "alert" in rule:

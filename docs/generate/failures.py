@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from control.by_path import load_yaml
 from control.cloud import account
 
 from . import facts
@@ -52,8 +51,7 @@ class Failure:
 
 @functools.cache
 def defaults(formula: str) -> dict[str, Any]:
-    text = (facts.ROOT / "salt" / formula / "defaults.yaml").read_text(encoding="utf-8")
-    return dict(yaml.safe_load(text))
+    return dict(load_yaml(facts.ROOT / "salt" / formula / "defaults.yaml"))
 
 
 def balancer_seconds() -> int:
@@ -140,7 +138,7 @@ def _row(group: str, given: dict[str, Any], rules: dict[str, dict[str, Any]]) ->
 def load(path: Path = FILE) -> list[Failure]:
     """Every row; RuntimeError for one that names what there is not."""
     rules = {one["alert"]: one for one in facts.alerts()}
-    data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    data = load_yaml(path)
     return [_row(part["group"], row, rules) for part in data for row in part["rows"]]
 
 

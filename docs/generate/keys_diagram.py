@@ -6,10 +6,9 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import yaml
-
 from control import controller_state
 from control import topology as topologies
+from control.by_path import load_yaml
 from control.credentials import shared_secrets
 
 from . import facts
@@ -60,7 +59,7 @@ def given_settings() -> Iterator[tuple[str, str]]:
                 yield from walk(schema[word], root, below)
 
     for folder in facts.formulas():
-        root = yaml.safe_load((folder / "schema.yaml").read_text(encoding="utf-8"))
+        root = load_yaml(folder / "schema.yaml")
         for path in walk(root, root, folder.name):
             yield folder.name, path
 
@@ -70,7 +69,7 @@ def _declared() -> dict[str, tuple[str, dict[str, Any]]]:
     return {
         name: (path.parent.name, entry or {})
         for path in sorted((facts.ROOT / "salt").glob("*/secrets.yaml"))
-        for name, entry in yaml.safe_load(path.read_text(encoding="utf-8")).items()
+        for name, entry in load_yaml(path).items()
     }
 
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from control.by_path import load_yaml
+
 from . import diagrams, facts
 
 MADE = "<!-- Made by `make docs` from the code; do not edit. -->\n\n"
@@ -101,7 +103,7 @@ def described(schema: dict[str, Any], root: dict[str, Any]) -> str:
 def settings_of(folder: Path) -> list[dict[str, Any]]:
     """Every setting of a formula, in the order of its defaults.yaml, groups among them."""
     text = (folder / "defaults.yaml").read_text(encoding="utf-8")
-    schema = yaml.safe_load((folder / "schema.yaml").read_text(encoding="utf-8"))
+    schema = load_yaml(folder / "schema.yaml")
     node = yaml.compose(text)
     if not isinstance(node, yaml.MappingNode):
         return []
@@ -127,7 +129,7 @@ def prose(text: str) -> str:
 
 def settings_page(folder: Path) -> str:
     """The reference of one formula's pillar."""
-    schema = yaml.safe_load((folder / "schema.yaml").read_text(encoding="utf-8"))
+    schema = load_yaml(folder / "schema.yaml")
     lines = [f"# Settings of {folder.name}", ""]
     about = str(schema.get("description", "")).strip()
     if about:
@@ -170,7 +172,7 @@ def settings_index() -> str:
         "| --- | --- | --- |",
     ]
     for folder in facts.formulas():
-        schema = yaml.safe_load((folder / "schema.yaml").read_text(encoding="utf-8"))
+        schema = load_yaml(folder / "schema.yaml")
         count = sum(not one["group"] for one in settings_of(folder))
         about = str(schema.get("description", "")).strip().rstrip(".")
         lines.append(f"| [{folder.name}]({folder.name}.md) | {about} | {count} |")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import yaml
+from control.by_path import load_yaml
 
 from . import facts, reference
 
@@ -57,7 +57,7 @@ def small_files_page() -> str:
         "",
     ]
     for path in sorted(FOLDER.glob("*.schema.yaml")):
-        schema = yaml.safe_load(path.read_text(encoding="utf-8"))
+        schema = load_yaml(path)
         users = [one.name for one in facts.formulas() if (one / schema["title"]).exists()]
         lines += [f"## {schema['title']}", "", reference.prose(schema["description"]), ""]
         names = schema.get("propertyNames", {}).get("description")

@@ -27,7 +27,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
+from control.by_path import parse_yaml
 
 from . import facts
 from .svg import Canvas
@@ -120,7 +120,7 @@ def load(folder: Path = facts.DOCS / "tickets") -> list[Ticket]:
         split = re.match(r"(?s)---\n(.*?)\n---\n(.*)", text)
         if not split:
             raise ValueError(f"{path.name}: no front matter")
-        data = yaml.safe_load(split.group(1))
+        data = parse_yaml(split.group(1))
         if set(data) != KEYS:
             raise ValueError(f"{path.name}: keys {sorted(set(data) ^ KEYS)}: needs {sorted(KEYS)}")
         if data["id"] != f"T{path.name[:2]}":

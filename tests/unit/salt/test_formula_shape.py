@@ -11,6 +11,7 @@ import jsonschema
 import pytest
 import yaml
 
+from control.by_path import load_yaml
 from docs.generate import modules
 
 TREE = Path(__file__).resolve().parents[3] / "salt"
@@ -25,7 +26,7 @@ def formula(request: pytest.FixtureRequest) -> Path:
 
 
 def read(path: Path) -> Any:
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+    return load_yaml(path)
 
 
 def schema(formula: Path) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+
+from control.by_path import parse_yaml
 
 ROOT = Path(__file__).resolve().parents[3]
 # What an alert must say. `runbook` is a page that is there.
@@ -38,7 +39,7 @@ def rules(folder: Path) -> list[dict[str, Any]]:
     if not (folder / "alerts.yaml").is_file():
         return []
     text = (folder / "alerts.yaml").read_text(encoding="utf-8")
-    return [rule for group in yaml.safe_load(text)["groups"] for rule in group["rules"]]
+    return [rule for group in parse_yaml(text)["groups"] for rule in group["rules"]]
 
 
 def lacks_of_alert(root: Path, service: str, rule: dict[str, Any], tested: str) -> Iterator[str]:

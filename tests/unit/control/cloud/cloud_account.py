@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from standin_digitalocean import Standin
 
 from control import apply, local_state, ssh
+from control.by_path import load_yaml
 from control.cloud import account, hooks, inbound_rules, machines, plan, salt_cloud
 from control.cloud.inbound_rules import Inbound
 from control.cloud.plan import Plan
 from control.options import Options
-from control.paths import ROOT
 from control.topology import Topology
 
 # What the formulas let in, as far as these tests need it; rendered for real in one test.
@@ -52,7 +51,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     # Droplets of the stand-in that let everybody in at once.
     monkeypatch.setattr(ssh, "command_line", lambda *_, **__: ["true"])
 
-    haproxy = yaml.safe_load((ROOT / "salt/haproxy/defaults.yaml").read_text(encoding="utf-8"))
+    haproxy = load_yaml("salt/haproxy/defaults.yaml")
 
     def said(given: dict[str, Any], _: str, machines: list[str]) -> dict[str, Inbound]:
         kinds = {**SAID, "edge": BALANCED} if "balancer" in given else SAID
