@@ -25,7 +25,8 @@ from xdist.scheduler import LoadScopeScheduling
 TOPOLOGIES = os.environ.get("TEST_TOPOLOGIES", "dev devb devc dev12").split()
 if "KITCHEN_HOSTNAME" in os.environ:
     TOPOLOGIES = ["kitchen"]
-# Which of Debian 13 has a file's tests; `dev` has the rest, and all of them where it is alone.
+# Which of Debian 13 has a file's tests; `dev` has the rest, and all of them where it is alone. Each of the three takes as long
+# as the others together have for one worker: what one has more is at the end alone on the computer (`make test-times`, worker).
 SHARES = {
     "devb": (
         "test_apps",
@@ -37,13 +38,12 @@ SHARES = {
         "test_filebeat",
         "test_http3",
         "test_logs",
+        "test_secrets",
     ),
     "devc": (
         "test_deploy",
-        "test_public_certificate",
         "test_firewall",
         "test_monitoring",
-        "test_secrets",
     ),
 }
 # A host that runs containers: `test_containers` is about it, and TEST_TOPOLOGIES=pods runs others on it.
