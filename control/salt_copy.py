@@ -22,11 +22,11 @@ from .errors import OperationError
 from .options import child_environment, python_path, replace_environment
 from .paths import ROOT
 
-# Of the pillar: one machine's own; the last, only its key opens.
-_OWN = ("machine.yaml", "machine-secrets.yaml", "secrets.sls")
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
+# Of the pillar: one machine's own; the last, only its key opens.
+_OWN = ("machine.yaml", "machine-secrets.yaml", "secrets.sls")
 # Imported in other processes only.
 ANSWERS = "control.salt_answers"
 # Seconds for what one machine is asked; only so that what hangs ends.
@@ -87,6 +87,7 @@ def ask(
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload([ANSWERS])
     receiver, sender = processes.Pipe(duplex=False)
+    patience = PATIENCE * len(configs)
     answers: object
     with tempfile.NamedTemporaryFile(prefix="salt-says-") as said, receiver:
         words = (module, [str(one) for one in configs], list(questions))
@@ -100,8 +101,8 @@ def ask(
                 with python_path(ROOT):
                     forkserver.ensure_running()
                 process.start()
-            if not receiver.poll(PATIENCE * len(configs)):
-                raise OperationError(f"Salt says nothing for {PATIENCE * len(configs)} s")
+            if not receiver.poll(patience):
+                raise OperationError(f"Salt says nothing for {patience} s")
             answers = json.loads(receiver.recv_bytes())
         except (EOFError, OSError) as error:
             last = said.read().decode(errors="replace").strip()[-4000:]

@@ -46,11 +46,12 @@ def measured(kind: str, what: str) -> Iterator[None]:
 
 def processor_time() -> float:
     """Seconds of CPU time that this process and those it has waited for have used, and Salt's (control/salt_copy.py)."""
+    own = sum(os.times()[:4])
     salt = getattr(forkserver._forkserver, "_forkserver_pid", None)  # type: ignore[attr-defined]
     if salt is None:
-        return sum(os.times()[:4])
+        return own
     fields = Path(f"/proc/{salt}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    return sum(os.times()[:4]) + sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+    return own + sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -13,8 +13,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from .. import atomic_file, by_path, local_state, settings, topology
 from ..errors import ControlError, UserError
 from ..paths import ROOT
@@ -23,8 +21,6 @@ from . import shared_secrets
 
 # Whom a secret is for that every machine needs.
 EVERY = "role.every"
-# Reads in a tenth of the time where PyYAML was built with libyaml: 150 files of the formulas.
-_YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # Made and signed by the controller or the machine: never a text that somebody gives.
 NOT_GIVEN = ("pki", "pki-ca", "site")
 
@@ -73,7 +69,7 @@ def find_users(topology: Topology) -> dict[str, set[str]]:
 
         def read(name: str, folder: Path = schema.parent) -> dict[str, Any]:
             path = folder / name
-            return dict(yaml.load(path.read_text("utf-8"), _YAML) or {}) if path.exists() else {}
+            return dict(by_path.load_yaml(path) or {}) if path.exists() else {}
 
         for name in read("secrets.yaml"):
             known.setdefault(name, set()).add(formula)

@@ -18,9 +18,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from .. import atomic_file, local_state, paths, settings, ssh
+from ..by_path import load_yaml
 from ..errors import UserError
 from ..paths import ROOT
 from ..topology import ROLES, Machine, Topology
@@ -74,7 +73,7 @@ def read_declared(topology: Topology) -> dict[str, Secret]:
     declared: dict[str, Secret] = {}
     for path in sorted((ROOT / "salt").glob("*/secrets.yaml")):
         file = path.relative_to(ROOT)
-        for name, entry in (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).items():
+        for name, entry in (load_yaml(path) or {}).items():
             if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", name):
                 raise UserError(f"{file}: {name}: use a-z, 0-9 and -")
             if not set(entry or ()) - {"kind", "form"}:

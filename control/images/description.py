@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from ..application import NAME
-from ..by_path import hint
+from ..by_path import hint, load_yaml
 from ..errors import UserError
 from ..paths import ROOT
 
@@ -64,7 +64,7 @@ def _read(path: Path, schema: dict[str, Any]) -> Description:
 
 def load(folder: Path = FOLDER) -> dict[str, Description]:
     """Every image by its name, in order; UserError, with file and key, for one that is not as the schema has it."""
-    schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
+    schema = load_yaml(SCHEMA)
     images = [_read(path, schema) for path in sorted(folder.glob("*.yaml"))]
     if not images:
         raise UserError(f"{_shown(folder)}: no image is described there", 2)

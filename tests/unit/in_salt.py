@@ -1,8 +1,8 @@
-"""Run inside real Salt, in a process of its own: what a machine would make of a copied tree.
+"""Run inside real Salt, in a process of its own: what a machine would make of the states.
 
 As control/salt_answers.py, with functions of our own: `render everything` is the lowstate, with every configuration file that its
 `checked` states would write and every status.yaml.j2 rendered. `render settings` is the same with the
-settings of its argument in the tree's pillar.
+settings of its argument in its pillar.
 """
 
 from __future__ import annotations

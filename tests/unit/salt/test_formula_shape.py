@@ -25,12 +25,8 @@ def formula(request: pytest.FixtureRequest) -> Path:
     return TREE / str(request.param)
 
 
-def read(path: Path) -> Any:
-    return load_yaml(path)
-
-
 def schema(formula: Path) -> dict[str, Any]:
-    found = read(formula / "schema.yaml")
+    found = load_yaml(formula / "schema.yaml")
     assert isinstance(found, dict)
     return found
 
@@ -112,13 +108,13 @@ def test_defaults_are_valid_by_the_formulas_own_schema(formula: Path) -> None:
     validator = jsonschema.Draft202012Validator(schema(formula))
     problems = [
         f"{'/'.join(map(str, error.absolute_path))}: {error.message}"
-        for error in validator.iter_errors(read(formula / "defaults.yaml"))
+        for error in validator.iter_errors(load_yaml(formula / "defaults.yaml"))
     ]
     assert problems == []
 
 
 def test_defaults_and_schema_name_the_same_settings(formula: Path) -> None:
-    given = set(keys_of(read(formula / "defaults.yaml"), schema(formula)))
+    given = set(keys_of(load_yaml(formula / "defaults.yaml"), schema(formula)))
     assert given == {path for path, _ in settings_of(schema(formula))}
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from control.by_path import parse_yaml
+from control.by_path import load_yaml
 
 ROOT = Path(__file__).resolve().parents[3]
 # What an alert must say. `runbook` is a page that is there.
@@ -38,8 +38,8 @@ def services(root: Path) -> list[str]:
 def rules(folder: Path) -> list[dict[str, Any]]:
     if not (folder / "alerts.yaml").is_file():
         return []
-    text = (folder / "alerts.yaml").read_text(encoding="utf-8")
-    return [rule for group in parse_yaml(text)["groups"] for rule in group["rules"]]
+    groups = load_yaml(folder / "alerts.yaml")["groups"]
+    return [rule for group in groups for rule in group["rules"]]
 
 
 def lacks_of_alert(root: Path, service: str, rule: dict[str, Any], tested: str) -> Iterator[str]:
