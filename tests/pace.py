@@ -1,30 +1,67 @@
 """How long something took, by this computer's own pace.
 
 Some promises are times ("503 within a second"). A computer that is busy with something else gives each
-process a part of its time only; so what was measured is divided by how much longer a fixed amount of
-work takes right now than it takes alone: by 1.0 on an idle computer.
+process a part of its time only; so what was measured is divided by how much longer work takes, while it is
+measured, than it takes alone: by 1.0 on an idle computer.
 """
 
 from __future__ import annotations
 
 import os
+import threading
 import time
 
 # Seconds of CPU time that are spent to find out. Long enough to be put aside by others.
 _WORK = 0.05
+# The same while something is measured, where it is spent again and again.
+_SAMPLE = 0.02
 
 
-def slowdown() -> float:
-    """Wall clock over CPU time of a piece of work right now, at least 1.0."""
-    wall, work = time.monotonic(), time.thread_time()
-    while time.thread_time() - work < _WORK:
+def slowdown(work: float = _WORK) -> float:
+    """Wall clock over CPU time of ``work`` seconds of CPU time right now, at least 1.0."""
+    wall, cpu = time.monotonic(), time.thread_time()
+    while time.thread_time() - cpu < work:
         pass
-    return max(1.0, (time.monotonic() - wall) / _WORK)
+    return max(1.0, (time.monotonic() - wall) / work)
 
 
-def since(began: float) -> float:
-    """Seconds since ``began`` (time.monotonic()), by what an idle computer would have needed."""
-    return (time.monotonic() - began) / slowdown()
+class Stopwatch:
+    """Measures what is done ``with`` it, and the computer's pace meanwhile, every ``apart`` seconds.
+
+    The pace right after would not do: what was measured may have been what kept others busy, and be over,
+    or have had the one bad moment.
+    """
+
+    def __init__(self, apart: float = 0.03) -> None:
+        self._apart = apart
+
+    def __enter__(self) -> Stopwatch:
+        self._slowdowns: list[float] = []
+        self._ended = threading.Event()
+        self._sampling = threading.Thread(target=self._sample, daemon=True)
+        self._began = time.monotonic()
+        self._sampling.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.wall = time.monotonic() - self._began
+        self._ended.set()
+        self._sampling.join()
+
+    def _sample(self) -> None:
+        while True:
+            self._slowdowns.append(slowdown(_SAMPLE))
+            if self._ended.wait(self._apart):
+                return
+
+    @property
+    def seconds(self) -> float:
+        """What an idle computer would have needed for it; of the clock it is :py:attr:`wall`."""
+        return self.paced(self.wall)
+
+    def paced(self, seconds: float) -> float:
+        """The same of a part of it, measured by whoever did it."""
+        return seconds * len(self._slowdowns) / sum(self._slowdowns)
 
 
 def is_over(began: float, seconds: float) -> bool:

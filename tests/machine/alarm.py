@@ -49,11 +49,16 @@ class Alarm:
     def wait(self, name: str, began: float, status: str = "firing", seconds: float = 90) -> float:
         """Seconds from ``began``, by the computer's own pace, until that alert came; AssertionError
         when it did not."""
+        with pace.Stopwatch(apart=1) as watch:
+            came = self._wait(name, began, status, seconds)
+        return watch.paced(came - began)
+
+    def _wait(self, name: str, began: float, status: str, seconds: float) -> float:
         started = time.monotonic()
         while not pace.is_over(started, seconds):
             for when, what, labels in list(self.told):
                 if when >= began and what == status and labels["alertname"] == name:
-                    return (when - began) / pace.slowdown()
+                    return when
             time.sleep(0.2)
         raise AssertionError(f"no {status} {name} within {seconds} s; came: {self.told}")
 

@@ -4,13 +4,13 @@ Sent to a machine by the tests, as a program of its own.
     locks.py hold READY     as any account: take every lock that it can, of all files that it can open,
                             and keep them until it is stopped; new files too. READY: a file for its count
     locks.py watch STOP     as root: which files others lock until STOP is there, a line each: `open PATH`
-                            where an ordinary account could open it, else `closed PATH`
+                            where an ordinary account could open it, else `closed PATH`. STOP.ready: a file
+                            that is there once it has looked
 """
 
 import contextlib
 import fcntl
 import os
-import re
 import resource
 import stat
 import sys
@@ -58,30 +58,38 @@ def take(path: str, held: dict[tuple[int, int], int]) -> None:
 
 
 def watch(stop: str) -> None:
+    """
+    By what each process has open. Not by /proc/locks: each of its pages goes through all locks again, of
+    which the holders have tens of thousands, and what is held for a second could be missed.
+    """
     seen: dict[str, bool] = {}
-    # Whose locks are known not to matter: the holders have tens of thousands, and a look must be short.
-    holders: set[str] = set()
+    # Whose locks are known not to matter.
+    others: set[str] = set()
     while not os.path.exists(stop):
-        with open("/proc/locks", encoding="ascii") as file:
-            locks = re.findall(r"(?:FLOCK|POSIX|OFDLCK) .* (\d+) \S+:(\d+) ", file.read())
-        for pid, inode in set(locks):
-            if pid not in holders:
+        for pid in os.listdir("/proc"):
+            if pid.isdigit() and pid not in others:
                 with contextlib.suppress(OSError):
-                    note(pid, int(inode), seen, holders)
+                    note(pid, seen, others)
+        with open(f"{stop}.ready", "w", encoding="ascii"):
+            pass
         time.sleep(0.002)
     for path, is_open in sorted(seen.items()):
         print("open" if is_open else "closed", path)
 
 
-def note(pid: str, inode: int, seen: dict[str, bool], holders: set[str]) -> None:
+def note(pid: str, seen: dict[str, bool], others: set[str]) -> None:
     with open(f"/proc/{pid}/cmdline", "rb") as file:
-        if b"locks.py" in file.read():
-            holders.add(pid)
-            return
-    for handle in os.listdir(f"/proc/{pid}/fd"):
+        command = file.read()
+    if b"locks.py" in command:
+        others.add(pid)
+        return
+    for handle in os.listdir(f"/proc/{pid}/fdinfo"):
         with contextlib.suppress(OSError):
+            with open(f"/proc/{pid}/fdinfo/{handle}", encoding="ascii") as file:
+                if "\nlock:\t" not in file.read():
+                    continue
             path = os.readlink(f"/proc/{pid}/fd/{handle}")
-            if os.stat(f"/proc/{pid}/fd/{handle}").st_ino == inode and path not in seen:
+            if path not in seen:
                 seen[path] = can_open(path)
 
 

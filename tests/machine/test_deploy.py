@@ -498,7 +498,10 @@ def every_lock_held(deploys: Deploys) -> Iterator[Path]:
     """Each lock that `nobody` or the application's account can take is held by it; on the machine, a file
     that ends :py:func:`locks.watch`, whose output is in a file beside it."""
     lab, program, stop = deploys.lab, "/run/locks.py", Path("/run/locks-watch")
-    lab.run(f"cat > {program}; rm -f {stop}", data=Path(locks.__file__).read_text(encoding="utf-8"))
+    lab.run(
+        f"cat > {program}; rm -f {stop} {stop}.ready",
+        data=Path(locks.__file__).read_text(encoding="utf-8"),
+    )
     application = lab.run("stat -c %u /proc/$(systemctl show -P MainPID counter@1)").strip()
     start = "systemd-run -q --collect -p LimitNOFILE=20000"
     try:
@@ -509,6 +512,7 @@ def every_lock_held(deploys: Deploys) -> Iterator[Path]:
         assert int(lab.run("cat /tmp/held-65534")) > 1000
         watch = f"-p StandardOutput=truncate:{stop}.out python3 {program} watch {stop}"
         lab.run(f"{start} --unit=watch-locks {watch}")
+        lab.wait("it is looking", lambda: lab.run(f"test -e {stop}.ready && echo y || true"))
         yield stop
     finally:
         lab.run(f"touch {stop}; systemctl stop 'hold-*'; rm -f /tmp/held-* {program}")
