@@ -6,6 +6,7 @@ one short run on one tree needs once. :func:`speed_up` has it done once. Nothing
 remembers what a machine looked like.
 """
 
+import fcntl
 import gc
 import hashlib
 import importlib.util
@@ -174,7 +175,12 @@ class Templates:
     def __init__(self, path=None):
         version = f"{jinja2.__version__}-{importlib.util.MAGIC_NUMBER.hex()}"
         self.path = path and f"{path}-{version}"
-        self.kept, self.used, self.is_changed = self._load(), {}, False
+        self.used, self.is_changed = {}, False
+        self.load()
+
+    def load(self):
+        """Take what runs before have kept."""
+        self.kept = self._load()
 
     def _load(self):
         """``{key: compiled template}``; empty for a file that is not there or not whole."""
@@ -238,17 +244,28 @@ class Templates:
         return hashlib.sha256(repr(parts).encode("utf-8", "surrogatepass")).digest()
 
     def save(self):
-        """Keep what this run has compiled for the next; nothing when that cannot be written."""
+        """
+        Keep what this run has compiled for the next, with what others have kept meanwhile; nothing
+        when that cannot be written.
+        """
         if not (self.path and self.is_changed):
             return
-        content = marshal.dumps({**self.kept, **self.used})
-        if len(content) > TEMPLATES_LIMIT:
-            content = marshal.dumps(self.used)
         try:
             os.makedirs(os.path.dirname(self.path), mode=0o755, exist_ok=True)
-            new = f"{self.path}.{os.getpid()}"
-            with open(new, "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
-                file.write(hashlib.sha256(content).digest() + content)
-            os.replace(new, self.path)
+            with open(f"{self.path}.lock", "wb", opener=_own) as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                self.load()
+                content = marshal.dumps({**self.kept, **self.used})
+                if len(content) > TEMPLATES_LIMIT:
+                    content = marshal.dumps(self.used)
+                new = f"{self.path}.{os.getpid()}"
+                with open(new, "wb", opener=_own) as file:
+                    file.write(hashlib.sha256(content).digest() + content)
+                os.replace(new, self.path)
         except OSError as error:
             print(f"compiled templates could not be kept: {error}", file=sys.stderr)
+
+
+def _own(path, flags):
+    """Nobody else's to read, or to lock."""
+    return os.open(path, flags, 0o600)

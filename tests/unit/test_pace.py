@@ -13,15 +13,15 @@ import pace
 def test_work_on_a_busy_computer_is_judged_by_what_an_idle_one_would_need() -> None:
     loops = [
         subprocess.Popen([sys.executable, "-c", "while True: pass"])
-        for _ in range(4 * (os.cpu_count() or 1))
+        for _ in range(2 * (os.cpu_count() or 1))
     ]
     try:
         deadline = time.monotonic() + 120
-        while pace.slowdown() < 2:
+        while pace.slowdown() < 1.7:
             assert time.monotonic() < deadline, "the loops take no CPU time"
         with pace.Stopwatch() as watch:
             work = time.thread_time()
-            while time.thread_time() - work < 0.2:
+            while time.thread_time() - work < 0.1:
                 pass
             # Judged by what it was while it was measured, not by what comes after.
             for loop in loops:
@@ -32,7 +32,7 @@ def test_work_on_a_busy_computer_is_judged_by_what_an_idle_one_would_need() -> N
             loop.kill()
             loop.wait(timeout=10)
     assert watch.seconds < watch.wall
-    assert watch.wall >= 0.2
+    assert watch.wall >= 0.1
     assert watch.paced(1) < 0.75, watch.paced(1)
 
 

@@ -233,26 +233,28 @@ ALWAYS = {"lint", "unit", "machine"}
 @pytest.mark.parametrize(
     ("changed", "wanted"),
     [
-        ("docs/start.md", ALWAYS),
-        ("cloud/cloud.profiles.d/all.conf", ALWAYS),
-        ("webapp/src/counter/new.py", ALWAYS | {"build", "images"}),
-        ("containers/images/redis.yaml", ALWAYS | {"images"}),
-        ("requirements/dev.lock", ALWAYS | {"audit"}),
+        (("docs/start.md", "cloud/cloud.profiles.d/all.conf"), ALWAYS),
+        (("webapp/src/counter/new.py",), ALWAYS | {"build", "images"}),
+        (
+            ("containers/images/redis.yaml", "requirements/dev.lock"),
+            ALWAYS | {"images", "audit"},
+        ),
     ],
 )
 def test_a_merge_request_runs_what_its_change_needs(
     clone: Path,
     gitlab: Callable[..., subprocess.CompletedProcess[str]],
     tmp_path: Path,
-    changed: str,
+    changed: tuple[str, ...],
     wanted: set[str],
 ) -> None:
     folder = tmp_path / "counter"
     git(tmp_path, "clone", "-q", str(clone), str(folder))
     git(folder, "checkout", "-q", "-b", "change")
-    (folder / changed).parent.mkdir(parents=True, exist_ok=True)
-    with open(folder / changed, "a", encoding="utf-8") as file:
-        file.write("\n")
+    for name in changed:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        with open(folder / name, "a", encoding="utf-8") as file:
+            file.write("\n")
     git(folder, "add", "-A")
     git(folder, "commit", "-q", "-m", "a change")
     assert occasion(folder, gitlab, CI_PIPELINE_SOURCE="merge_request_event") == wanted

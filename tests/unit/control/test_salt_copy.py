@@ -34,7 +34,21 @@ def is_a_copy(_: Any) -> bool:
     return os.getpid() != salt_answers.READER
 
 
-FUNCTIONS = {"die": die, "environment": environment, "is a copy": is_a_copy}
+def has_compiled(_: Any, template: str) -> bool:
+    import jinja2
+
+    from control import salt_answers
+
+    jinja2.Environment().from_string(template)
+    return bool(salt_answers.TEMPLATES.is_changed)
+
+
+FUNCTIONS = {
+    "die": die,
+    "environment": environment,
+    "is a copy": is_a_copy,
+    "has compiled": has_compiled,
+}
 
 
 def test_what_salt_cannot_answer_is_an_error_in_its_own_words(tmp_path: Path) -> None:
@@ -66,6 +80,14 @@ def test_what_one_question_changes_another_does_not_see(tmp_path: Path) -> None:
     laid = [["lay over pillar", [settings], {}], ["pillar.raw", ["counter"], {}]]
     assert ask_salt(tmp_path / "dev", laid)[1] == settings["counter"]
     assert ask_salt(tmp_path / "dev", laid[1:]) == [{}]
+
+
+def test_a_template_that_was_compiled_for_one_question_is_for_the_next(tmp_path: Path) -> None:
+    """Of one process after the other, and of those that were there before."""
+    config = prepare(tmp_path / "dev", DEV)
+    asked = [["has compiled", [f"{{# {tmp_path} #}}{{{{ x }}}}"], {}]]
+    assert salt_copy.ask([config], asked, __name__) == [[True]]
+    assert salt_copy.ask([config], asked, __name__) == [[False]]
 
 
 def test_salt_is_read_once_from_wherever_the_controller_is_started(tmp_path: Path) -> None:

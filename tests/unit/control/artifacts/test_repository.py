@@ -157,6 +157,17 @@ def server() -> Iterator[SimpleNamespace]:
 
 
 KINDS = ("folder", "http", "s3", "gitlab")
+# What all kinds do alike, of what their stores answer.
+ALIKE = pytest.mark.parametrize(
+    "place",
+    [
+        pytest.param(
+            kind, marks=[pytest.mark.nightly("starts s3cmd ten times")] if kind == "s3" else []
+        )
+        for kind in KINDS
+    ],
+    indirect=True,
+)
 
 
 @pytest.fixture(params=KINDS)
@@ -219,6 +230,7 @@ def test_a_stored_version_is_never_replaced(
     assert path.read_bytes() == b"an artifact"
 
 
+@ALIKE
 def test_an_interrupted_publish_is_no_release_and_is_finished_by_the_next(
     place: Repository, build: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -232,6 +244,7 @@ def test_an_interrupted_publish_is_no_release_and_is_finished_by_the_next(
         repository.publish(place, build("3.0"))
 
 
+@ALIKE
 def test_what_is_not_stored_names_the_newest_there(
     place: Repository, build: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -242,6 +255,7 @@ def test_what_is_not_stored_names_the_newest_there(
         repository.fetch(place, "9", tmp_path)
 
 
+@ALIKE
 def test_a_wrong_hash_is_refused_and_nothing_is_kept(place: Repository, tmp_path: Path) -> None:
     place.add("1", "counter-1.tar.gz", b"tampered")
     place.add("1", "counter-1.tar.gz.sha256", b"0" * 64)
