@@ -17,7 +17,7 @@ cache=${LAB_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/counter-lab}
 arch=$(dpkg --print-architecture)
 
 # A box is named by all that goes into it; a change makes a new one.
-inputs=("$here/box.sh" "$here/../bootstrap/bootstrap.sh" "$here/../bootstrap/install.py"
+inputs=("$here/box.sh" "$here/lxc-template" "$here/../bootstrap/bootstrap.sh" "$here/../bootstrap/install.py"
     "$here/../bootstrap/salt.lock")
 shopt -s nullglob
 authorities=(/usr/local/share/ca-certificates/*.crt)
@@ -40,7 +40,7 @@ packages=(
 )
 mkdir -p "$work/tree/etc/systemd/network" "$work/tree/etc/sudoers.d" "$work/tree/etc/dpkg/dpkg.cfg.d" \
     "$work/tree/usr/local/share/ca-certificates" "$work/tree/opt/bootstrap"
-cp "${inputs[@]:1}" "$work/tree/opt/bootstrap/"
+cp "${inputs[@]:2}" "$work/tree/opt/bootstrap/"
 # A laptop behind an inspecting proxy has that proxy's CA here; its machines need it too.
 [ ${#authorities[@]} -eq 0 ] || cp "${authorities[@]}" "$work/tree/usr/local/share/ca-certificates/"
 printf '[Match]\nName=eth0\n\n[Network]\nDHCP=ipv4\nLinkLocalAddressing=no\n' \
@@ -111,9 +111,10 @@ lxc.include = /usr/share/lxc/config/common.conf
 lxc.tty.dir =
 lxc.apparmor.profile = unconfined
 CONFIG
-# vagrant-lxc strips two path components: members must begin with ./rootfs/
-tar --numeric-owner --xattrs -C "$work" -cf - ./rootfs | gzip -1 > "$work/rootfs.tar.gz"
-tar -C "$work" -cf "$box.part" ./metadata.json ./lxc-config ./rootfs.tar.gz
+# Under the name that vagrant-lxc looks for.
+tar --numeric-owner --xattrs -C "$work" -cf - ./rootfs | zstd -q -1 > "$work/rootfs.tar.gz"
+cp "$here/lxc-template" "$work/"
+tar -C "$work" -cf "$box.part" ./metadata.json ./lxc-config ./lxc-template ./rootfs.tar.gz
 mv "$box.part" "$box"
 # Boxes of earlier definitions.
 for old in "$cache/boxes/$suite-$arch-"*.box; do

@@ -28,6 +28,7 @@ PACKAGES = {
     "iptables": "the machines' way out",
     "dnsmasq-base": "their addresses and names",
     "mmdebstrap": "builds their base box out of distribution packages",
+    "zstd": "packs it",
     "iproute2": "the bridge between them",
     "openssh-client": "how they are reached",
     "ca-certificates": "packages are fetched over TLS",

@@ -43,7 +43,7 @@ def make(base: str, name: str, script: str) -> None:
     with the last words of what failed."""
     local_state.CACHE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="layer.", dir=local_state.CACHE) as work:
-        unpack = ["tar", "--numeric-owner", "--xattrs", "-xzf"]
+        unpack = ["tar", "--numeric-owner", "--xattrs", "-xf"]
         run(*unpack, str(box_folder(base) / "rootfs.tar.gz"), "-C", work)
         root = f"{work}/rootfs"
         resolver = Path(root, "etc/resolv.conf")
@@ -61,12 +61,13 @@ def make(base: str, name: str, script: str) -> None:
         packed = ["tar", "--numeric-owner", "--xattrs", "-C", work, "-cf", "-", "./rootfs"]
         with open(f"{work}/rootfs.tar.gz", "wb") as archive:
             with subprocess.Popen(packed, stdout=subprocess.PIPE) as reads:
-                subprocess.run(["gzip", "-1"], stdin=reads.stdout, stdout=archive, check=True)
+                subprocess.run(["zstd", "-q", "-1"], stdin=reads.stdout, stdout=archive, check=True)
         if reads.returncode:
             raise OperationError(f"{name}: its tree could not be packed")
-        for file in ("metadata.json", "lxc-config"):
+        others = ["metadata.json", "lxc-config", "lxc-template"]
+        for file in others:
             shutil.copy(box_folder(base) / file, work)
-        members = ["./metadata.json", "./lxc-config", "./rootfs.tar.gz"]
+        members = [f"./{file}" for file in (*others, "rootfs.tar.gz")]
         run("tar", "-C", work, "-cf", f"{work}/box", *members)
         add = ["vagrant", "box", "add", "--force", "--name", name, "--provider", "lxc"]
         # Not beside another one's: they share a folder for what they unpack.
