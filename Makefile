@@ -131,7 +131,7 @@ SIDE_BY_SIDE := -n 6 $(BY_FILE)
 # TESTS=path::name narrows each of these to a test or a file, ARGS= is pytest's own.
 .PHONY: test-unit
 test-unit: $(VENV)/.dev $(VENV)/.cloud tests-need ## Tests that need no machine [TESTS=path::name] [ARGS=-x]
-	@$(PYTEST) $(or $(TESTS),--tier=test -n 4 $(BY_FILE) $(UNIT_TESTS)) $(ARGS)
+	@$(PYTEST) $(or $(TESTS),--tier=test -n 5 $(BY_FILE) $(UNIT_TESTS)) $(ARGS)
 
 .PHONY: test
 test: $(VENV)/.dev $(VENV)/.cloud tests-need ## What a change must pass: every promise, on real machines [TESTS=path::name] [ARGS=-x]

@@ -14,7 +14,7 @@ import time
 # Seconds of CPU time that are spent to find out. Long enough to be put aside by others.
 _WORK = 0.05
 # The same while something is measured, where it is spent again and again.
-_SAMPLE = 0.02
+_SAMPLE = 0.01
 
 
 def slowdown(work: float = _WORK) -> float:
@@ -32,7 +32,7 @@ class Stopwatch:
     or have had the one bad moment.
     """
 
-    def __init__(self, apart: float = 0.03) -> None:
+    def __init__(self, apart: float = 0.05) -> None:
         self._apart = apart
 
     def __enter__(self) -> Stopwatch:

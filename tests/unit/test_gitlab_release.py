@@ -40,7 +40,7 @@ class StandIn(http.server.BaseHTTPRequestHandler):
 def gitlab() -> Iterator[tuple[type[StandIn], dict[str, str]]]:
     kind = type("One", (StandIn,), {"asked": []})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), kind)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     try:
         yield (
             kind,

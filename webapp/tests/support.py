@@ -35,7 +35,7 @@ def wait_for(condition: Callable[[], Value], what: str, seconds: float = 10) -> 
             return value
         if pace.is_over(began, seconds):
             pytest.fail(f"waited {seconds:g} s in vain: {what}")
-        time.sleep(0.01)
+        time.sleep(0.02)
 
 
 def free_port() -> int:

@@ -156,8 +156,8 @@ def test_a_refused_number_waits_for_the_next_master_and_counts_once(
         while not stop.is_set():
             statuses.append(app.ask().status)
 
-    # Before anybody asks: whose number is counted, and who has not asked yet what replicas have, would be
-    # told nothing until the end of the pause (salt/redis/files/store-set waits for it).
+    # Before anybody asks: whose number is counted, and who has not asked yet what replicas have,
+    # would be told nothing until the end of the pause (salt/redis/files/store-set waits for it).
     old.client.execute_command("CLIENT PAUSE 60000 WRITE")
     client = threading.Thread(target=ask)
     client.start()

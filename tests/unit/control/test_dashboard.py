@@ -47,7 +47,7 @@ class Answer(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def monitor(tmp_path: Path) -> Iterator[Monitor]:
     with Monitor(tmp_path / "m") as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         yield server
         server.shutdown()
 
@@ -55,7 +55,7 @@ def monitor(tmp_path: Path) -> Iterator[Monitor]:
 @pytest.fixture
 def gate(tmp_path: Path, monitor: Monitor) -> Iterator[dashboard.Gate]:
     with dashboard.Gate(0, tmp_path / "m") as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         yield server
         server.shutdown()
 
