@@ -10,7 +10,7 @@ import pytest
 from lab_machine import Lab
 
 # Requests a second of a load that goes on while a machine converges.
-RATE = 200
+RATE = 100
 # HTTP/2 on both releases: their HAProxy ends its connections differently.
 MODES = (
     pytest.param("keepalive", marks=pytest.mark.one_release),

@@ -34,7 +34,7 @@ MACHINES = {
     "core1": {"address": networks.address("edges", 3), "roles": ["app", "store", "monitor"]},
 }
 # Requests a second of a load that goes on while edges fail and converge.
-RATE = 100
+RATE = 50
 # Seconds between two adverts, and three of them with what a standby waits besides (keepalived's defaults).
 ADVERT, DEAD = 0.2, 0.72
 # For what is done on purpose: a computer that has thirty machines to run answers no check within a quarter of a second, and

@@ -35,7 +35,7 @@ FIVE = ("edge1", "app1", "app2", "store1", "monitor1")
 # Requests that one application machine may have in its hands (haproxy:backend:server_maxconn).
 IN_FLIGHT = 16
 # Requests a second of a load that goes on while machines converge.
-RATE = 100
+RATE = 50
 
 
 class Many(Machines):
