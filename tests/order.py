@@ -10,6 +10,9 @@ import gc
 
 import pytest
 
+# What is imported and collected stays: to look through it for garbage again and again was a tenth of all time.
+gc.set_threshold(50_000, 20, 50)
+
 # Machines, and files (`make test-times` prints their time); all others come after them.
 FIRST = (
     "tests/machine/test_rehearsal.py", "tests/machine/test_prod.py", "tests/machine/test_stores.py", "dev", "devb", "devc", "tests/machine/test_floating.py",
@@ -40,7 +43,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    # What was imported and collected stays: to look through it for garbage again and again was a tenth of all time.
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
