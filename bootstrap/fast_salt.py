@@ -20,11 +20,12 @@ import salt.loader
 import salt.loader.lazy
 import salt.utils.jinja
 import salt.utils.optsdict
+import salt.version
 
 # Compiled templates of the runs before; root's own, as all of Salt's cache.
 TEMPLATES = "/var/cache/salt/stack/templates"
 # Bytes after which what this run did not use is forgotten.
-TEMPLATES_LIMIT = 8_000_000
+TEMPLATES_LIMIT = 4_000_000
 
 
 def speed_up_run():
@@ -173,8 +174,8 @@ class Templates:
     """
 
     def __init__(self, path=None):
-        version = f"{jinja2.__version__}-{importlib.util.MAGIC_NUMBER.hex()}"
-        self.path = path and f"{path}-{version}"
+        versions = (jinja2.__version__, salt.version.__version__, importlib.util.MAGIC_NUMBER.hex())
+        self.path = path and "-".join((path, *versions))
         self.used, self.is_changed = {}, False
         self.load()
 
@@ -258,7 +259,7 @@ class Templates:
                 content = marshal.dumps({**self.kept, **self.used})
                 if len(content) > TEMPLATES_LIMIT:
                     content = marshal.dumps(self.used)
-                new = f"{self.path}.{os.getpid()}"
+                new = f"{self.path}.new"
                 with open(new, "wb", opener=_own) as file:
                     file.write(hashlib.sha256(content).digest() + content)
                 os.replace(new, self.path)

@@ -1,6 +1,6 @@
 """
 Real Salt without any machine: what it would make of one, of the states as they are here and a pillar of its own. Nothing outside of a
-folder given is written. Used for what must come from the same files as the machines' own: the cloud's firewalls, the
+folder given is written but compiled templates, into .cache. Used for what must come from the same files as the machines' own: the cloud's firewalls, the
 documentation, hosts that run containers, the unit tests.
 """
 

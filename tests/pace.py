@@ -11,6 +11,8 @@ import os
 import threading
 import time
 
+# What this thread has had, and has waited for: nanoseconds on a CPU, and in the queue for one.
+_SCHEDULED = "/proc/thread-self/schedstat"
 # Seconds of CPU time that are spent to find out. Long enough to be put aside by others.
 _WORK = 0.05
 # The same while something is measured, where it is spent again and again.
@@ -18,11 +20,21 @@ _SAMPLE = 0.01
 
 
 def slowdown(work: float = _WORK) -> float:
-    """Wall clock over CPU time of ``work`` seconds of CPU time right now, at least 1.0."""
-    wall, cpu = time.monotonic(), time.thread_time()
-    while time.thread_time() - cpu < work:
+    """
+    How much longer ``work`` seconds of CPU time take right now for waiting for a CPU, at least 1.0. Not by the wall
+    clock: other threads of this process, which wait for Python's lock in turn, are no busy computer.
+    """
+    (cpu, waited), begin = _scheduled(), time.thread_time()
+    while time.thread_time() - begin < work:
         pass
-    return max(1.0, (time.monotonic() - wall) / work)
+    cpu_after, waited_after = _scheduled()
+    return 1 + (waited_after - waited) / max(1, cpu_after - cpu)
+
+
+def _scheduled() -> tuple[int, int]:
+    with open(_SCHEDULED, encoding="ascii") as file:
+        cpu, waited, _ = file.read().split()
+    return int(cpu), int(waited)
 
 
 class Stopwatch:

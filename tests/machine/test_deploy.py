@@ -156,7 +156,7 @@ def test_a_deploy_is_kept_and_a_rollback_goes_back_then_says_there_is_nothing_fu
 
 
 # Requests a second of each client in the load that every deploy of one release goes through.
-RATES = {"keepalive": 60.0, "close": 30.0, "h2": 60.0}
+RATES = {"keepalive": 80.0, "close": 40.0, "h2": 80.0}
 
 
 @contextlib.contextmanager
