@@ -7,6 +7,7 @@ remembers what a machine looked like.
 """
 
 import fcntl
+import functools
 import gc
 import hashlib
 import importlib.util
@@ -177,11 +178,11 @@ class Templates:
         versions = (jinja2.__version__, salt.version.__version__, importlib.util.MAGIC_NUMBER.hex())
         self.path = path and "-".join((path, *versions))
         self.used, self.is_changed = {}, False
-        self.load()
 
-    def load(self):
-        """Take what runs before have kept."""
-        self.kept = self._load()
+    @functools.cached_property
+    def kept(self):
+        """What runs before have kept, read when the first template is asked for."""
+        return self._load()
 
     def _load(self):
         """``{key: compiled template}``; empty for a file that is not there or not whole."""
@@ -255,8 +256,7 @@ class Templates:
             os.makedirs(os.path.dirname(self.path), mode=0o755, exist_ok=True)
             with open(f"{self.path}.lock", "wb", opener=_own) as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
-                self.load()
-                content = marshal.dumps({**self.kept, **self.used})
+                content = marshal.dumps({**self._load(), **self.used})
                 if len(content) > TEMPLATES_LIMIT:
                     content = marshal.dumps(self.used)
                 new = f"{self.path}.new"

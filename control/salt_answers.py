@@ -12,7 +12,6 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 # What Salt reads for a question, and what the states' modules read then: once, not in each copy.
@@ -24,10 +23,11 @@ import salt.modules.network
 import salt.pillar
 import salt.state
 
-ROOT = Path(__file__).resolve().parents[1]
+from .paths import ROOT
+
 sys.path.insert(0, str(ROOT / "bootstrap"))
 
-import fast_salt  # noqa: E402
+import fast_salt
 
 Own = Callable[..., Any]
 
@@ -49,8 +49,6 @@ def answer(
     """Answers in the order of the questions, for each of the minions' configurations; ``module``: whose functions there are too."""
     # It is over before it has made much garbage.
     gc.disable()
-    # As others have left them, who were asked after this process's elder had read Salt.
-    TEMPLATES.load()
     own = {**FUNCTIONS, **importlib.import_module(module).FUNCTIONS}
     answers = []
     for config in configs:

@@ -5,7 +5,7 @@ Sent to a machine by the tests, as a program of its own.
                             and keep them until it is stopped; new files too. READY: a file for its count
     locks.py watch STOP     as root: which files others lock until STOP is there, a line each: `open PATH`
                             where an ordinary account could open it, else `closed PATH`. STOP.ready: a file
-                            that is there once it has looked
+                            that is there once it looks
 """
 
 import contextlib
@@ -65,13 +65,13 @@ def watch(stop: str) -> None:
     seen: dict[str, bool] = {}
     # Whose locks are known not to matter.
     others: set[str] = set()
+    with open(f"{stop}.ready", "w", encoding="ascii"):
+        pass
     while not os.path.exists(stop):
         for pid in os.listdir("/proc"):
             if pid.isdigit() and pid not in others:
                 with contextlib.suppress(OSError):
                     note(pid, seen, others)
-        with open(f"{stop}.ready", "w", encoding="ascii"):
-            pass
         time.sleep(0.002)
     for path, is_open in sorted(seen.items()):
         print("open" if is_open else "closed", path)

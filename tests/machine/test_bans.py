@@ -251,8 +251,8 @@ def refusals(attacker: Visitor, requests: int) -> list[str]:
     The whole answers with 429 among those to so many requests of one connection. Side by side: one after the other,
     a busy computer answers fewer than the limit in its period.
     """
-    command = ["curl", "-sS", "-i", "--parallel", "--parallel-max", "16", "--max-time", "30"]
-    command += ["--cacert", attacker.lab.ca]
+    command = ["curl", "-sS", "-i", "--parallel", "--parallel-max", "16"]
+    command += ["--max-time", "10", "--cacert", attacker.lab.ca]
     said = attacker.run(*command, f"{attacker.lab.url}healthz?[1-{requests}]").stdout
     return re.findall(r"(?ms)^HTTP/\S+ 429.*?(?=^HTTP/|\Z)", said)
 

@@ -15,6 +15,12 @@ def test_work_on_a_busy_computer_is_judged_by_what_an_idle_one_would_need() -> N
         subprocess.Popen([sys.executable, "-c", "while True: pass"])
         for _ in range(2 * (os.cpu_count() or 1))
     ]
+
+    def stop() -> None:
+        for loop in loops:
+            loop.kill()
+            loop.wait(timeout=10)
+
     try:
         deadline = time.monotonic() + 120
         while pace.slowdown() < 1.7:
@@ -24,13 +30,9 @@ def test_work_on_a_busy_computer_is_judged_by_what_an_idle_one_would_need() -> N
             while time.thread_time() - work < 0.1:
                 pass
             # Judged by what it was while it was measured, not by what comes after.
-            for loop in loops:
-                loop.kill()
-                loop.wait(timeout=10)
+            stop()
     finally:
-        for loop in loops:
-            loop.kill()
-            loop.wait(timeout=10)
+        stop()
     assert watch.seconds < watch.wall
     assert watch.wall >= 0.1
     assert watch.paced(1) < 0.75, watch.paced(1)

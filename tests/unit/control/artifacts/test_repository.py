@@ -161,10 +161,8 @@ KINDS = ("folder", "http", "s3", "gitlab")
 ALIKE = pytest.mark.parametrize(
     "place",
     [
-        pytest.param(
-            kind, marks=[pytest.mark.nightly("starts s3cmd ten times")] if kind == "s3" else []
-        )
-        for kind in KINDS
+        *(kind for kind in KINDS if kind != "s3"),
+        pytest.param("s3", marks=pytest.mark.nightly("starts s3cmd ten times")),
     ],
     indirect=True,
 )
