@@ -13,7 +13,9 @@ says what is inside.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
+import io
 import os
 import sys
 from pathlib import Path
@@ -73,6 +75,7 @@ def main() -> int:
         default=WEBAPP.parent / ".cache" / "wheels",
         help="folder of downloaded wheels; default: .cache/wheels beside webapp/",
     )
+    parser.add_argument("--quiet", action="store_true", help="print the archive's path alone")
     parser.add_argument("--print-version", action="store_true", help="print the version alone")
     parser.add_argument("--print-app", action="store_true", help="print the checked app.json alone")
     options = parser.parse_args()
@@ -85,7 +88,10 @@ def main() -> int:
         elif options.print_version:
             print(read_source(folder, app_toml.read(folder)).version)
         else:
-            build(folder, options.out, options.cache)
+            with contextlib.redirect_stdout(io.StringIO() if options.quiet else sys.stdout):
+                path = build(folder, options.out, options.cache)
+            if options.quiet:
+                print(path)
     except BuildError as error:
         print(f"build: {error}", file=sys.stderr)
         return 1

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 from ..application import COUNTER, Application
 from ..errors import OperationError, UserError
 from ..options import Options
 from ..paths import ROOT
-from . import files, signing
+from . import signing
 
 
 def build_artifact(options: Options, application: Application = COUNTER) -> str:
     """Build the artifact unless it is there; its version. UserError for an application of which only the name is known."""
-    command = [sys.executable, str(ROOT / "webapp" / "build.py"), "--out", str(ROOT / "dist")]
+    program = ROOT / "webapp" / "build.py"
+    command = [sys.executable, str(program), "--quiet", "--out", str(ROOT / "dist")]
     if application.folder:
         command += ["--app", str(application.folder)]
     elif not application.is_counter:
@@ -28,9 +30,6 @@ def build_artifact(options: Options, application: Application = COUNTER) -> str:
         )
     # What is no error and yet is to be known.
     print(done.stderr, end="", file=sys.stderr)
-    version = subprocess.run(
-        [*command, "--print-version"], capture_output=True, text=True, check=True
-    ).stdout.strip()
-    path = ROOT / "dist" / files.archive_name(version, application.name)
+    path = Path(done.stdout.strip())
     signing.sign_built(path, options, application.name)
-    return version
+    return path.name.removeprefix(f"{application.name}-").removesuffix(".tar.gz")

@@ -4,6 +4,7 @@ no schema knows.
 """
 
 import os
+import pickle
 import re
 
 import salt.utils.yaml
@@ -19,12 +20,17 @@ def __virtual__():
 
 
 def read(path):
-    """Parsed YAML of a file of the tree, such as ``redis/defaults.yaml``, or None where there is none."""
+    """
+    Parsed YAML of a file of the tree, such as ``redis/defaults.yaml``, or None where there is none. Parsed once a run;
+    whoever asks has it alone, to change as they like.
+    """
     if path not in files():
         return None
-    path = __salt__["cp.cache_file"](_TREE + path)
-    with open(path, encoding="utf-8") as file:
-        return salt.utils.yaml.safe_load(file)
+    parsed = __context__.setdefault("tree.read", {})
+    if path not in parsed:
+        with open(__salt__["cp.cache_file"](_TREE + path), encoding="utf-8") as file:
+            parsed[path] = pickle.dumps(salt.utils.yaml.safe_load(file))
+    return pickle.loads(parsed[path])
 
 
 def files():

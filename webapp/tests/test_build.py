@@ -392,6 +392,8 @@ def test_an_artifact_that_is_there_is_left_alone_and_a_damaged_one_is_replaced(
     arguments = ("--out", str(built.parent), "--cache", str(CACHE))
     done = run(webapp, *arguments)
     assert "is there already" in done.stdout
+    quiet = run(webapp, "--quiet", *arguments)
+    assert (quiet.returncode, quiet.stdout) == (0, f"{built}\n")
     assert built.stat().st_mtime_ns == changed
     built.write_bytes(content[:1000])
     assert run(webapp, *arguments).returncode == 0

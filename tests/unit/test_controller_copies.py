@@ -1,0 +1,70 @@
+"""tests/machine/controller.py: what a copy of the controller does and says is what `make` does and says."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT / "tests" / "machine"))
+
+import controller  # noqa: E402
+
+# Of the environment of whoever runs the tests: none.
+NOTHING = {"HOST": "", "PROVIDER": "", "VERBOSE": "", "PILLAR": "", "SLS": "", "TEST": ""}
+
+
+@pytest.fixture(scope="module")
+def copies() -> Iterator[controller.Controller]:
+    it = controller.Controller()
+    yield it
+    assert it.process.stdin is not None
+    it.process.stdin.close()
+    assert it.process.wait(60) == 0, "it ends with who has started it"
+
+
+@pytest.mark.parametrize(
+    ("command", "settings"),
+    [
+        ("url", {}),
+        ("url", {"TOPOLOGY": "prdo"}),
+        ("apply", {"HOST": "app9"}),
+        ("deploy", {"VERSION": "../1"}),
+        ("rollback", {"PYTHONWARNINGS": "error", "GIT_DIR": "/nowhere", "LC_ALL": "C"}),
+    ],
+)
+def test_a_copy_does_and_says_what_make_does(
+    copies: controller.Controller, command: str, settings: dict[str, str]
+) -> None:
+    # One of which there are never machines here.
+    environment = {**os.environ, **NOTHING, "TOPOLOGY": "kitchen", **settings}
+    typed = subprocess.run(
+        ["make", command], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    copied = copies.run(command, environment, 60)
+    assert copied.returncode == typed.returncode
+    assert copied.stdout == typed.stdout
+    assert copied.stderr == re.sub(r"\[Makefile:\d+: ", "[", typed.stderr)
+
+
+def test_what_takes_too_long_is_given_up(copies: controller.Controller) -> None:
+    environment = {**os.environ, **NOTHING, "TOPOLOGY": "kitchen"}
+    copies.process.send_signal(signal.SIGSTOP)
+    try:
+        with pytest.raises(subprocess.TimeoutExpired):
+            copies.run("url", environment, 0.1)
+    finally:
+        copies.process.send_signal(signal.SIGCONT)
+    assert "kitchen" in copies.run("url", environment, 60).stderr
+
+
+def test_commands_are_those_that_are_the_controllers_alone() -> None:
+    assert controller.commands() >= {"apply", "status", "deploy", "url"}
+    assert not controller.commands() & {"test", "docs", "artifact", "help"}
