@@ -18,7 +18,8 @@ sys.path.append(str(ROOT / "tests" / "machine"))
 import controller  # noqa: E402
 
 # Of the environment of whoever runs the tests: none.
-NOTHING = {"HOST": "", "PROVIDER": "", "VERBOSE": "", "PILLAR": "", "SLS": "", "TEST": ""}
+# Nor is it a make that was started by a make.
+NOTHING = {"MAKELEVEL": "", "MAKEFLAGS": "", "HOST": "", "PROVIDER": "", "VERBOSE": "", "PILLAR": "", "SLS": "", "TEST": ""}
 
 
 @pytest.fixture(scope="module")

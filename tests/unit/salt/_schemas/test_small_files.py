@@ -198,6 +198,8 @@ def test_a_wrong_small_file_stops_the_run_before_any_change(
     ):
         formula.__salt__["tree.said"]("shop", "secrets.yaml")
     secrets.write_text("shop-key: {kind: given}\n")
+    # Another run.
+    formula.__context__.clear()
     assert formula.__salt__["tree.said"]("shop", "secrets.yaml") == {"shop-key": {"kind": "given"}}
     # A formula that was lifted out without the schemas.
     files.remove("_schemas/secrets.schema.yaml")
