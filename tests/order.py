@@ -16,7 +16,7 @@ gc.set_threshold(50_000, 20, 50)
 # Machines, and files (`make test-times` prints their time); all others come after them.
 FIRST = (
     "tests/machine/test_rehearsal.py", "tests/machine/test_prod.py", "tests/machine/test_stores.py", "dev", "devb", "devc", "tests/machine/test_floating.py",
-    "tests/machine/test_cloud.py", "pods", "dev12",
+    "tests/machine/test_cloud.py", "pods", "dev12", "tests/machine/test_lifted.py",
     "cloud/saltext-digitalocean/tests/functional/clouds/test_digitalocean_driver.py", "tests/unit/control/cloud/test_cloud.py",
     "tests/unit/salt/test_render.py", "tests/unit/test_docs.py", "webapp/tests/test_sentinels.py", "webapp/tests/test_build.py",
     "tests/unit/control/artifacts/test_repository.py", "tests/unit/test_pipeline.py", "webapp/tests/test_examples.py",

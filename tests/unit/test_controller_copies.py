@@ -17,9 +17,9 @@ sys.path.append(str(ROOT / "tests" / "machine"))
 
 import controller  # noqa: E402
 
-# Of the environment of whoever runs the tests: none.
-# Nor is it a make that was started by a make.
-NOTHING = {"MAKELEVEL": "", "MAKEFLAGS": "", "HOST": "", "PROVIDER": "", "VERBOSE": "", "PILLAR": "", "SLS": "", "TEST": ""}
+# Of the environment of whoever runs the tests; by the first two, a make that was started by a make says its number.
+UNSET = ("MAKELEVEL", "MAKEFLAGS", "HOST", "PROVIDER", "VERBOSE", "PILLAR", "SLS", "TEST")
+NOTHING = dict.fromkeys(UNSET, "")
 
 
 @pytest.fixture(scope="module")
