@@ -24,16 +24,13 @@ UNEXPORTED = ("PYTHON", "GIT_")
 
 
 class Controller:
-    """
-    One process that has read the controller, for as long as this process lives.
-
-    Linux only: a socket without a file.
-    """
+    """One process that has read the controller, for as long as this process lives."""
 
     def __init__(self) -> None:
-        self.address = f"\0counter-controller-{os.getpid()}"
         with socket.socket(socket.AF_UNIX) as listener:
-            listener.bind(self.address)
+            # A name of the kernel's, without a file.
+            listener.bind("")
+            self.address = listener.getsockname()
             listener.listen()
             # It ends with its standard input, so with this process.
             self.process = subprocess.Popen(

@@ -69,3 +69,11 @@ def test_what_takes_too_long_is_given_up(copies: controller.Controller) -> None:
 def test_commands_are_those_that_are_the_controllers_alone() -> None:
     assert controller.commands() >= {"apply", "status", "deploy", "url"}
     assert not controller.commands() & {"test", "docs", "artifact", "help"}
+
+
+def test_two_of_one_process_are_not_in_each_others_way(copies: controller.Controller) -> None:
+    other = controller.Controller()
+    assert other.process.stdin is not None
+    assert other.run("url", {**os.environ, **NOTHING, "TOPOLOGY": "kitchen"}, 60).returncode == 2
+    other.process.stdin.close()
+    assert other.process.wait(60) == 0
