@@ -212,6 +212,7 @@ def test_what_was_published_is_listed_and_fetched(
     assert beside == f"{digest}  {path.name}\n"
 
 
+@ALIKE
 def test_a_stored_version_is_never_replaced(
     place: Repository, build: Callable[..., Path], tmp_path: Path
 ) -> None:
