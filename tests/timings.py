@@ -45,8 +45,11 @@ def measured(kind: str, what: str) -> Iterator[None]:
 
 
 def processor_time() -> float:
-    """Seconds of CPU time that this process and those it has waited for have used, and Salt's (control/salt_copy.py)."""
+    """Seconds of CPU time that this process and those it has waited for have used, Salt's (control/salt_copy.py), and the
+    controller's copies' (tests/machine/controller.py)."""
     own = sum(os.times()[:4])
+    if copies := sys.modules.get("controller"):
+        own += sum(copies.processor_times)
     salt = getattr(forkserver._forkserver, "_forkserver_pid", None)  # type: ignore[attr-defined]
     if salt is None:
         return own

@@ -21,6 +21,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 # Of make's own: not in what it calls (Makefile).
 UNEXPORTED = ("PYTHON", "GIT_")
+# Seconds of CPU time of each command that a copy has done, with all that it started.
+processor_times: list[float] = []
 
 
 class Controller:
@@ -36,7 +38,8 @@ class Controller:
             self.process = subprocess.Popen(
                 [sys.executable, "-P", __file__, str(listener.fileno())],
                 cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, pass_fds=[listener.fileno()],
-                env=settle(dict(os.environ)),
+                # Ctrl-C is for whoever runs the tests: a command whose caller has gone is ended by the copy that waits for it.
+                env=settle(dict(os.environ)), start_new_session=True,
             )  # fmt: skip
 
     def run(
@@ -57,12 +60,16 @@ class Controller:
             socket.send_fds(client, [len(asked).to_bytes(4, "big")], [out.fileno(), err.fileno()])
             client.sendall(asked)
             try:
-                code = int(client.recv(16) or b"-1")
+                answered = client.recv(64).decode().split()
             except TimeoutError:
                 raise subprocess.TimeoutExpired(["make", command], timeout) from None
             for file in (out, err):
                 file.seek(0)
             said, errors = out.read(), err.read()
+        if not answered:
+            raise ConnectionError(f"make {command}: the copy of the controller has gone\n{errors}")
+        code = int(answered[0])
+        processor_times.append(float(answered[1]))
         if code:
             errors += f"make: *** [{command}] Error {code}\n"
         return subprocess.CompletedProcess(["make", command], 2 if code else 0, said, errors)
@@ -118,13 +125,13 @@ def serve(listener: socket.socket) -> int:
 
 
 def answer(client: socket.socket, command: int) -> int:
-    """Say how the process ``command`` ended; end it, with all that it started, when nobody waits any more."""
+    """Say how the process ``command`` ended and what CPU time it used; end it, with all that it started, when nobody waits any more."""
     ended = os.pidfd_open(command)
     if client in select.select([client, ended], [], [])[0]:
         os.killpg(command, signal.SIGKILL)
     code = os.waitstatus_to_exitcode(os.waitpid(command, 0)[1])
     with contextlib.suppress(OSError):
-        client.sendall(str(code).encode())
+        client.sendall(f"{code} {sum(os.times()[2:4])}".encode())
     return 0
 
 

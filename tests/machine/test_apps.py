@@ -121,13 +121,13 @@ FAILURES = {
 }
 
 
-SAME_WAY_BACK = pytest.mark.nightly("the same way back for another reason")
+SAME_WAY_BACK = pytest.mark.nightly("the same way back as of a worker that dies")
 
 
 @pytest.mark.parametrize(
     "fails",
     [
-        pytest.param("migrate", marks=SAME_WAY_BACK),
+        "migrate",
         "work",
         pytest.param("ready", marks=SAME_WAY_BACK),
     ],

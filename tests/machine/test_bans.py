@@ -342,16 +342,15 @@ for _ in range(int(count)):
 """
 
 
-SAME_BAN = pytest.mark.nightly("the same ban by another jail, which a test above tries over IPv4")
-
-
 @pytest.mark.one_release
 @pytest.mark.parametrize(
     ("path", "count", "jail", "number"),
     [
         ("healthz", 60, "haproxy-limit", 7),
-        pytest.param(".env", 5, "haproxy-scan", 8, marks=SAME_BAN),
-        pytest.param("-", 150, "haproxy-tls", 9, marks=SAME_BAN),
+        pytest.param(
+            ".env", 5, "haproxy-scan", 8, marks=pytest.mark.nightly("a test above has it over IPv4")
+        ),
+        ("-", 150, "haproxy-tls", 9),
     ],
 )
 def test_bans_hold_over_ipv6_too(

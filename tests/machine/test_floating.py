@@ -243,8 +243,10 @@ def test_what_a_client_has_had_from_one_edge_the_other_knows(edges: Edges) -> No
     with Outsider(edges, 2) as client:
 
         def refused_by_both() -> bool:
-            # At once: the limit counts the last seconds, and a busy computer takes as long to ask HAProxy for its table.
-            said = client.run(*ask, f"{one}?[1-510]").stdout
+            # At once and side by side: the limit counts the last seconds, and a busy computer takes as long to ask HAProxy
+            # for its table, or answers fewer than the limit in its period one after the other.
+            flood = ("--parallel", "--parallel-max", "16", f"{one}?[1-510]")
+            said = client.run(*ask, *flood).stdout
             there = client.run(*ask, other).stdout
             assert "429" in said, "the limit of one edge"
             return there == "429 "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -32,24 +33,24 @@ def copies() -> Iterator[controller.Controller]:
 
 
 @pytest.mark.parametrize(
-    ("command", "settings"),
+    ("command", "settings", "says"),
     [
-        ("url", {}),
-        ("url", {"TOPOLOGY": "prdo"}),
-        ("apply", {"HOST": "app9"}),
-        ("deploy", {"VERSION": "../1"}),
-        ("rollback", {"PYTHONWARNINGS": "error", "GIT_DIR": "/nowhere", "LC_ALL": "C"}),
+        ("url", {"TOPOLOGY": "dev"}, "https://"),
+        ("url", {"TOPOLOGY": "prdo"}, "did you mean prod?"),
+        ("apply", {"TOPOLOGY": "prod", "HOST": "app9"}, "HOST=app9: no such machine"),
+        ("deploy", {"TOPOLOGY": "dev", "VERSION": "../1"}, "VERSION=../1"),
+        ("url", {"TOPOLOGY": "dev", "PYTHONWARNINGS": "error", "LC_ALL": "C"}, "https://"),
     ],
 )
 def test_a_copy_does_and_says_what_make_does(
-    copies: controller.Controller, command: str, settings: dict[str, str]
+    copies: controller.Controller, command: str, settings: dict[str, str], says: str
 ) -> None:
-    # One of which there are never machines here.
-    environment = {**os.environ, **NOTHING, "TOPOLOGY": "kitchen", **settings}
+    environment = {**os.environ, **NOTHING, **settings}
     typed = subprocess.run(
         ["make", command], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
     copied = copies.run(command, environment, 60)
+    assert says in typed.stdout + typed.stderr
     assert copied.returncode == typed.returncode
     assert copied.stdout == typed.stdout
     assert copied.stderr == re.sub(r"\[Makefile:\d+: ", "[", typed.stderr)
@@ -64,6 +65,15 @@ def test_what_takes_too_long_is_given_up(copies: controller.Controller) -> None:
     finally:
         copies.process.send_signal(signal.SIGCONT)
     assert "kitchen" in copies.run("url", environment, 60).stderr
+
+
+def test_what_nobody_waits_for_is_ended() -> None:
+    here, there = socket.socketpair()
+    with subprocess.Popen(["sleep", "600"], start_new_session=True) as command:
+        here.close()
+        with there:
+            controller.answer(there, command.pid)
+        assert not Path(f"/proc/{command.pid}").exists()
 
 
 def test_commands_are_those_that_are_the_controllers_alone() -> None:
