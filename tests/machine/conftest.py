@@ -4,7 +4,7 @@ Topologies of one machine each: `dev`, `devb` and `devc` (Debian 13; three, so t
 side by side) and `dev12` (Debian 12). `dev` is the one of `make up`: up already, it is converged
 again and left up. `dev` and `dev12` are made from nothing, the others with the formulas' packages
 installed beforehand (layers.py). What the tests made is removed when they end, also when they fail; what a killed run
-left is taken over by the next.
+left is removed by the next.
 """
 
 from __future__ import annotations
@@ -71,10 +71,11 @@ def pytest_configure(config: pytest.Config) -> None:
     networks.lease()
     if config.option.collectonly or os.environ.get("PYTEST_XDIST_WORKER"):
         return
-    for topology in networks.left_elsewhere((ROOT / ".lab").glob(f"*/{MARK}")):
+    for topology in networks.left_behind((ROOT / ".lab").glob(f"*/{MARK}")):
         print(f"removing what a run that was killed has left: {topology}")
         down = ["make", "--silent", "down", f"TOPOLOGY={topology}"]
         subprocess.run(down, cwd=ROOT, check=False)
+    networks.remove_made()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -290,7 +290,7 @@ def mark_as_made(state: Path) -> None:
 @contextlib.contextmanager
 def made(machine: Lab, timeout: int = 1500, bare: bool = False) -> Iterator[Lab]:
     """The machine (or machines), up and converged; removed at the end unless somebody else's `make
-    up` made it. A run that is killed leaves its mark, and the next takes over what it left. ``bare``:
+    up` made it. A run that is killed leaves its mark, by which the next removes them first (conftest.py). ``bare``:
     from nothing, else with the packages installed already (layers.py)."""
     mark = machine.state / MARK
     ours = mark.exists() or not (machine.state / "ssh_config").exists()

@@ -71,21 +71,19 @@ def lease() -> None:
             handle.close()
             continue
         _held.append(handle)
-        for path in FOLDER.glob("*.yaml"):
-            # Of a run that was killed, whose machines are gone since.
-            if path.read_text(encoding="utf-8").startswith(MADE):
-                remove(path)
+        remove_made()
         os.environ[_VARIABLE] = str(number)
         return
     raise RuntimeError(f"all eight test networks are in use: see {folder}")
 
 
-def left_elsewhere(marks: Iterable[Path]) -> list[str]:
+def left_behind(marks: Iterable[Path]) -> list[str]:
     """
-    Topologies whose machines a killed run of this checkout has left in another network than this run's; those of its own it
-    takes over. ``marks``: ``.lab/TOPOLOGY/made-by-tests``. One whose network is in use may be a run's that goes on.
+    Topologies whose machines a killed run of this checkout has left, in whatever state its test had brought them to.
+    ``marks``: ``.lab/TOPOLOGY/made-by-tests``. One whose network another run holds may be that run's, which goes on.
     """
-    return [name for name in sorted(mark.parent.name for mark in marks) if is_free(number_of(name))]
+    names = sorted(mark.parent.name for mark in marks)
+    return [name for name in names if number_of(name) == number() or is_free(number_of(name))]
 
 
 def number_of(topology: str) -> int:
@@ -154,7 +152,15 @@ def write(topology: str, machines: dict[str, dict[str, Any]], **more: Any) -> Pa
 
 
 def remove(path: Path) -> None:
-    """Remove a topology's file unless its machines are still there, because a run was interrupted twice:
-    `make down` and the next run find them by it."""
+    """Remove a topology's file, and settings that a test gave it, unless its machines are still there, because a run was
+    interrupted twice: `make down` and the next run find them by it."""
     if not (ROOT / ".lab" / path.stem).exists():
         path.unlink()
+        (FOLDER.parent / "settings" / f"{path.stem}.sls").unlink(missing_ok=True)
+
+
+def remove_made() -> None:
+    """Remove the topologies of a run that was killed, whose machines are gone since."""
+    for path in FOLDER.glob("*.yaml"):
+        if path.read_text(encoding="utf-8").startswith(MADE):
+            remove(path)
