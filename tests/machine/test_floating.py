@@ -145,6 +145,7 @@ def exact(edges: Edges, before: int, result: Any) -> None:
 def test_clients_have_one_address_and_status_says_which_edge_has_it(edges: Edges) -> None:
     assert edges.url == f"https://{FLOATING}/"
     assert edges.up_output.splitlines()[-1] == edges.url
+    edges.wait("status is good", lambda: edges.make("status", check=False).returncode == 0)
     owner = edges.owner()
     said = edges.make("status").stdout
     assert re.search(rf"(?m)^{owner} +keepalived .* ok, has {re.escape(FLOATING)} ", said), said
@@ -154,7 +155,6 @@ def test_clients_have_one_address_and_status_says_which_edge_has_it(edges: Edges
 
 def test_commands_of_the_edges_runbooks_work(edges: Edges) -> None:
     """The other pages' are test_docs.py's, on a machine that is the only edge."""
-    edges.wait("status is good", lambda: edges.make("status", check=False).returncode == 0)
     wrong = runbooks.failing(edges, runbooks.pages_of("keepalived"))
     assert wrong == [], "\n".join(wrong)
 
