@@ -10,7 +10,7 @@ from ..application import COUNTER, Application
 from ..errors import OperationError, UserError
 from ..options import Options
 from ..paths import ROOT
-from . import signing
+from . import files, signing
 
 
 def build_artifact(options: Options, application: Application = COUNTER) -> str:
@@ -32,4 +32,4 @@ def build_artifact(options: Options, application: Application = COUNTER) -> str:
     print(done.stderr, end="", file=sys.stderr)
     path = Path(done.stdout.strip())
     signing.sign_built(path, options, application.name)
-    return path.name.removeprefix(f"{application.name}-").removesuffix(".tar.gz")
+    return files.version_in(path.name, application.name)

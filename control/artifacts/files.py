@@ -66,6 +66,11 @@ def archive_name(version: str, name: str = NAME) -> str:
     return f"{name}-{version}.tar.gz"
 
 
+def version_in(archive: str, name: str = NAME) -> str:
+    """Version of the release of application ``name`` with an archive of that name."""
+    return archive.removeprefix(f"{name}-").removesuffix(".tar.gz")
+
+
 def listed(name: str) -> re.Pattern[str]:
     """The hashes of an application's releases, as a repository lists them; the group is the version. Another's name
     may begin with this one's: a version of any but the counter begins with a digit, or is one that was built, BASE-gCOMMIT

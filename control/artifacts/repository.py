@@ -18,7 +18,7 @@ from ..errors import OperationError, UserError
 from ..options import Options
 from ..paths import ROOT
 from . import signing
-from .files import FileExists, NoListing, Repository, archive_name, check_version
+from .files import FileExists, NoListing, Repository, archive_name, check_version, version_in
 from .folder import Folder
 from .gitlab import GitLab
 from .http import Http
@@ -131,7 +131,7 @@ def publish(repository: Repository, path: Path, key: Path | None = None) -> tupl
     Raises ControlError when the version is stored with other contents, which stay; for a build that no
     commit can be named for, where the repository is shared; for a signature that cannot be made.
     """
-    version = path.name.removeprefix(f"{repository.application}-").removesuffix(".tar.gz")
+    version = version_in(path.name, repository.application)
     # What no deploy would take.
     check_version(version)
     content = path.read_bytes()

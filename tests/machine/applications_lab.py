@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lab_machine import ROOT, Lab
+import networks
+from lab_machine import Lab
 
 
 @dataclass
@@ -83,7 +84,7 @@ class Apps:
     @property
     def settings(self) -> Path:
         """Where the pillar of this topology says what is served."""
-        return ROOT / "pillar" / "settings" / f"{self.lab.topology}.sls"
+        return networks.settings(self.lab.topology)
 
     @contextlib.contextmanager
     def served(self) -> Iterator[None]:

@@ -42,6 +42,12 @@ class Controller:
                 env=settle(dict(os.environ)), start_new_session=True,
             )  # fmt: skip
 
+    def close(self) -> int:
+        """End it; its exit code."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        return self.process.wait(60)
+
     def run(
         self, command: str, environment: dict[str, str], timeout: float
     ) -> subprocess.CompletedProcess[str]:

@@ -100,6 +100,10 @@ class Lab:
             )
         return done
 
+    def wait_for_status(self) -> None:
+        """Until `make status` finds all well: a metric, a line in the central logs or the end of an alert may be a moment away."""
+        self.wait("status is good", lambda: self.make("status", check=False).returncode == 0)
+
     def apply(self, check: bool = True, **settings: str) -> subprocess.CompletedProcess[str]:
         return self.make("apply", check=check, **settings)
 

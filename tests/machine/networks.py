@@ -71,7 +71,6 @@ def lease() -> None:
             handle.close()
             continue
         _held.append(handle)
-        remove_made()
         os.environ[_VARIABLE] = str(number)
         return
     raise RuntimeError(f"all eight test networks are in use: see {folder}")
@@ -151,12 +150,17 @@ def write(topology: str, machines: dict[str, dict[str, Any]], **more: Any) -> Pa
     return path
 
 
+def settings(topology: str) -> Path:
+    """The file of a topology's own settings."""
+    return FOLDER.parent / "settings" / f"{topology}.sls"
+
+
 def remove(path: Path) -> None:
     """Remove a topology's file, and settings that a test gave it, unless its machines are still there, because a run was
     interrupted twice: `make down` and the next run find them by it."""
     if not (ROOT / ".lab" / path.stem).exists():
         path.unlink()
-        (FOLDER.parent / "settings" / f"{path.stem}.sls").unlink(missing_ok=True)
+        settings(path.stem).unlink(missing_ok=True)
 
 
 def remove_made() -> None:

@@ -83,7 +83,7 @@ def test_each_application_is_served_by_its_name_and_others_by_the_default(apps: 
 @pytest.mark.timeout(900)
 def test_commands_of_their_runbooks_work(apps: Built) -> None:
     """The other pages' are test_docs.py's, on a machine without them."""
-    apps.lab.wait("status is good", lambda: apps.lab.make("status", check=False).returncode == 0)
+    apps.lab.wait_for_status()
     wrong = runbooks.failing(apps.lab, runbooks.pages_of("apps"))
     assert wrong == [], "\n".join(wrong)
 
@@ -121,15 +121,12 @@ FAILURES = {
 }
 
 
-SAME_WAY_BACK = pytest.mark.nightly("the same way back as of a worker that dies")
-
-
 @pytest.mark.parametrize(
     "fails",
     [
         "migrate",
         "work",
-        pytest.param("ready", marks=SAME_WAY_BACK),
+        pytest.param("ready", marks=pytest.mark.nightly("the same way back as of work")),
     ],
 )
 def test_what_fails_of_a_release_takes_it_back_and_nobody_notices(apps: Built, fails: str) -> None:

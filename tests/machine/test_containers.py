@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import networks
 import pytest
 from artifacts import variant
 from lab_machine import ROOT, Lab, Outsider
@@ -166,7 +167,7 @@ def test_a_broken_image_is_taken_back_and_the_old_one_serves_all_along(
 @pytest.fixture(scope="module")
 def pages(lab: Lab, store: Path) -> Iterator[Path]:
     """An application beside the counter, as test_apps.py has it; the repository for its releases."""
-    settings = ROOT / "pillar" / "settings" / f"{lab.topology}.sls"
+    settings = networks.settings(lab.topology)
     settings.parent.mkdir(exist_ok=True)
     assert not settings.exists(), f"{settings}: somebody's own"
     one = {"hosts": ["pages.test"], "bake_seconds": 0, "instances": 1, "methods": ["GET"]}
@@ -213,7 +214,7 @@ def test_another_application_runs_beside_the_counter_by_its_name(
     assert not found["BoundingCaps"]
     assert lab.run("stat -c %U:%a /var/lib/apps/pages").strip() == "app-pages:700"
     # Of an application with one instance, two rolls may have been two scrapes in a row without any.
-    lab.wait("status is good", lambda: lab.make("status", check=False).returncode == 0)
+    lab.wait_for_status()
     # What such a host does not run is refused before anything is changed.
     shop = ROOT / "tests" / "machine" / "applications" / "shop"
     refused = lab.make("deploy", APP=str(shop), VERSION="1", check=False, **store)

@@ -256,7 +256,7 @@ def test_the_page_ends_with_all_of_them_served_under_one_certificate(apps: Typed
     assert "Superuser created" in apps.says("make ssh CMD='app-run shop")
     assert "with shop, in" in apps.says("make backup")
     assert "shop is whole, decrypted" in apps.says("make restore")
-    lab.wait("status is good", lambda: lab.make("status", check=False).returncode == 0)
+    lab.wait_for_status()
     assert lab.apply().stdout.strip().endswith("0 changed, 0 failed")
 
 

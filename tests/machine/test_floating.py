@@ -145,7 +145,7 @@ def exact(edges: Edges, before: int, result: Any) -> None:
 def test_clients_have_one_address_and_status_says_which_edge_has_it(edges: Edges) -> None:
     assert edges.url == f"https://{FLOATING}/"
     assert edges.up_output.splitlines()[-1] == edges.url
-    edges.wait("status is good", lambda: edges.make("status", check=False).returncode == 0)
+    edges.wait_for_status()
     owner = edges.owner()
     said = edges.make("status").stdout
     assert re.search(rf"(?m)^{owner} +keepalived .* ok, has {re.escape(FLOATING)} ", said), said

@@ -347,8 +347,7 @@ def test_slow_is_what_the_site_makes_one_wait_not_what_a_client_idles(lab: Lab) 
 def test_status_knows_of_metrics_logs_and_alerts(lab: Lab) -> None:
     forget(lab)
     wait_until_quiet(lab)
-    # What is measured, and a line in the central logs, may be a moment away.
-    lab.wait("all is well", lambda: lab.make("-s", "status", check=False).returncode == 0)
+    lab.wait_for_status()
     told = lab.make("-s", "status")
     row = re.search(r"(?m)^.* haproxy +haproxy +active .* ok +\S+ +\d+ +(\S+) +(\S+)", told.stdout)
     assert row, told.stdout

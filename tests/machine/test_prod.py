@@ -142,8 +142,7 @@ def test_a_second_apply_of_all_machines_changes_nothing(prod: Many) -> None:
 
 
 def test_status_shows_every_machine_and_all_is_well(prod: Many) -> None:
-    # A line in the central logs and a metric may be a moment away.
-    prod.wait("all is well", lambda: prod.make("status", check=False).returncode == 0)
+    prod.wait_for_status()
     said = prod.make("status").stdout
     for host in FIVE:
         assert re.search(rf"(?m)^{host} +base ", said)
@@ -347,7 +346,7 @@ def test_a_machine_has_its_own_secrets_and_no_others(prod: Many) -> None:
 
 def test_what_is_given_reaches_the_machine_that_needs_it_and_no_other(prod: Many) -> None:
     """A pager's token, named in this topology's own settings. Without it nothing is made up."""
-    settings = ROOT / "pillar" / "settings" / f"{NAME}.sls"
+    settings = networks.settings(NAME)
     alerts = {"webhook": "https://pager.example.org/", "webhook_token": "pager"}
     value = f"given-{secrets.token_hex(16)}"
     settings.parent.mkdir(exist_ok=True)

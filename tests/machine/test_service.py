@@ -249,8 +249,7 @@ def test_figures_are_not_public(lab: Lab) -> None:
 def test_status_names_an_unhealthy_service_and_fails(lab: Lab) -> None:
     forget(lab)
     wait_until_quiet(lab)
-    # What is measured, and a line in the central logs, may be a moment away.
-    lab.wait("all is well", lambda: lab.make("-s", "status", check=False).returncode == 0)
+    lab.wait_for_status()
     lab.run("systemctl stop redis-server")
     try:
         told = lab.make("-s", "status", check=False)

@@ -91,7 +91,7 @@ def test_three_stores_count_and_one_is_the_master(ha: Several) -> None:
 
 def test_commands_of_their_runbooks_work(ha: Several) -> None:
     """The other pages' are test_docs.py's, on a machine without them."""
-    ha.wait("status is good", lambda: ha.make("status", check=False).returncode == 0)
+    ha.wait_for_status()
     wrong = runbooks.failing(ha, runbooks.pages_of("sentinel"))
     assert wrong == [], "\n".join(wrong)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import concurrent.futures
-import copy
 import fcntl
 import fnmatch
 import functools
@@ -156,11 +155,6 @@ def formula_of_tree(formula_on: Callable[..., ModuleType]) -> ModuleType:
     module.__salt__["cp.list_master"] = lambda: files
     for name in ("tree.names", "tree.names_of", "tree.said"):
         module.__salt__[name] = functools.cache(module.__salt__[name])
-    read = functools.cache(module.__salt__["tree.read"])
-    # A copy of defaults each: settings are laid over them.
-    module.__salt__["tree.read"] = lambda path: (
-        copy.deepcopy(read(path)) if path.endswith("/defaults.yaml") else read(path)
-    )
     formula: ModuleType = module
     return formula
 
