@@ -259,16 +259,24 @@ class Lab:
         self.wait("it serves again", self.serving)
 
     def serving(self) -> bool:
-        return self.status("readyz") == 200
+        """
+        Whoever asks is answered. One answer would say so of one instance only, which HAProxy may just be about to
+        take out for the checks that failed before.
+        """
+        return self.all_ready() and self.status("readyz") == 200
 
     def all_ready(self) -> bool:
-        """Every instance takes requests, as HAProxy sees it."""
+        """Every instance takes requests, as HAProxy sees it, and its last check was good (else it says UP 3/4)."""
+        states = self.instances()
+        return bool(states) and all(state == "UP" for state in states)
+
+    def instances(self) -> list[str]:
+        """What HAProxy's checks say of each: UP, DOWN, NOLB, UP 3/4 after the first bad one, …."""
         said = self.run(
             "curl -s 'http://127.0.0.1:8405/;csv' | grep '^app,' | grep -v BACKEND | cut -d, -f18",
             check=False,
         )
-        states = said.split()
-        return bool(states) and all(state == "UP" for state in states)
+        return said.splitlines()
 
 
 MARK = "made-by-tests"

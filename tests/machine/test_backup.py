@@ -87,7 +87,7 @@ def test_what_a_wiped_store_has_lost_is_restored(lab: Lab) -> None:
         "systemctl stop redis-server; rm -rf /var/lib/redis/appendonlydir /var/lib/redis/dump.rdb;"
         " systemctl start redis-server"
     )
-    lab.wait("all instances serve again", lambda: lab.serving() and lab.all_ready())
+    lab.wait("all instances serve again", lab.serving)
     assert lab.see() == 1, "it was wiped"
 
     drill = restore(lab, TEST="1", YES="")
@@ -98,7 +98,7 @@ def test_what_a_wiped_store_has_lost_is_restored(lab: Lab) -> None:
     said = restore(lab).stdout
     assert f"restored: count {before}" in said
     assert lab.count() == before
-    lab.wait("all instances serve again", lambda: lab.serving() and lab.all_ready())
+    lab.wait("all instances serve again", lab.serving)
     assert lab.see() == before + 1
     lab.run("systemctl restart redis-server")
     assert lab.count() == before + 1, "it is on the disk as any other count"
@@ -112,7 +112,7 @@ def test_a_store_without_any_data_and_without_redis_is_restored_too(lab: Lab) ->
     lab.run("systemctl stop redis-server; rm -rf /var/lib/redis/*")
     restore(lab)
     assert lab.count() == before
-    lab.wait("all instances serve again", lambda: lab.serving() and lab.all_ready())
+    lab.wait("all instances serve again", lab.serving)
 
 
 @pytest.mark.one_release
@@ -132,13 +132,13 @@ def test_the_count_never_goes_down_unasked(lab: Lab) -> None:
     refused = restore(lab, check=False)
     assert "nobody knows whether its count would go down" in refused.stdout
     lab.run("systemctl start redis-server")
-    lab.wait("all instances serve again", lambda: lab.serving() and lab.all_ready())
+    lab.wait("all instances serve again", lab.serving)
 
     restore(lab, FORCE="1", VERSION=name)
     assert lab.count() == had
     aside = lab.run("ls -d /var/lib/redis/before-restore-*").split()
     assert len(aside) == 1, "what was replaced is kept"
-    lab.wait("all instances serve again", lambda: lab.serving() and lab.all_ready())
+    lab.wait("all instances serve again", lab.serving)
 
 
 @pytest.mark.one_release
@@ -173,7 +173,7 @@ def test_redis_account_leads_root_nowhere_while_it_restores(lab: Lab) -> None:
             "touch /run/race.stop; systemctl stop race; rm -rf /srv/victim /run/race.*", check=False
         )
     restore(lab, FORCE="1")
-    lab.wait("all instances serve again", lambda: lab.serving() and lab.all_ready())
+    lab.wait("all instances serve again", lab.serving)
 
 
 # --- what is bad is not restored ------------------------------------------------------------------
@@ -275,7 +275,7 @@ def test_a_backup_starts_no_redis_that_somebody_has_stopped(lab: Lab) -> None:
         assert lab.run("systemctl is-active redis-server", check=False) == "inactive\n"
     finally:
         lab.run("systemctl start redis-server")
-    lab.wait("all instances serve again", lambda: lab.serving() and lab.all_ready())
+    lab.wait("all instances serve again", lab.serving)
     take(lab)
 
 
@@ -390,7 +390,7 @@ def test_a_wiped_store_comes_back_from_a_bucket(lab: Lab, bucket: dict[str, str]
     assert lab.run(f"ls {FOLDER}") == "", "nothing of it stays here"
     lab.run("systemctl stop redis-server; rm -rf /var/lib/redis/*; systemctl start redis-server")
     assert f"restored: count {before}" in restore(lab, VERSION=name).stdout
-    lab.wait("all instances serve again", lambda: lab.serving() and lab.all_ready())
+    lab.wait("all instances serve again", lab.serving)
     assert lab.see() == before + 1
 
     # A store that shows another certificate is not the one that was meant. s3cmd tries long.

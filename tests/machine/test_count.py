@@ -143,7 +143,8 @@ def test_an_unreachable_redis_is_a_short_503_and_recovers_by_itself(lab: Lab) ->
             with pace.Stopwatch() as watch:
                 assert lab.status() == 503
             assert watch.seconds < 1
-        lab.wait("the instances are taken out", lambda: lab.status("readyz") == 503)
+        lab.wait("the instances are taken out", lambda: set(lab.instances()) == {"DOWN"})
+        assert lab.status("readyz") == 503
     finally:
         lab.run("systemctl start redis-server")
     lab.wait("it serves again", lab.serving)

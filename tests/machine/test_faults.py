@@ -151,10 +151,10 @@ def test_redis_with_a_full_disk_is_down_with_its_reason_and_loses_no_count(
         # It does not "run again", as that page says.
         assert not query(lab, 'ALERTS{alertname="UnitCrashed",unit="redis-server"}')
         lab.run(f"rm {fill}")
-        lab.wait("it counts again by itself", lambda: lab.status("readyz") == 200)
+        lab.wait("it counts again by itself", lab.serving)
         assert lab.count() == counted
         assert lab.see() == counted + 1
-    lab.wait("it counts where it did before", lambda: lab.status("readyz") == 200)
+    lab.wait("it counts where it did before", lab.serving)
     assert lab.see() == counted + 2
     assert counted >= before
     alarm.wait("RedisDown", began, "resolved")
