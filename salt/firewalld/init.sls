@@ -30,8 +30,10 @@ firewall commands:
     - files:
         /usr/local/sbin/firewall-confirm: {source: salt://firewalld/files/firewall-confirm, mode: '0755'}
         /usr/local/sbin/firewall-denied: {source: salt://firewalld/files/firewall-denied, mode: '0755'}
+        /usr/local/sbin/firewall-state: {source: salt://firewalld/files/firewall-state, mode: '0755'}
     - checks:
         - sh -n {staged}/usr/local/sbin/firewall-confirm
+        - sh -n {staged}/usr/local/sbin/firewall-state
         - python3 -c 'import ast, sys; ast.parse(open(sys.argv[1]).read())' {staged}/usr/local/sbin/firewall-denied
 
 # A reboot takes back what nobody confirmed.
@@ -75,7 +77,7 @@ firewalld running:
     {%- endif %}
     - reload: true
     - restart_on: [/etc/stack/denied.nft]
-    - ready: firewall-cmd --state
+    - ready: /usr/local/sbin/firewall-state
     - require:
       - service: firewalld unmasked
       - service: firewall revert at boot

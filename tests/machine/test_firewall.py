@@ -37,7 +37,7 @@ def leave_the_rules_as_they_were(lab: Lab) -> Iterator[None]:
     before = left(lab)
     yield
     lab.run("systemctl start firewalld")
-    lab.wait("firewalld", lambda: "running" in lab.run("firewall-cmd --state || true"))
+    lab.wait("firewalld", lambda: lab.run("firewall-state", check=False) == "running\n")
     if left(lab) != before:
         lab.apply()
 
@@ -137,9 +137,9 @@ def test_a_firewall_that_is_stopped_or_killed_opens_nothing(
             kill_firewalld(lab)
         else:
             lab.run(f"systemctl {what} firewalld")
-        assert outsider.every_tcp_port() == PUBLIC
+        assert outsider.listening_tcp_ports() == PUBLIC
         if what != "stop":
-            lab.wait("it is back", lambda: "running" in lab.run("firewall-cmd --state || true"))
+            lab.wait("it is back", lambda: lab.run("firewall-state", check=False) == "running\n")
     assert rules(lab) == before
     assert lab.status("healthz") == 200
 
@@ -213,7 +213,7 @@ def test_rules_and_their_absence_of_holes_outlive_a_reboot(lab: Lab, outsider: S
         "systemctl show -P ActiveEnterTimestampMonotonic firewalld systemd-networkd haproxy ssh"
     ).split()
     assert int(order[0]) <= min(map(int, order[1:]))
-    assert outsider.every_tcp_port() == PUBLIC
+    assert outsider.listening_tcp_ports() == PUBLIC
 
 
 # --- changing the rules ---------------------------------------------------------------------------
