@@ -80,6 +80,7 @@ def test_each_application_is_served_by_its_name_and_others_by_the_default(apps: 
     assert lab.apply().stdout.strip().endswith("0 changed, 0 failed")
 
 
+@pytest.mark.nightly("make test types those of most pages, on a machine of its own")
 @pytest.mark.timeout(900)
 def test_commands_of_their_runbooks_work(apps: Built) -> None:
     """The other pages' are test_docs.py's, on a machine without them."""
@@ -190,6 +191,7 @@ def test_an_application_that_is_not_there_is_one_line_with_the_nearest(apps: Bui
     assert "apps:shop:host: unknown key; did you mean 'hosts'?" in done.stdout + done.stderr
 
 
+@pytest.mark.nightly("three applies, for what is done once in an application's life")
 def test_a_former_name_is_stopped_and_its_port_free(apps: Built) -> None:
     """Last: the application is gone after it. Its state stays."""
     lab = apps.lab

@@ -118,6 +118,7 @@ def test_a_rolled_configuration_loses_nothing(lab: Lab, mode: str) -> None:
     assert lab.count() == before + result.sent
 
 
+@pytest.mark.nightly("rolled as a changed setting is, which make test does; fifty seconds")
 def test_adding_and_removing_an_instance_loses_nothing(lab: Lab) -> None:
     before = lab.count()
     with lab.under_load(mode="keepalive", rate=RATE) as load:

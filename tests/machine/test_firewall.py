@@ -219,6 +219,9 @@ def test_rules_and_their_absence_of_holes_outlive_a_reboot(lab: Lab, outsider: S
 # --- changing the rules ---------------------------------------------------------------------------
 
 
+@pytest.mark.nightly(
+    "firewalld keeps what is open; the tables themselves are compared in make test"
+)
 @pytest.mark.one_release
 def test_reloads_under_load_lose_nothing(lab: Lab) -> None:
     for mode in ("keepalive", "close"):
@@ -230,6 +233,7 @@ def test_reloads_under_load_lose_nothing(lab: Lab) -> None:
         assert load.stop().exact, load.stop().summary()
 
 
+@pytest.mark.nightly("two applies; that a second one changes nothing is in test_apply.py")
 @pytest.mark.one_release
 def test_a_second_apply_changes_no_rule_and_waits_for_nobody(lab: Lab) -> None:
     lab.apply()
@@ -364,6 +368,9 @@ def test_a_change_that_closes_ssh_for_the_controller_takes_itself_back(lab: Lab)
     assert rules(lab) == before
 
 
+@pytest.mark.nightly(
+    "half a minute for its clock; a change that nobody confirms takes itself back in make test"
+)
 @pytest.mark.one_release
 def test_the_clock_of_a_change_begins_when_the_apply_is_over(lab: Lab, outsider: Scanner) -> None:
     """A long apply leaves as much time to confirm it as a short one."""
@@ -383,6 +390,7 @@ def test_the_clock_of_a_change_begins_when_the_apply_is_over(lab: Lab, outsider:
         assert lab.run(CLOCK) == ""
 
 
+@pytest.mark.nightly("half a minute; the clock takes the same back in make test")
 @pytest.mark.one_release
 def test_a_reboot_takes_back_what_nobody_confirmed(lab: Lab, outsider: Scanner) -> None:
     before = rules(lab)
@@ -393,6 +401,9 @@ def test_a_reboot_takes_back_what_nobody_confirmed(lab: Lab, outsider: Scanner) 
     assert rules(lab) == before
 
 
+@pytest.mark.nightly(
+    "a minute for its clock; a change that nobody confirms takes itself back in make test"
+)
 @pytest.mark.one_release
 def test_an_apply_that_is_killed_right_after_the_reload_is_taken_back(lab: Lab) -> None:
     before = rules(lab)

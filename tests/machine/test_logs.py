@@ -279,6 +279,7 @@ def test_no_flood_of_a_user_stops_the_shipper_nor_poses_as_a_service(lab: Lab) -
         lab.wait("what comes after it", lambda: bool(lab.run(after)))
 
 
+@pytest.mark.nightly("four commands of half a minute; a nuisance, no promise")
 @pytest.mark.controller
 def test_looking_at_the_logs_does_not_show_mostly_that_one_looked(lab: Lab) -> None:
     mark = f"mark-{uuid.uuid4().hex}"

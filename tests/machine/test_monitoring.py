@@ -295,6 +295,7 @@ def test_every_page_is_there_and_every_panel_has_something_to_show(lab: Lab) -> 
         raise AssertionError(f"{error}: {panels}") from None
 
 
+@pytest.mark.nightly("waits for scrapes twice; only another release of HAProxy could change it")
 @pytest.mark.one_release
 def test_slow_is_what_the_site_makes_one_wait_not_what_a_client_idles(lab: Lab) -> None:
     """HAProxy's own total has the time in it that a kept connection idles between two requests."""

@@ -386,6 +386,9 @@ def test_what_is_given_reaches_the_machine_that_needs_it_and_no_other(prod: Many
 # --- under load -----------------------------------------------------------------------------------
 
 
+@pytest.mark.nightly(
+    "releases are rolled over the same machines in make test, a setting over the instances of one"
+)
 def test_a_setting_is_rolled_over_both_application_machines_without_a_lost_request(
     prod: Many,
 ) -> None:

@@ -230,11 +230,14 @@ def test_the_default_branch_runs_all_but_what_is_scheduled(
 ALWAYS = {"lint", "unit", "machine"}
 
 
+ANOTHER = pytest.mark.nightly("over a second for one more change; make test asks of two files")
+
+
 @pytest.mark.parametrize(
     ("changed", "wanted"),
     [
-        (("docs/start.md", "cloud/cloud.profiles.d/all.conf"), ALWAYS),
-        (("webapp/src/counter/new.py",), ALWAYS | {"build", "images"}),
+        pytest.param(("docs/start.md", "cloud/cloud.profiles.d/all.conf"), ALWAYS, marks=ANOTHER),
+        pytest.param(("webapp/src/counter/new.py",), ALWAYS | {"build", "images"}, marks=ANOTHER),
         (
             ("containers/images/redis.yaml", "requirements/dev.lock"),
             ALWAYS | {"images", "audit"},

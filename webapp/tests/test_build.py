@@ -300,7 +300,13 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-@pytest.mark.parametrize("place", ["global", "of the repository"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        pytest.param("global", marks=pytest.mark.nightly("make test sets them in the repository")),
+        "of the repository",
+    ],
+)
 def test_no_setting_of_gits_changes_the_version_or_hides_a_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str, place: str
 ) -> None:

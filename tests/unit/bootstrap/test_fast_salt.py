@@ -57,7 +57,10 @@ def test_what_others_kept_meanwhile_is_kept(
     assert set(fast_salt.Templates(str(tmp_path / "templates")).kept) == {b"\0", b"\1"}
 
 
-@pytest.mark.parametrize("damage", ["torn", "other"])
+@pytest.mark.parametrize(
+    "damage",
+    ["torn", pytest.param("other", marks=pytest.mark.nightly("make test has a torn one"))],
+)
 def test_compiled_templates_that_are_not_whole_are_not_used(tmp_path: Path, damage: str) -> None:
     render(tmp_path, "a {{ x }}", x=1)
     (kept,) = (one for one in tmp_path.iterdir() if one.suffix != ".lock")
