@@ -130,7 +130,7 @@ def test_a_config_that_passes_its_check_but_does_not_start_is_taken_back(lab: La
     assert lab.apply(SLS="haproxy").stdout.strip().endswith("0 changed, 0 failed")
 
 
-@pytest.mark.nightly("test_deploy.py takes such a release back in make test")
+@pytest.mark.nightly("test_deploy.py takes such a release back, and test_release.py such a setting")
 def test_a_release_that_never_gets_ready_goes_back_and_the_old_one_serves(lab: Lab) -> None:
     count = lab.see()
     failed = lab.apply(

@@ -80,7 +80,6 @@ def test_each_application_is_served_by_its_name_and_others_by_the_default(apps: 
     assert lab.apply().stdout.strip().endswith("0 changed, 0 failed")
 
 
-@pytest.mark.nightly("make test types those of most pages, on a machine of its own")
 @pytest.mark.timeout(900)
 def test_commands_of_their_runbooks_work(apps: Built) -> None:
     """The other pages' are test_docs.py's, on a machine without them."""

@@ -266,7 +266,7 @@ def test_a_429_says_when_to_come_back(lab: Lab, outsiders: tuple[Visitor, Visito
         assert re.search(r"(?mi)^cache-control: no-store\s*$", answer)
 
 
-@pytest.mark.nightly("two applies; what HAProxy makes of its limits is in test_haproxy_limits.py")
+@pytest.mark.nightly("two applies of another period; make test shows the default one")
 @pytest.mark.one_release
 def test_a_429_follows_the_pillars_period(lab: Lab, outsiders: tuple[Visitor, Visitor]) -> None:
     attacker, _ = outsiders

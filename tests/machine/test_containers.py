@@ -234,7 +234,6 @@ def test_a_backup_brings_back_the_count_that_it_was_taken_at(lab: Lab) -> None:
     assert lab.see() == counted + 1
 
 
-@pytest.mark.nightly("the same of HAProxy as in test_apps.py")
 def test_maintenance_is_a_page_until_it_ends_and_counts_nothing(lab: Lab) -> None:
     def status() -> str:
         words = ["curl", "-sS", "-o", "/dev/null", "-w", "%{http_code} %header{retry-after}"]

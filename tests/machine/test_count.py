@@ -116,9 +116,10 @@ def test_a_rolled_configuration_loses_nothing(lab: Lab, mode: str) -> None:
     assert lab.run("systemctl show -P MainPID counter@1 counter@2") != started, "nothing was rolled"
     assert result.exact, result.summary()
     assert lab.count() == before + result.sent
+    lab.apply(SLS="counter")
 
 
-@pytest.mark.nightly("rolled as a changed setting is, which make test does; fifty seconds")
+@pytest.mark.nightly("fifty seconds; test_prod.py adds machines and takes them away under load")
 def test_adding_and_removing_an_instance_loses_nothing(lab: Lab) -> None:
     before = lab.count()
     with lab.under_load(mode="keepalive", rate=RATE) as load:

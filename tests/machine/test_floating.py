@@ -153,7 +153,6 @@ def test_clients_have_one_address_and_status_says_which_edge_has_it(edges: Edges
     assert re.search(rf"(?m)^{other} +keepalived .* ok, stands by for ", said), said
 
 
-@pytest.mark.nightly("make test types those of most pages, on a machine of its own; fifty seconds")
 def test_commands_of_the_edges_runbooks_work(edges: Edges) -> None:
     """The other pages' are test_docs.py's, on a machine that is the only edge."""
     wrong = runbooks.failing(edges, runbooks.pages_of("keepalived"))
@@ -171,7 +170,7 @@ def test_both_edges_serve_the_same_certificate(edges: Edges) -> None:
     assert len(seen) == 1
 
 
-@pytest.mark.nightly("both edges are applied once more in make test, under load")
+@pytest.mark.nightly("make test applies a change to both under load, and dev nothing")
 def test_a_second_apply_changes_nothing(edges: Edges) -> None:
     assert edges.apply(SLS="firewalld,haproxy,keepalived").stdout.count(" 0 changed, 0 failed") == 3
 

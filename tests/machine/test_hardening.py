@@ -381,7 +381,7 @@ def test_security_upgrades_and_nothing_else(lab: Lab) -> None:
     assert 'DPkg::Options:: "--force-confold"' in config, "files that Salt wrote stay"
 
 
-@pytest.mark.nightly("two applies; the setting is Debian's own")
+@pytest.mark.nightly("two applies, for a line of apt's configuration")
 @pytest.mark.one_release
 def test_a_machine_reboots_in_its_window_where_the_pillar_says_so(lab: Lab) -> None:
     window = {"base": {"updates": {"reboot": True, "reboot_time": "03:30"}}}

@@ -193,9 +193,6 @@ def test_while_the_authority_is_away_what_is_there_serves_and_the_unit_says_so(
     )
 
 
-@pytest.mark.nightly(
-    "a minute, of five applies; that an order ends with a certificate is shown by make test"
-)
 @pytest.mark.one_release
 def test_a_name_that_leads_elsewhere_is_refused_and_tried_before_it_is_asked_for(
     lab: Lab, authority: dict[str, Any]
@@ -279,7 +276,6 @@ def test_no_other_account_can_answer_an_authority(lab: Lab, authority: dict[str,
         lab.run(STOP.format(units="test-intruder"))
 
 
-@pytest.mark.nightly("the backup of any file is in test_backup.py; five commands")
 @pytest.mark.one_release
 def test_the_account_is_in_the_backup_and_comes_back(lab: Lab, authority: dict[str, Any]) -> None:
     settle(lab, authority)

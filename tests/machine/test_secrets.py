@@ -49,6 +49,7 @@ def test_rotating_an_unknown_secret_is_one_clear_line(lab: Lab) -> None:
     assert "has a secret redis-countre" in refused.stderr
 
 
+# On Debian 12 by make test-all: what is asked of gpg there is the same.
 def test_a_secret_given_by_encrypted_pillar_is_used_and_lies_open_nowhere(lab: Lab) -> None:
     """With Salt's gpg renderer: a key made on the machine, a pillar encrypted to it."""
     lab.run("command -v gpg >/dev/null || apt-get install -qq -y gnupg >/dev/null", timeout=300)

@@ -89,7 +89,6 @@ def test_three_stores_count_and_one_is_the_master(ha: Several) -> None:
     assert f"stores: master {seen['master']}" in ha.make("status", check=False).stdout
 
 
-@pytest.mark.nightly("make test types those of most pages, on a machine of its own")
 def test_commands_of_their_runbooks_work(ha: Several) -> None:
     """The other pages' are test_docs.py's, on a machine without them."""
     ha.wait_for_status()

@@ -27,7 +27,7 @@ def test_a_scanner_finds_nothing_above_low_but_the_private_ca(lab: Lab, tmp_path
     report = tmp_path / "report.json"
     subprocess.run(
         [
-            # All that it does by default, but what each of many browsers would choose: that finds nothing, it informs.
+            # By default it also tries each cipher alone and what many browsers would choose: that only informs.
             "testssl", "--protocols", "--std", "--fs", "--server-preference", "--server-defaults", "--headers",
             "--vulnerable", "--quiet", "--warnings", "off", "--color", "0", "--nodns", "none",
             "--jsonfile", str(report), "--ip", lab.address, f"https://{lab.address}/",

@@ -451,9 +451,6 @@ FREE = {
 }
 
 
-@pytest.mark.nightly(
-    "judges each setting with each odd character: three seconds; make test draws them at random"
-)
 def test_only_settings_that_are_quoted_where_they_go_take_what_needs_quotes(
     formula: ModuleType,
 ) -> None:

@@ -108,7 +108,6 @@ def optional_on_ubuntu(codename: str, tmp_path_factory: pytest.TempPathFactory) 
     return dict(answer["rendered"])
 
 
-@pytest.mark.nightly("renders once more; make test does what runs without settings")
 def test_what_the_pillar_adds_renders_too(optional_on_ubuntu: dict[str, Any]) -> None:
     assert "/etc/systemd/system/haproxy-bans.service" in optional_on_ubuntu["files"]
     assert any(chunk["__sls__"] == "haproxy.acme" for chunk in optional_on_ubuntu["low"])
