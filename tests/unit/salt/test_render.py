@@ -164,7 +164,6 @@ LINES = {
 }
 
 
-@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd-analyze here")
 @functools.cache
 def exposure(unit: str) -> float:
     """By systemd's own analysis of the unit's text; many machines have the same unit."""
@@ -194,6 +193,7 @@ def test_a_service_is_restarted_when_the_program_that_it_runs_changes(rendered: 
             assert started <= known, f"{chunk['name']}: {started - known}"
 
 
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd-analyze here")
 def test_every_unit_is_sandboxed_or_says_what_keeps_it_open(rendered: Any) -> None:
     """At most 2.0, or what the unit's own file gives reasons for; a drop-in has to reach it by itself."""
     # {unit's name: its own file, then its drop-ins}; `app-.service.d` is for `app-revert.service` too.
