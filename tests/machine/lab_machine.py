@@ -278,6 +278,10 @@ class Lab:
         )
         return said.splitlines()
 
+    def listening(self) -> list[str]:
+        """``ADDRESS:PORT`` of each TCP socket on which a program of the machine listens."""
+        return self.run("ss -Hltn | awk '{print $4}'").split()
+
 
 MARK = "made-by-tests"
 
@@ -465,7 +469,6 @@ class Scanner(Outsider):
 
     def listening_tcp_ports(self) -> set[int]:
         """Those of the ports on which any program of the machine listens, on whatever address, that are open."""
-        listening = self.lab.run("ss -Hltn | awk '{print $4}'").split()
-        ports = {one.rpartition(":")[2] for one in listening}
-        assert len(ports) > len({"22", "80", "443"}), "more than what is let in"
+        ports = {one.rpartition(":")[2] for one in self.lab.listening()}
+        assert ports > {"22", "80", "443"}, "more than what is let in"
         return self.nmap("-p", ",".join(ports))

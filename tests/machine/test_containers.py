@@ -294,8 +294,9 @@ def test_count_and_containers_outlive_a_power_cut(lab: Lab) -> None:
 
 
 def test_an_outsider_finds_ssh_and_the_site_open_and_nothing_else(lab: Lab) -> None:
-    listening = lab.run("ss -Hltn | awk '{print $4}'").split()
-    beyond = {one.rpartition(":")[2] for one in listening if not one.startswith(("127.", "[::1]"))}
+    beyond = {
+        one.rpartition(":")[2] for one in lab.listening() if not one.startswith(("127.", "[::1]"))
+    }
     assert beyond == {"22", "80", "443"}
     if reason := Outsider.missing("nmap"):
         pytest.skip(reason)

@@ -37,9 +37,13 @@ def leave_the_rules_as_they_were(lab: Lab) -> Iterator[None]:
     before = left(lab)
     yield
     lab.run("systemctl start firewalld")
-    lab.wait("firewalld", lambda: lab.run("firewall-state", check=False) == "RUNNING\n")
+    lab.wait("firewalld", lambda: firewalld_runs(lab))
     if left(lab) != before:
         lab.apply()
+
+
+def firewalld_runs(lab: Lab) -> bool:
+    return lab.run("firewall-state", check=False) == "RUNNING\n"
 
 
 def left(lab: Lab) -> tuple[str, ...]:
@@ -139,7 +143,7 @@ def test_a_firewall_that_is_stopped_or_killed_opens_nothing(
             lab.run(f"systemctl {what} firewalld")
         assert outsider.listening_tcp_ports() == PUBLIC
         if what != "stop":
-            lab.wait("it is back", lambda: lab.run("firewall-state", check=False) == "RUNNING\n")
+            lab.wait("it is back", lambda: firewalld_runs(lab))
             assert outsider.listening_tcp_ports() == PUBLIC
     assert rules(lab) == before
     assert lab.status("healthz") == 200
