@@ -11,7 +11,10 @@ MAKEFLAGS += --no-print-directory
 unexport $(filter PYTHON% GIT_%,$(.VARIABLES)) BASH_ENV BASHOPTS SHELLOPTS CDPATH LANGUAGE POSIXLY_CORRECT
 export LC_ALL := C.UTF-8
 
-PYTHON ?= python3
+# The system's own, where it will do: apt keeps it safe, and Debian's builds are optimised by profile (a fifth less CPU time
+# than a version manager's here). PYTHON= names another.
+PYTHON ?= $(shell /usr/bin/python3 -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' \
+    2>/dev/null && echo /usr/bin/)python3
 SETTINGS := TOPOLOGY HOST SUITE PROVIDER TEST PILLAR SLS CMD SERVICE REQUEST SINCE FOLLOW ALL VERBOSE VERSION YES SECRET WHY FORCE IDENTITY FORGET EDGE NAME RENEW APP ON OFF
 # Taken as they were typed: a `$` in CMD or PILLAR is the machine's, not make's.
 $(foreach name,$(SETTINGS),$(eval override $(name) := $$(value $(name))))

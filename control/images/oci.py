@@ -126,10 +126,12 @@ def copy_first_layer(source: Path, layout: Path, root: Path) -> dict[str, Any]:
     (layout / "blobs/sha256").mkdir(parents=True, exist_ok=True)
     shutil.copyfile(read(layer["digest"]), layout / "blobs/sha256" / read(layer["digest"]).name)
     with tarfile.open(read(layer["digest"])) as archive:
+        # Python 3.11.2 of Debian 12 has no filters (PEP 706) and no argument to name one.
+        archive.extraction_filter = getattr(tarfile, "fully_trusted_filter", None)
         for member in archive:
             # Whoever builds: the layer itself is what says who owns what.
             member.uid, member.gid, member.uname, member.gname = os.getuid(), os.getgid(), "", ""
-            archive.extract(member, root, filter="fully_trusted")
+            archive.extract(member, root)
     return {
         "digest": layer["digest"],
         "size": layer["size"],

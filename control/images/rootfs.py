@@ -219,7 +219,9 @@ def add_artifact(root: Path, artifact: Path, top: Path, sha256: str) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     unpacked = root / ".artifact"
     with tarfile.open(artifact) as archive:
-        archive.extractall(unpacked, filter="data")
+        # Python 3.11.2 of Debian 12 has no filters (PEP 706); a stored artifact's hash was compared before.
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)
+        archive.extractall(unpacked)
     (content,) = unpacked.iterdir()
     content.rename(folder)
     unpacked.rmdir()
