@@ -44,26 +44,34 @@ def set_signer(top, key):
         __utils__["atomic_file.write"](path, f"{key}\n", mode=0o644)
 
 
+def listed(top):
+    """``{path: [mode, sha256]}`` of the files that the release in ``top`` was installed with; None for one of before
+    there was such a list. ValueError when the list is damaged."""
+    text = __utils__["atomic_file.read_text"](os.path.join(top, _FILE))
+    was = None if text is None else json.loads(text)
+    if not isinstance(was, dict | None):
+        raise ValueError(f"{_FILE} is no list of files")
+    return was
+
+
 def damage(top):
     """What of the release in ``top`` is not as it was installed, ``PATH: how`` each; empty when all is."""
-    text = __utils__["atomic_file.read_text"](os.path.join(top, _FILE))
-    if text is None:
-        return []
     try:
-        return _differences(top, json.loads(text))
+        was = listed(top)
     except ValueError:
         return [f"{_FILE}: damaged"]
+    return [] if was is None else _differences(top, was)
 
 
-def _differences(top, listed):
+def _differences(top, was):
     now = _files(top)
     found = [
         f"{path}: {'missing' if path not in now else 'changed'}"
-        for path, was in listed.items()
-        if now.get(path) != was
+        for path, entry in was.items()
+        if now.get(path) != entry
     ]
     # Python may write byte code of its own; any other file could be found in place of one of these.
-    added = [path for path in now if path not in listed and not path.endswith(".pyc")]
+    added = [path for path in now if path not in was and not path.endswith(".pyc")]
     return found + [f"{path}: is none of its files" for path in added]
 
 

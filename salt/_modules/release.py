@@ -4,6 +4,7 @@ For formulas counter and apps: releases of an application on this machine: artif
 """
 
 import glob
+import hashlib
 import json
 import os
 import re
@@ -221,7 +222,7 @@ def install(name, root, version, source=None, stated=None, signers=None):
     try:
         path, sha256, signer = _verified_artifact(name, version, source, stated, signers, aside)
         top = __salt__["artifact.unpack"](path, name, version, aside)
-        _finish(top, sha256, signer)
+        _finish(top, releases, sha256, signer)
         if is_installed:
             __salt__["manifest.mend"](top, target)
         else:
@@ -295,10 +296,11 @@ def _verified_artifact(name, version, source, stated, signers, folder):
     return path, sha256, signer
 
 
-def _finish(top, sha256, signer):
+def _finish(top, releases, sha256, signer):
     """What is done to an unpacked release before it is put in place."""
     with open(os.path.join(top, "artifact.sha256"), "w", encoding="ascii") as file:
         file.write(f"{sha256}\n")
+    _take_byte_code(top, releases)
     # Patiently: the instances that serve meanwhile come first.
     command = ["nice", "-n", "19", "/usr/bin/python3", "-I", "-m", "compileall", "-q"]
     folders = [os.path.join(top, "app"), *sorted(glob.glob(os.path.join(glob.escape(top), "lib*")))]
@@ -307,6 +309,42 @@ def _finish(top, sha256, signer):
     __salt__["manifest.write"](top)
     __salt__["manifest.set_signer"](top, signer)
     __utils__["atomic_file.sync_tree"](top)
+
+
+def _take_byte_code(top, releases):
+    """
+    Byte code of files that the release installed last has too, byte for byte, from there: most of a release is what its
+    application is built of, and compiling that again is most of the CPU time that a deploy takes here.
+    """
+    others = glob.glob(os.path.join(glob.escape(releases), "*", ""))
+    before = max(others, key=os.path.getmtime, default=None)
+    try:
+        was = (before and __salt__["manifest.listed"](before)) or {}
+    except ValueError:
+        return
+    for path, (_, sha256) in was.items():
+        folder, name = os.path.split(path)
+        source = os.path.join(os.path.dirname(folder), f"{name.partition('.')[0]}.py")
+        new = os.path.join(top, source)
+        if not name.endswith(".pyc") or source not in was or not os.path.isfile(new):
+            continue
+        code = _read(os.path.join(before, path))
+        is_whole = code and hashlib.sha256(code).hexdigest() == sha256
+        if not is_whole or any(code[4:8]) or __salt__["artifact.sha256"](new) != was[source][1]:
+            continue
+        # A magic number, flags, and the time and size of its source, by which Python and compileall take it for that one's.
+        time = int(os.stat(new).st_mtime) & 0xFFFFFFFF
+        os.makedirs(os.path.join(top, folder), exist_ok=True)
+        with open(os.path.join(top, path), "wb") as file:
+            file.write(code[:8] + time.to_bytes(4, "little") + code[12:])
+
+
+def _read(path):
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError:
+        return None
 
 
 def damage(root, version):

@@ -101,8 +101,9 @@ def artifact(
     cut: int = 0,
     add: tarfile.TarInfo | None = None,
     top: str | None = None,
+    time: int = 0,
 ) -> Path:
-    """dist/app-VERSION.tar.gz and its hash; `cut` bytes are missing at its end."""
+    """dist/app-VERSION.tar.gz and its hash, its files of `time`; `cut` bytes are missing at its end."""
     top = top or f"app-{version}"
     content = {
         f"{top}/release.json": b"{}",
@@ -115,6 +116,7 @@ def artifact(
             info = tarfile.TarInfo(name)
             info.size, info.mode = len(data), 0o777 if "/bin/" in name else 0o644
             info.uid = info.gid = 12345
+            info.mtime = time
             archive.addfile(info, io.BytesIO(data))
         if add:
             archive.addfile(add)
@@ -310,6 +312,65 @@ def test_byte_code_that_python_added_is_no_damage(release: ModuleType, home: str
     release.install("app", home, "1.0")
     Path(home, "releases/1.0/lib/__pycache__/a.cpython-99.pyc").write_bytes(b"x")
     assert release.install("app", home, "1.0") is False
+
+
+def byte_code(home: str, version: str, module: str) -> Path:
+    (path,) = Path(home, "releases", version, "lib/__pycache__").glob(f"{module}.*.pyc")
+    return path
+
+
+def imported(home: str, version: str) -> str:
+    """What modules a and b of a release say, to a Python that may write nothing; each that has no byte code is named."""
+    program = (
+        f"import sys; sys.path.insert(0, {home!r} + '/releases/{version}/lib'); import a, b\n"
+        "import os; print(a.x, b.x, *(m for m in (a, b) if not os.path.exists(m.__cached__)))"
+    )
+    command = ["/usr/bin/python3", "-I", "-B", "-c", program]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_byte_code_of_what_did_not_change_is_taken_from_the_last_release(
+    release: ModuleType, home: str
+) -> None:
+    """Compiling what an application is built of is most of the CPU time of a deploy."""
+    artifact("1.0", {"app-1.0/lib/b.py": b"x = 'b'\n"})
+    release.install("app", home, "1.0")
+    artifact("1.1", {"app-1.1/lib/b.py": b"x = 'c'\n"}, time=1_700_000_000)
+    release.install("app", home, "1.1")
+    # In it is the folder in which it was compiled, another for each release.
+    old, new = (
+        {module: byte_code(home, version, module).read_bytes()[16:] for module in "ab"}
+        for version in ("1.0", "1.1")
+    )
+    assert old["a"] == new["a"]
+    assert old["b"] != new["b"]
+    assert imported(home, "1.1") == "1 c"
+    command = ["/usr/bin/python3", "-I", "-m", "compileall", str(Path(home, "releases/1.1/lib"))]
+    assert "Compiling" not in subprocess.run(command, capture_output=True, text=True).stdout
+    assert release.damage(home, "1.1") == []
+
+
+@pytest.mark.parametrize("how", ["changed", "missing", "list damaged", "list of another kind"])
+def test_byte_code_that_is_not_what_was_installed_is_not_taken(
+    release: ModuleType, home: str, how: str
+) -> None:
+    files = {"b": b"x = 'b'\n", "c": b"x = 'c'\n"}
+    artifact("1.0", {f"app-1.0/lib/{name}.py": text for name, text in files.items()})
+    release.install("app", home, "1.0")
+    code = byte_code(home, "1.0", "b")
+    if how == "changed":
+        other = byte_code(home, "1.0", "c").read_bytes()
+        code.write_bytes(code.read_bytes()[:16] + other[16:])
+        assert imported(home, "1.0") == "1 c", "Python itself would not notice"
+    elif how == "missing":
+        code.unlink()
+    else:
+        text = "{" if how == "list damaged" else "[]"
+        Path(home, "releases/1.0/artifact.manifest").write_text(text)
+        assert release.damage(home, "1.0") == ["artifact.manifest: damaged"]
+    artifact("1.1", {f"app-1.1/lib/{name}.py": text for name, text in files.items()})
+    release.install("app", home, "1.1")
+    assert imported(home, "1.1") == "1 b"
 
 
 def test_a_wrong_hash_is_refused_and_both_hashes_are_named(
