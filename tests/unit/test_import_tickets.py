@@ -24,9 +24,10 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from control.by_path import load_yaml  # noqa: E402
 from docs.generate import import_tickets, tickets  # noqa: E402
 
-PUBLISHED = yaml.safe_load((Path(__file__).parent / "published_trackers.yaml").read_text("utf-8"))
+PUBLISHED = load_yaml(Path(__file__).parent / "published_trackers.yaml")
 TOKEN = "not-to-be-shown"
 # Stands for `gh`: what it takes of the words of the real one, and whom it asks.
 # By hand, for it is started a hundred times and urllib takes as long to read as all the rest.

@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
+from control.by_path import load_yaml
 from tests.checkout import copy_checkout
 
 ROOT = Path(__file__).resolve().parents[2]
 CI = ROOT / "tests" / "ci"
-FILE = yaml.safe_load((ROOT / ".gitlab-ci.yml").read_text(encoding="utf-8"))
+FILE = load_yaml(".gitlab-ci.yml")
 GLOBAL = {"workflow", "stages", "default", "variables"}
 
 
@@ -255,7 +255,7 @@ def test_a_merge_request_runs_what_its_change_needs(
     wanted: set[str],
 ) -> None:
     folder = tmp_path / "counter"
-    git(tmp_path, "clone", "-q", str(clone), str(folder))
+    git(tmp_path, "clone", "-qs", str(clone), str(folder))
     git(folder, "checkout", "-q", "-b", "change")
     for name in changed:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -298,7 +298,7 @@ def test_build_and_publish_run_as_the_pipeline_runs_them(
     assert (store / f"{stored.name}.sha256").read_text() == f"{digest}  {stored.name}\n"
     # The same as `make artifact` makes, of another folder and at another time.
     again = tmp_path / "again"
-    git(clone.parent, "clone", "-q", str(clone), str(again))
+    git(clone.parent, "clone", "-qs", str(clone), str(again))
     words = ["webapp/build.py", "--out", tmp_path / "dist", "--cache", ROOT / ".cache" / "wheels"]
     built = subprocess.run(
         [sys.executable, *words],

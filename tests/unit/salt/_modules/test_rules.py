@@ -10,20 +10,18 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-import yaml
+
+from control.by_path import load_yaml
 
 TREE = Path(__file__).resolve().parents[4] / "salt"
 FORMULAS = sorted(path.parent.name for path in TREE.glob("*/defaults.yaml"))
 RULES = [
     (path.parent.name, rule)
     for path in [TREE / "rules.yaml", *sorted(TREE.glob("*/rules.yaml"))]
-    for rule in yaml.safe_load(path.read_text(encoding="utf-8"))
+    for rule in load_yaml(path)
 ]
 IDS = [rule["setting"] for _, rule in RULES]
-DEFAULTS = {
-    name: yaml.safe_load((TREE / name / "defaults.yaml").read_text(encoding="utf-8"))
-    for name in FORMULAS
-}
+DEFAULTS = {name: load_yaml(TREE / name / "defaults.yaml") for name in FORMULAS}
 # Of the form alone: whether it could be served is asked later.
 PEM = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
 # Each rule broken: what the pillar says, and part of the line that refuses it.
