@@ -245,27 +245,33 @@ def targets() -> set[str]:
     return set(re.findall(r"(?m)^([a-z][a-z-]*):", text)) | set(facts.to_come())
 
 
-@pytest.mark.parametrize("page", PAGES, ids=str)
-def test_commands_that_a_page_names_exist(page: Path) -> None:
-    text = (ROOT / page).read_text(encoding="utf-8")
-    code = "\n".join(re.findall(r"(?ms)^ *```.*?^ *```|`[^`\n]+`", text))
-    named = set(re.findall(r"(?m)(?:^ *|[`#;&|($] *)make (?:-s )?([a-z][a-z-]*)", code))
-    # `make cloud-*` is all that begin so.
-    stems = {name for name in named if name.endswith("-")}
-    assert named - stems - targets() == set()
-    assert all(any(one.startswith(stem) for one in targets()) for stem in stems)
+# Of all pages at once: a test for each of hundreds would cost more than what it reads.
+def test_commands_that_a_page_names_exist() -> None:
+    wrong = []
+    for page in PAGES:
+        text = (ROOT / page).read_text(encoding="utf-8")
+        code = "\n".join(re.findall(r"(?ms)^ *```.*?^ *```|`[^`\n]+`", text))
+        named = set(re.findall(r"(?m)(?:^ *|[`#;&|($] *)make (?:-s )?([a-z][a-z-]*)", code))
+        # `make cloud-*` is all that begin so.
+        wrong += [
+            f"{page}: there is no make {name}"
+            for name in sorted(named - targets())
+            if not name.endswith("-") or not any(one.startswith(name) for one in targets())
+        ]
+    assert wrong == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=str)
-def test_tests_that_a_page_names_exist(page: Path) -> None:
+def test_tests_that_a_page_names_exist() -> None:
     """`test_x…` names all that begin so."""
-    known = facts.test_names()
-    text = (ROOT / page).read_text(encoding="utf-8")
-    for name, open_end in re.findall(r"`(test_\w+)(…?)`", text):
-        if open_end:
-            assert any(one.startswith(name) for one in known), f"{page}: no test begins with {name}"
-        else:
-            assert name in known, f"{page}: there is no {name}"
+    known, wrong = facts.test_names(), []
+    for page in PAGES:
+        text = (ROOT / page).read_text(encoding="utf-8")
+        wrong += [
+            f"{page}: there is no {name}{open_end}"
+            for name, open_end in re.findall(r"`(test_\w+)(…?)`", text)
+            if name not in known and not (open_end and any(one.startswith(name) for one in known))
+        ]
+    assert wrong == []
 
 
 def test_the_threat_model_names_tests_that_exist_and_every_promise_of_defending() -> None:
@@ -312,27 +318,47 @@ def anchors(path: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-") for title in titles}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=str)
-def test_links_of_a_page_lead_somewhere(page: Path) -> None:
-    text = (ROOT / page).read_text(encoding="utf-8")
-    for _, label, target in site.links(text):
-        if re.match(r"[a-z][a-z0-9+.-]*:", target):
-            continue
-        name, _, anchor = target.partition("#")
-        path = (ROOT / page.parent / name).resolve() if name else ROOT / page
-        assert path.exists(), f"{page}: [{label}]({target}): there is no such file"
-        assert path.is_relative_to(ROOT), f"{page}: [{label}]({target}): leaves the repository"
-        if anchor and path.suffix == ".md":
-            assert anchor in anchors(path.relative_to(ROOT)), f"{page}: [{label}]({target})"
+def leads_nowhere(page: Path, target: str) -> str:
+    """Why a link of a page leads nowhere; empty when it leads somewhere."""
+    name, _, anchor = target.partition("#")
+    path = (ROOT / page.parent / name).resolve() if name else ROOT / page
+    if not path.exists():
+        return "there is no such file"
+    if not path.is_relative_to(ROOT):
+        return "leaves the repository"
+    if anchor and path.suffix == ".md" and anchor not in anchors(path.relative_to(ROOT)):
+        return "there is no such heading"
+    return ""
 
 
-@pytest.mark.parametrize("page", PAGES, ids=str)
-def test_runnable_blocks_of_a_page_can_be_read(page: Path) -> None:
+def test_links_of_a_page_lead_somewhere() -> None:
+    wrong = [
+        f"{page}: [{label}]({target}): {why}"
+        for page in PAGES
+        for _, label, target in site.links((ROOT / page).read_text(encoding="utf-8"))
+        if not re.match(r"[a-z][a-z0-9+.-]*:", target) and (why := leads_nowhere(page, target))
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("target", "why"),
+    [
+        ("docs/start.md", ""),
+        ("docs/none.md", "there is no such file"),
+        ("../none.md", "there is no such file"),
+        ("..", "leaves the repository"),
+        ("docs/start.md#none", "there is no such heading"),
+        ("#run-it", ""),
+        ("#none", "there is no such heading"),
+    ],
+)
+def test_a_link_that_leads_nowhere_is_told(target: str, why: str) -> None:
+    assert leads_nowhere(Path("README.md"), target) == why
+
+
+def test_some_pages_have_runnable_blocks_and_all_can_be_read() -> None:
     """tests/machine/test_docs.py runs them."""
-    runnable.blocks(ROOT / page)
-
-
-def test_some_pages_have_runnable_blocks() -> None:
     assert sum(len(runnable.blocks(ROOT / page)) for page in PAGES) >= 5
 
 

@@ -58,28 +58,50 @@ def of_make(command: str) -> list[tuple[str, list[str]]]:
     return found
 
 
-@pytest.mark.parametrize("page", PAGES, ids=str)
-def test_commands_of_a_page_take_what_they_are_given(page: Path) -> None:
-    """A variable that a command does not take is ignored in silence: the page would promise what does not happen."""
+def not_taken(command: str) -> list[str]:
+    """What a command line gives to commands that do not take it."""
     wrong = []
-    for command in commands_in((ROOT / page).read_text(encoding="utf-8")):
-        for target, variables in of_make(command):
-            strange = set(variables) - taken(target) - ALWAYS
-            if strange and taken(target):
-                wrong.append(f"make {target}: takes no {', '.join(sorted(strange))}: {command}")
-        for call in re.findall(r"-m control ([a-z][a-z-]* .*?)(?:[|;&>)]|$)", command):
-            name, *words = call.split()
-            known = {one.name: one for one in COMMANDS}
-            if name not in known:
-                wrong.append(f"control {name}: there is no such command")
-                continue
-            options = {text for one in known[name].params for text in one.opts}
-            wrong += [
-                f"control {name}: no {word}"
-                for word in words
-                if word.startswith("--") and word not in options
-            ]
+    for target, variables in of_make(command):
+        strange = set(variables) - taken(target) - ALWAYS
+        if strange and taken(target):
+            wrong.append(f"make {target}: takes no {', '.join(sorted(strange))}: {command}")
+    for call in re.findall(r"-m control ([a-z][a-z-]* .*?)(?:[|;&>)]|$)", command):
+        name, *words = call.split()
+        known = {one.name: one for one in COMMANDS}
+        if name not in known:
+            wrong.append(f"control {name}: there is no such command")
+            continue
+        options = {text for one in known[name].params for text in one.opts}
+        wrong += [
+            f"control {name}: no {word}"
+            for word in words
+            if word.startswith("--") and word not in options
+        ]
+    return wrong
+
+
+def test_commands_of_a_page_take_what_they_are_given() -> None:
+    """A variable that a command does not take is ignored in silence: the page would promise what does not happen."""
+    wrong = [
+        f"{page}: {why}"
+        for page in PAGES
+        for command in commands_in((ROOT / page).read_text(encoding="utf-8"))
+        for why in not_taken(command)
+    ]
     assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("command", "why"),
+    [
+        ("make up TOPOLOGY=prod", []),
+        ("make url VERSION=1", ["make url: takes no VERSION: make url VERSION=1"]),
+        ("python -m control none x", ["control none: there is no such command"]),
+        ("python -m control up --none", ["control up: no --none"]),
+    ],
+)
+def test_what_a_command_does_not_take_is_told(command: str, why: list[str]) -> None:
+    assert not_taken(command) == why
 
 
 def test_the_commands_of_a_line_are_found() -> None:
