@@ -157,8 +157,8 @@ class Store:
     and a second INCR could count one request twice. Each command waits at most the connect
     timeout plus the timeout of an answer.
 
-    While Redis is unreachable, one request at a time tries it, one that came after the last try;
-    the others fail at once. Without that, requests would queue behind threads that all wait for a
+    While Redis is unreachable, one request at a time tries it, one that came after the last try, as
+    all did that ask together with it; the others fail at once. Without that, requests would queue behind threads that all wait for a
     frozen Redis, and a client would wait for many timeouts, not one.
 
     With Sentinels, Redis is the master that they name, each number is one that a majority of the
@@ -267,11 +267,11 @@ class Store:
         if self._reachable is not False:
             return self._exchange(command, sinces)
         answers: list[Any] = [StoreAwayError("Redis was unreachable a moment ago") for _ in sinces]
-        # Who has waited through a timeout already does not wait for another one.
-        fresh = [number for number, since in enumerate(sinces) if since > self._last_failure]
-        if fresh and self._probe.acquire(blocking=False):
+        # Who has waited through a timeout already waits for no other one: not its own, nor that of
+        # who asks together with it.
+        if min(sinces) > self._last_failure and self._probe.acquire(blocking=False):
             try:
-                (answers[fresh[0]],) = self._exchange(command, [sinces[fresh[0]]])
+                (answers[0],) = self._exchange(command, sinces[:1])
             finally:
                 self._probe.release()
         return answers
