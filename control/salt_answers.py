@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +32,8 @@ import fast_salt
 
 Own = Callable[..., Any]
 
+# Salt itself, where nobody has set up its log, has every line of it made, for nobody: a tenth of all its work.
+logging.getLogger().setLevel(logging.WARNING)
 TEMPLATES = fast_salt.speed_up(str(ROOT / ".cache" / "templates" / "compiled"))
 # The process that has read Salt, of which those that answer are copies.
 READER = os.getpid()

@@ -7,6 +7,7 @@ time; left to itself it begins with the file that has the most tests, which says
 from __future__ import annotations
 
 import gc
+import logging
 
 import pytest
 
@@ -43,5 +44,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
+    # Salt, once it is imported, has every line of its log made, and pytest keeps them.
+    logging.getLogger().setLevel(logging.WARNING)
     gc.collect()
     gc.freeze()
