@@ -158,8 +158,9 @@ class Store:
     timeout plus the timeout of an answer.
 
     While Redis is unreachable, one request at a time tries it, one that came after the last try, as
-    all did that ask together with it; the others fail at once. Without that, requests would queue behind threads that all wait for a
-    frozen Redis, and a client would wait for many timeouts, not one.
+    all did that ask together with it; the others fail at once. Without that, requests would queue
+    behind threads that all wait for a frozen Redis, and a client would wait for many timeouts, not
+    one.
 
     With Sentinels, Redis is the master that they name, each number is one that a majority of the
     stores has (WAIT in the same round trip, which requests of all threads share), and what was
