@@ -46,7 +46,7 @@ class Cloud:
             "deploy": False,
             # Everything as in life, only sooner.
             "api_backoff": 0.02,
-            "poll_interval": 0.02,
+            "poll_interval": 0.05,
             "unsure_timeout": 3,
         }
         self.profile: dict[str, Any] = {
