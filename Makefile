@@ -11,9 +11,9 @@ MAKEFLAGS += --no-print-directory
 unexport $(filter PYTHON% GIT_%,$(.VARIABLES)) BASH_ENV BASHOPTS SHELLOPTS CDPATH LANGUAGE POSIXLY_CORRECT
 export LC_ALL := C.UTF-8
 
-# The system's own, where it will do: apt keeps it safe, and Debian's builds are optimised by profile (a fifth less CPU time
-# than a version manager's here). PYTHON= names another.
-PYTHON ?= $(shell /usr/bin/python3 -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' \
+# The system's own, where it will do: apt keeps it safe, and Debian's builds are optimised by profile (a sixth less CPU time
+# than a version manager's). PYTHON= names another.
+PYTHON ?= $(shell /usr/bin/python3 -I -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' \
     2>/dev/null && echo /usr/bin/)python3
 SETTINGS := TOPOLOGY HOST SUITE PROVIDER TEST PILLAR SLS CMD SERVICE REQUEST SINCE FOLLOW ALL VERBOSE VERSION YES SECRET WHY FORCE IDENTITY FORGET EDGE NAME RENEW APP ON OFF
 # Taken as they were typed: a `$` in CMD or PILLAR is the machine's, not make's.
@@ -195,7 +195,7 @@ bench: $(VENV)/.control $(VENV)/bench/.whole ## What a request costs beside a na
 # One that was killed while being made has a python but no pip.
 WHOLE_VENV = $(VENV)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 
-# A virtual environment with the interpreter on the PATH; Debian keeps `venv` in a package apart.
+# A virtual environment of PYTHON; Debian keeps `venv` in a package apart.
 $(VENV)/bin/python:
 	@if ! $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then \
 	    echo "Python 3.11 or later is needed, $$($(PYTHON) --version) was found" >&2; exit 2; fi

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import re
 import tempfile
 from pathlib import Path
 
@@ -21,7 +22,11 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     if hasattr(session.config, "workerinput"):
         return
     folder = Path(tempfile.gettempdir(), f"pytest-of-{getpass.getuser()}")
-    runs = sorted(folder.glob("pytest-[0-9]*"), key=lambda run: int(run.name.partition("-")[2]))
-    # A run that goes on, of another checkout, has locked its own.
-    if old := [run for run in runs[:-KEPT] if not (run / ".lock").exists()]:
-        os.spawnvp(os.P_NOWAIT, "nice", ["nice", "rm", "-rf", "--", *map(str, old)])
+    own = [run for run in folder.glob("pytest-*") if re.fullmatch(r"pytest-\d+", run.name)]
+    runs = sorted(own, key=lambda run: int(run.name.partition("-")[2]))
+    # As pytest: nothing in what another account could have put there, nor what a run that goes on has locked.
+    if folder.is_symlink() or not runs or folder.stat().st_uid != os.getuid():
+        return
+    if old := [str(run) for run in runs[:-KEPT] if not (run / ".lock").exists()]:
+        remove = ["nice", "rm", "-rf", "--one-file-system", "--", *old]
+        os.spawnvp(os.P_NOWAIT, remove[0], remove)

@@ -9,6 +9,7 @@ import tarfile
 from collections.abc import Iterable
 from pathlib import Path
 
+from ..by_path import load_module
 from ..errors import OperationError, UserError
 from ..paths import ROOT
 from .description import Description
@@ -218,10 +219,12 @@ def add_artifact(root: Path, artifact: Path, top: Path, sha256: str) -> None:
     folder = root / str(top).lstrip("/")
     folder.parent.mkdir(parents=True, exist_ok=True)
     unpacked = root / ".artifact"
-    with tarfile.open(artifact) as archive:
-        # Python 3.11.2 of Debian 12 has no filters (PEP 706); a stored artifact's hash was compared before.
-        archive.extraction_filter = getattr(tarfile, "data_filter", None)
-        archive.extractall(unpacked)
+    try:
+        with tarfile.open(artifact) as archive:
+            extract = load_module("salt/_utils/archives.py").extract
+            extract(archive, archive.getmembers(), unpacked)
+    except tarfile.TarError as error:
+        raise OperationError(f"{artifact}: {error}; refused, no image was made") from error
     (content,) = unpacked.iterdir()
     content.rename(folder)
     unpacked.rmdir()

@@ -210,25 +210,8 @@ def unpack(path, name, version, folder):
     with tarfile.open(path) as archive:
         members = archive.getmembers()
         _check_room(members, os.path.dirname(folder), path, name)
-        _extract(archive, members, folder)
+        __utils__["archives.extract"](archive, members, folder)
     own = f"{name}-{version}"
     top = os.path.join(folder, own)
     _check_target(top, path, name, own)
     return top
-
-
-def _extract(archive, members, folder):
-    """
-    The members of a tar archive under ``folder``, owned by who unpacks it; TarError before the
-    first one is written when any is not a plain file or folder inside of it. Python 3.11.2 of
-    Debian 12 has no extraction filters (PEP 706), so what they refuse is refused here.
-    """
-    for member in members:
-        if member.name.startswith("/") or ".." in member.name.split("/"):
-            raise tarfile.TarError(f"member {member.name!r} is outside of the archive's own folder")
-        if not member.isfile() and not member.isdir():
-            raise tarfile.TarError(f"member {member.name!r} is neither a file nor a folder")
-        member.uid, member.gid, member.uname, member.gname = os.geteuid(), os.getegid(), "", ""
-        member.mode = 0o755 if member.isdir() else (member.mode | 0o600) & 0o755
-    safe = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
-    archive.extractall(folder, members, **safe)

@@ -48,8 +48,11 @@ def listed(top):
     """``{path: [mode, sha256]}`` of the files that the release in ``top`` was installed with; None for one of before
     there was such a list. ValueError when the list is damaged."""
     text = __utils__["atomic_file.read_text"](os.path.join(top, _FILE))
-    was = None if text is None else json.loads(text)
-    if not isinstance(was, dict | None):
+    if text is None:
+        return None
+    was = json.loads(text)
+    entries = was.values() if isinstance(was, dict) else [None]
+    if not all(isinstance(one, list) and len(one) == 2 for one in entries):
         raise ValueError(f"{_FILE} is no list of files")
     return was
 

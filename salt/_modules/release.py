@@ -300,7 +300,14 @@ def _finish(top, releases, sha256, signer):
     """What is done to an unpacked release before it is put in place."""
     with open(os.path.join(top, "artifact.sha256"), "w", encoding="ascii") as file:
         file.write(f"{sha256}\n")
-    _take_byte_code(top, releases)
+    # An artifact's own byte code would be run in place of the sources that are beside it, here and in releases after it.
+    for folder, folders, names in os.walk(top):
+        if "__pycache__" in folders:
+            folders.remove("__pycache__")
+            shutil.rmtree(os.path.join(folder, "__pycache__"))
+        if "__pycache__" in names:
+            os.unlink(os.path.join(folder, "__pycache__"))
+    _take_byte_code(top, releases, signer)
     # Patiently: the instances that serve meanwhile come first.
     command = ["nice", "-n", "19", "/usr/bin/python3", "-I", "-m", "compileall", "-q"]
     folders = [os.path.join(top, "app"), *sorted(glob.glob(os.path.join(glob.escape(top), "lib*")))]
@@ -311,22 +318,27 @@ def _finish(top, releases, sha256, signer):
     __utils__["atomic_file.sync_tree"](top)
 
 
-def _take_byte_code(top, releases):
+def _take_byte_code(top, releases, signer):
     """
     Byte code of files that the release installed last has too, byte for byte, from there: most of a release is what its
-    application is built of, and compiling that again is most of the CPU time that a deploy takes here.
+    application is built of, and compiling that again is most of the CPU time that a deploy takes here. Of the same signer,
+    as it was listed when it was compiled, and for the Python of this machine; what is not is compiled.
     """
     others = glob.glob(os.path.join(glob.escape(releases), "*", ""))
     before = max(others, key=os.path.getmtime, default=None)
-    try:
-        was = (before and __salt__["manifest.listed"](before)) or {}
-    except ValueError:
+    if before is None or __salt__["manifest.signer"](before) != signer:
         return
+    try:
+        was = __salt__["manifest.listed"](before) or {}
+    except (OSError, ValueError):
+        return
+    python = os.path.basename(os.path.realpath("/usr/bin/python3"))
+    tag = python.replace("python", "cpython-").replace(".", "")
     for path, (_, sha256) in was.items():
-        folder, name = os.path.split(path)
-        source = os.path.join(os.path.dirname(folder), f"{name.partition('.')[0]}.py")
+        found = re.fullmatch(rf"(.+)/__pycache__/([^/]+)\.{re.escape(tag)}\.pyc", path)
+        source = f"{found[1]}/{found[2]}.py" if found else ""
         new = os.path.join(top, source)
-        if not name.endswith(".pyc") or source not in was or not os.path.isfile(new):
+        if source not in was or not os.path.isfile(new):
             continue
         code = _read(os.path.join(before, path))
         is_whole = code and hashlib.sha256(code).hexdigest() == sha256
@@ -334,7 +346,7 @@ def _take_byte_code(top, releases):
             continue
         # A magic number, flags, and the time and size of its source, by which Python and compileall take it for that one's.
         time = int(os.stat(new).st_mtime) & 0xFFFFFFFF
-        os.makedirs(os.path.join(top, folder), exist_ok=True)
+        os.makedirs(os.path.dirname(os.path.join(top, path)), exist_ok=True)
         with open(os.path.join(top, path), "wb") as file:
             file.write(code[:8] + time.to_bytes(4, "little") + code[12:])
 

@@ -8,7 +8,7 @@ import io
 import re
 import sys
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -245,33 +245,41 @@ def targets() -> set[str]:
     return set(re.findall(r"(?m)^([a-z][a-z-]*):", text)) | set(facts.to_come())
 
 
+def unknown_commands(text: str) -> list[str]:
+    """What a page calls a make command and is none."""
+    code = "\n".join(re.findall(r"(?ms)^ *```.*?^ *```|`[^`\n]+`", text))
+    named = set(re.findall(r"(?m)(?:^ *|[`#;&|($] *)make (?:-s )?([a-z][a-z-]*)", code))
+    # `make cloud-*` is all that begin so.
+    return [
+        name
+        for name in sorted(named - targets())
+        if not name.endswith("-") or not any(one.startswith(name) for one in targets())
+    ]
+
+
+def unknown_tests(text: str) -> list[str]:
+    """What a page calls a test and is none; `test_x…` names all that begin so."""
+    known = facts.test_names()
+    return [
+        f"{name}{open_end}"
+        for name, open_end in re.findall(r"`(test_\w+)(…?)`", text)
+        if name not in known and not (open_end and any(one.startswith(name) for one in known))
+    ]
+
+
 # Of all pages at once: a test for each of hundreds would cost more than what it reads.
-def test_commands_that_a_page_names_exist() -> None:
-    wrong = []
-    for page in PAGES:
-        text = (ROOT / page).read_text(encoding="utf-8")
-        code = "\n".join(re.findall(r"(?ms)^ *```.*?^ *```|`[^`\n]+`", text))
-        named = set(re.findall(r"(?m)(?:^ *|[`#;&|($] *)make (?:-s )?([a-z][a-z-]*)", code))
-        # `make cloud-*` is all that begin so.
-        wrong += [
-            f"{page}: there is no make {name}"
-            for name in sorted(named - targets())
-            if not name.endswith("-") or not any(one.startswith(name) for one in targets())
-        ]
-    assert wrong == []
+@pytest.mark.parametrize("unknown", [unknown_commands, unknown_tests])
+def test_commands_and_tests_that_a_page_names_exist(unknown: Callable[[str], list[str]]) -> None:
+    wrong = {str(page): unknown((ROOT / page).read_text(encoding="utf-8")) for page in PAGES}
+    assert {page: names for page, names in wrong.items() if names} == {}
 
 
-def test_tests_that_a_page_names_exist() -> None:
-    """`test_x…` names all that begin so."""
-    known, wrong = facts.test_names(), []
-    for page in PAGES:
-        text = (ROOT / page).read_text(encoding="utf-8")
-        wrong += [
-            f"{page}: there is no {name}{open_end}"
-            for name, open_end in re.findall(r"`(test_\w+)(…?)`", text)
-            if name not in known and not (open_end and any(one.startswith(name) for one in known))
-        ]
-    assert wrong == []
+def test_commands_and_tests_that_do_not_exist_are_told() -> None:
+    text = "`make up`, `make pu`, `make cloud-*`, `make clod-*`\n```\nmake dwon HOST=a\n```\n"
+    assert unknown_commands(text) == ["clod-", "dwon", "pu"]
+    name = "test_commands_and_tests_that_do_not_exist_are_told"
+    text = f"`{name}`, `{name[:-1]}…`, `{name[:-1]}`, `test_nothing_of_this_name…`"
+    assert unknown_tests(text) == [name[:-1], "test_nothing_of_this_name…"]
 
 
 def test_the_threat_model_names_tests_that_exist_and_every_promise_of_defending() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from control.errors import ControlError
+from control.errors import ControlError, OperationError
 from control.images import build, description, lock, packages, rootfs
 from control.options import Options
 from control.paths import ROOT
@@ -105,6 +105,30 @@ def test_the_configuration_of_an_image_is_that_of_its_description(checkout: Chec
     assert config["config"]["Entrypoint"] == ["/usr/bin/thing"]
     assert config["config"]["Cmd"] == ["-f", "/etc/thing.conf"]
     assert config["created"] == "2026-01-02T03:04:05Z", "the time of the lock, not of the build"
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "said"),
+    [
+        ("app-1.0/../../x", tarfile.REGTYPE, "is outside of the archive's own folder"),
+        ("/x", tarfile.REGTYPE, "is outside of the archive's own folder"),
+        ("app-1.0/x", tarfile.SYMTYPE, "is neither a file nor a folder"),
+        ("app-1.0/x", tarfile.LNKTYPE, "is neither a file nor a folder"),
+    ],
+)
+def test_an_artifact_that_would_write_elsewhere_makes_no_image(
+    tmp_path: Path, name: str, kind: bytes, said: str
+) -> None:
+    """Also by a Python that has no filters for archives, as Debian 12's."""
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname = kind, "/etc/passwd"
+    with tarfile.open(tmp_path / "app.tar.gz", "w:gz") as archive:
+        archive.addfile(member)
+    root = tmp_path / "root"
+    root.mkdir()
+    with pytest.raises(OperationError, match=f"app.tar.gz: member '{name}' {said}; refused"):
+        rootfs.add_artifact(root, tmp_path / "app.tar.gz", Path("/opt/app"), "0" * 64)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["app.tar.gz", "opt", "root"]
 
 
 def test_the_application_is_where_machines_have_it_with_its_hash_beside_it(

@@ -350,9 +350,17 @@ def test_byte_code_of_what_did_not_change_is_taken_from_the_last_release(
     assert release.damage(home, "1.1") == []
 
 
-@pytest.mark.parametrize("how", ["changed", "missing", "list damaged", "list of another kind"])
+@pytest.mark.parametrize(
+    ("how", "text"),
+    [
+        ("changed", ""),
+        ("missing", ""),
+        *(("list", text) for text in ("{", "[]", "null", '{"lib/b.py": 1}')),
+        ("of another signer", "ssh-ed25519 AAAA"),
+    ],
+)
 def test_byte_code_that_is_not_what_was_installed_is_not_taken(
-    release: ModuleType, home: str, how: str
+    release: ModuleType, home: str, how: str, text: str
 ) -> None:
     files = {"b": b"x = 'b'\n", "c": b"x = 'c'\n"}
     artifact("1.0", {f"app-1.0/lib/{name}.py": text for name, text in files.items()})
@@ -364,13 +372,49 @@ def test_byte_code_that_is_not_what_was_installed_is_not_taken(
         assert imported(home, "1.0") == "1 c", "Python itself would not notice"
     elif how == "missing":
         code.unlink()
-    else:
-        text = "{" if how == "list damaged" else "[]"
+    elif how == "list":
         Path(home, "releases/1.0/artifact.manifest").write_text(text)
         assert release.damage(home, "1.0") == ["artifact.manifest: damaged"]
+    else:
+        Path(home, "releases/1.0/artifact.signer").write_text(text)
     artifact("1.1", {f"app-1.1/lib/{name}.py": text for name, text in files.items()})
     release.install("app", home, "1.1")
     assert imported(home, "1.1") == "1 b"
+    if how == "of another signer":
+        compiled = [byte_code(home, version, "c").read_bytes() for version in ("1.0", "1.1")]
+        assert compiled[0] != compiled[1], "in it is the folder in which it was compiled"
+
+
+def test_byte_code_that_an_artifact_brings_is_run_nowhere(
+    release: ModuleType, home: str, tmp_path: Path
+) -> None:
+    """Its signer has read the sources beside it; releases after it would take it, too."""
+    source = tmp_path / "b.py"
+    source.write_text("x = 'evil'\n")
+    os.utime(source, (0, 0))
+    compile_all = ["/usr/bin/python3", "-I", "-m", "compileall", "-q", str(source)]
+    subprocess.run(compile_all, check=True)
+    (code,) = tmp_path.glob("__pycache__/b.*.pyc")
+    false = code.read_bytes()
+    for version in ("1.0", "1.1"):
+        members = {"lib/b.py": b"x = 'good'\n"}
+        if version == "1.0":
+            members |= {f"lib/__pycache__/{code.name}": false, "lib/c/__pycache__": b""}
+        artifact(version, {f"app-{version}/{path}": data for path, data in members.items()})
+        release.install("app", home, version)
+        assert imported(home, version) == "1 good"
+        assert release.damage(home, version) == []
+
+
+def test_byte_code_of_another_python_is_left_behind(release: ModuleType, home: str) -> None:
+    artifact("1.0")
+    release.install("app", home, "1.0")
+    top = Path(home, "releases/1.0")
+    (top / "lib/__pycache__/a.cpython-99.pyc").write_bytes(byte_code(home, "1.0", "a").read_bytes())
+    release.__salt__["manifest.write"](top)
+    artifact("1.1")
+    release.install("app", home, "1.1")
+    byte_code(home, "1.1", "a")
 
 
 def test_a_wrong_hash_is_refused_and_both_hashes_are_named(
@@ -440,7 +484,7 @@ def test_no_room_is_refused_before_a_byte_is_written(
     artifact("1.0", {"app-1.0/lib/big": b"x" * 1_000_000})
     full = SimpleNamespace(f_bavail=4000, f_frsize=4096, f_files=0, f_favail=0)
     monkeypatch.setattr(artifacts.os, "statvfs", lambda path: full)
-    monkeypatch.setattr(artifacts, "_extract", lambda *words: pytest.fail("it wrote"))
+    artifacts.__utils__["archives.extract"] = lambda *words: pytest.fail("it wrote")  # type: ignore[attr-defined]
     with pytest.raises(CommandExecutionError, match="needs 18 MB in .*, but 16 MB are free"):
         release.install("app", home, "1.0")
     few = SimpleNamespace(f_bavail=10**9, f_frsize=4096, f_files=100, f_favail=5)
