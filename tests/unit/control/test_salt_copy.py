@@ -7,6 +7,7 @@ import py_compile
 import shutil
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,8 @@ def test_what_one_question_changes_another_does_not_see(tmp_path: Path) -> None:
 def test_a_template_that_was_compiled_for_one_question_is_for_the_next(tmp_path: Path) -> None:
     """Of one process after the other, and of those that were there before."""
     config = prepare(tmp_path / "dev", DEV)
-    asked = [["has compiled", [f"{{# {tmp_path} #}}{{{{ x }}}}"], {}]]
+    # Kept beyond this run, whose folder may have the name of an earlier one.
+    asked = [["has compiled", [f"{{# {uuid.uuid4()} #}}{{{{ x }}}}"], {}]]
     assert salt_copy.ask([config], asked, __name__) == [[True]]
     assert salt_copy.ask([config], asked, __name__) == [[False]]
 
