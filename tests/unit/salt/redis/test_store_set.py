@@ -290,7 +290,7 @@ def test_a_sentinel_asks_each_redis_every_second_and_votes_soon_after_it_was_fro
     command = ["redis-server", str(config), "--sentinel"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as sentinel:
         try:
-            until(place.exists, "it answers")
+            until(lambda: listens(place), "it answers")
             until(lambda: told() == ("1000", "3000"), "it was told")
         finally:
             sentinel.terminate()
@@ -375,10 +375,16 @@ def running(folder: Path, *options: str) -> Iterator[tuple[Path, subprocess.Pope
     command = ["redis-server", "--port", "0", "--unixsocket", str(path), "--dir", str(folder)]
     with subprocess.Popen([*command, "--save", "", *options], stdout=subprocess.DEVNULL) as process:
         try:
-            until(path.exists, "Redis listens")
+            until(lambda: listens(path), "Redis listens")
             yield path, process
         finally:
             process.kill()
+
+
+def listens(place: Path) -> bool:
+    """Its socket is there a moment before that."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        return sock.connect_ex(str(place)) == 0
 
 
 def until(condition: Callable[[], object], what: str) -> None:
