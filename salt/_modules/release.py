@@ -300,13 +300,6 @@ def _finish(top, releases, sha256, signer):
     """What is done to an unpacked release before it is put in place."""
     with open(os.path.join(top, "artifact.sha256"), "w", encoding="ascii") as file:
         file.write(f"{sha256}\n")
-    # An artifact's own byte code would be run in place of the sources that are beside it, here and in releases after it.
-    for folder, folders, names in os.walk(top):
-        if "__pycache__" in folders:
-            folders.remove("__pycache__")
-            shutil.rmtree(os.path.join(folder, "__pycache__"))
-        if "__pycache__" in names:
-            os.unlink(os.path.join(folder, "__pycache__"))
     _take_byte_code(top, releases, signer)
     # Patiently: the instances that serve meanwhile come first.
     command = ["nice", "-n", "19", "/usr/bin/python3", "-I", "-m", "compileall", "-q"]
