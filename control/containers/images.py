@@ -22,8 +22,6 @@ from ..paths import ROOT
 from ..topology import Topology
 
 FOLDER = ROOT / "dist" / "images"
-# Of releases that are not this checkout's, by version.
-RELEASES = ROOT / ".cache" / "images"
 # On a host: the layouts, whose blobs are shared.
 PLACE = "/var/cache/stack/images"
 # Those that are no application; each is `localhost/NAME:current` there.
@@ -104,8 +102,7 @@ def for_release(version: str, folder: Path, app: Application = COUNTER) -> Image
     digest = hashlib.sha256(archive.read_bytes()).hexdigest()
     listed = build.read_list().get("images", {}).get(name, {})
     if listed.get("version") != version or listed.get("artifact") != digest:
-        target = RELEASES / version if app.is_counter else RELEASES / name / version
-        listed = build.build_release(archive, version, target, Options.read(names=[]), app)
+        listed = build.build_release(archive, version, Options.read(names=[]), app)
     return Image(name, ROOT / listed["layout"], listed["digest"])
 
 

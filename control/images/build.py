@@ -1,21 +1,27 @@
-"""Making every image: dist/images/NAME, an OCI layout each, and dist/images/images.json, which lists them."""
+"""
+Making every image: dist/images/NAME, an OCI layout each, and dist/images/images.json, which lists them. What is made from the
+same is the same, so each is made once on a computer, and kept for all checkouts of its user.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import datetime
+import fcntl
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from .. import local_state
 from ..application import COUNTER, FORMULA, Application
 from ..errors import UserError
 from ..options import Options
@@ -29,6 +35,10 @@ from .lock import read as read_lock
 DIST = ROOT / "dist"
 FOLDER = DIST / "images"
 LIST = "images.json"
+# Those that were made, by what they are made from: its layout, what lies beside it, and what the list says of it.
+KEPT = local_state.CACHE / "images"
+# Since one of them was last asked for.
+DAYS = 30
 
 
 @contextlib.contextmanager
@@ -62,13 +72,13 @@ def _digest_of_sources(image: Description) -> str:
     return whole.hexdigest()
 
 
-def _inputs(image: Description, locked: Lock, artifact: str) -> str:
-    """Hash of all that an image is made from: what has the same one is the same."""
+def _inputs(image: Description, locked: Lock, release: list[str]) -> str:
+    """Hash of all that an image is made from: what has the same one is the same. ``release``: what it has of an application."""
     made_from = [
         asdict(image),
         [asdict(package) for package in locked.packages_of(image.key)],
         locked.snapshot,
-        artifact if image.artifact else "",
+        release,
         _digest_of_sources(image),
     ]
     return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
@@ -103,8 +113,8 @@ def _build(
     debs: dict[str, Path],
     artifact: Path,
     version: str,
-    base: Path | None = None,
-    app: Application = COUNTER,
+    base: Path | None,
+    app: Application,
 ) -> dict[str, Any]:
     """One image in ``folder``; what the list says of it. ``base``: layout of another of the same packages, of another
     artifact; ``app``: whose artifact it is."""
@@ -161,7 +171,7 @@ def _build(
         "user": image.uid,
         "version": labels["org.opencontainers.image.version"],
         **({"artifact": digest} if digest else {}),
-        "inputs": _inputs(image, locked, digest),
+        "base": _inputs(image, locked, []),
     }
 
 
@@ -197,44 +207,98 @@ def is_whole(layout: Path, digest: str) -> bool:
         return False
 
 
-def _reuse(before: Path, after: Path, image: Description, old: dict[str, Any]) -> bool:
-    """Take an image that is the same from the last build, if it is whole there."""
-    if not is_whole(before / image.name, old["digest"]):
-        return False
-    shutil.copytree(before / image.name, after / image.name)
-    for suffix in (".cdx.json", ".packages"):
-        shutil.copyfile(before / f"{image.name}{suffix}", after / f"{image.name}{suffix}")
-    return True
+@contextlib.contextmanager
+def _lock_kept() -> Iterator[None]:
+    """Nobody else makes or removes a kept image meanwhile."""
+    KEPT.mkdir(parents=True, exist_ok=True)
+    with open(KEPT / ".lock", "w", opener=lambda path, flags: os.open(path, flags, 0o600)) as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("waiting: another command makes images")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _read_kept(folder: Path, base: str = "") -> dict[str, Any]:
+    """What the list says of a kept image; empty unless it is there, whole, and of this ``base``."""
+    try:
+        entry = dict(json.loads((folder / LIST).read_text(encoding="utf-8")))
+        is_asked = not base or entry["base"] == base
+        return entry if is_asked and is_whole(_layout(folder, entry), entry["digest"]) else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _layout(kept: Path, entry: Mapping[str, Any]) -> Path:
+    return kept / Path(entry["layout"]).name
+
+
+def _forget_old() -> None:
+    """Remove what nobody asked for in a long time, and what a killed build has left."""
+    for folder in KEPT.iterdir():
+        old = time.time() - folder.stat().st_mtime > DAYS * 24 * 3600
+        if folder.is_dir() and (old or folder.name.startswith(".new-")):
+            shutil.rmtree(folder)
+
+
+def _make(
+    image: Description,
+    locked: Lock,
+    artifact: Path,
+    version: str,
+    options: Options,
+    app: Application,
+    what: str,
+) -> tuple[Path, dict[str, Any], bool]:
+    """
+    Folder of the kept image that is made from this, what the list says of it, and whether it was made now: it is unless
+    it is there whole. ``what`` is said before.
+    """
+    release = []
+    if image.artifact:
+        release = [hashlib.sha256(artifact.read_bytes()).hexdigest(), version, app.name]
+    kept = KEPT / _inputs(image, locked, release)
+    with _lock_kept():
+        _forget_old()
+        if entry := _read_kept(kept):
+            os.utime(kept)
+            return kept, entry, False
+        say(what)
+        near = KEPT.glob("[0-9a-f]*") if image.artifact else ()
+        packed = _inputs(image, locked, [])
+        found = (_layout(one, entry) for one in near if (entry := _read_kept(one, packed)))
+        base = next(found, None)
+        debs = {} if base else packages.fetch(locked.packages_of(image.key), locked, options)
+        with tempfile.TemporaryDirectory(dir=KEPT, prefix=".new-") as name:
+            folder = Path(name, "image")
+            folder.mkdir()
+            entry = _build(folder, image, locked, debs, artifact, version, base, app)
+            (folder / LIST).write_text(json.dumps(entry) + "\n", encoding="utf-8")
+            shutil.rmtree(kept, ignore_errors=True)
+            folder.rename(kept)
+    return kept, entry, True
 
 
 def build(
     images: dict[str, Description], locked: Lock, artifact: Path, version: str, options: Options
 ) -> dict[str, Any]:
     """
-    Make all of ``images`` from the lock and the artifact, those that are the same as last time excepted; what
-    is at dist/images is replaced when all are there, and not before. The list of them.
+    All of ``images`` from the lock and the artifact, those that are not kept made; what is at dist/images is
+    replaced when all are there, and not before. The list of them.
     """
-    digest = hashlib.sha256(artifact.read_bytes()).hexdigest()
-    listed = read_list().get("images", {})
-    wanted = {
-        name: _inputs(image, locked, digest if image.artifact else "")
-        for name, image in images.items()
-    }
     done: dict[str, Any] = {}
     with _new_folder() as folder:
         for number, (name, image) in enumerate(images.items(), 1):
-            old, began = listed.get(name, {}), time.monotonic()
-            if old.get("inputs") == wanted[name] and _reuse(FOLDER, folder, image, old):
-                done[name] = old
-                words = "the same as last time"
-            else:
-                say(f"[{number}/{len(images)}] {name}: {image.summary}")
-                debs = packages.fetch(locked.packages_of(image.key), locked, options)
-                done[name] = _build(folder, image, locked, debs, artifact, version)
-                words = f"{time.monotonic() - began:.0f} s"
+            began, place = time.monotonic(), f"[{number}/{len(images)}] {name}"
+            kept, done[name], is_new = _make(
+                image, locked, artifact, version, options, COUNTER, f"{place}: {image.summary}"
+            )
+            shutil.copytree(kept, folder, ignore=lambda *_: [LIST], dirs_exist_ok=True)
             layout = folder / name
             size = sum(path.stat().st_size for path in layout.rglob("*") if path.is_file()) / 1e6
-            say(f"[{number}/{len(images)}] {name}: {done[name]['digest']}, {size:.0f} MB, {words}")
+            words = f"{time.monotonic() - began:.0f} s" if is_new else "made before of the same"
+            say(f"{place}: {done[name]['digest']}, {size:.0f} MB, {words}")
         result = {"suite": locked.suite, "snapshot": locked.snapshot, "images": done}
         (folder / LIST).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         _replace(folder)
@@ -242,39 +306,16 @@ def build(
 
 
 def build_release(
-    artifact: Path, version: str, target: Path, options: Options, app: Application = COUNTER
+    artifact: Path, version: str, options: Options, app: Application = COUNTER
 ) -> dict[str, Any]:
     """
-    The application's image of a stored release, in folder ``target``: the same bytes as ``build`` makes of its artifact,
-    unless they are there already. What the list says of it, its ``layout`` being a whole path.
+    The application's image of a stored release: the same bytes as ``build`` makes of its artifact. What the list says
+    of it, its ``layout`` being a whole path.
     """
     image = next(one for one in load().values() if one.artifact)
-    locked = read_lock([image])
-    digest = hashlib.sha256(artifact.read_bytes()).hexdigest()
-    note = target / LIST
-    with contextlib.suppress(OSError, ValueError):
-        known = dict(json.loads(note.read_text(encoding="utf-8")))
-        if known["inputs"] == _inputs(image, locked, digest) and is_whole(
-            Path(known["layout"]), known["digest"]
-        ):
-            return known
-    say(f"image of {app.name} {version}: from its artifact")
-    near = read_list().get("images", {}).get(image.name, {})
-    base = None
-    if near.get("inputs") == _inputs(image, locked, near.get("artifact", "")):
-        base = FOLDER / image.name if is_whole(FOLDER / image.name, near["digest"]) else None
-    debs = {} if base else packages.fetch(locked.packages_of(image.key), locked, options)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # Beside it, not beside those of `make images`, which takes what it finds there for left over.
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".new-") as name:
-        folder = Path(name, "image")
-        folder.mkdir()
-        entry = _build(folder, image, locked, debs, artifact, version, base, app)
-        entry["layout"] = str(target / Path(entry["layout"]).name)
-        (folder / LIST).write_text(json.dumps(entry) + "\n", encoding="utf-8")
-        shutil.rmtree(target, ignore_errors=True)
-        folder.rename(target)
-    return entry
+    what = f"image of {app.name} {version}: from its artifact"
+    kept, entry, _ = _make(image, read_lock([image]), artifact, version, options, app, what)
+    return {**entry, "layout": str(_layout(kept, entry))}
 
 
 def _replace(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Debian's packages as files, each compared with the hash of the lock; kept in .cache/debs."""
+"""Debian's packages as files, each compared with the hash of the lock; kept for all checkouts of this user."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import urllib.request
 from collections.abc import Iterable
 from pathlib import Path
 
+from .. import local_state
 from ..errors import OperationError
 from ..options import Options
-from ..paths import ROOT
 from ..shell import say
 from . import lock
 from .lock import Lock, Package
 
-CACHE = ROOT / ".cache" / "debs"
+CACHE = local_state.CACHE / "debs"
 # Every package that Debian ever had: what the mirror has no longer.
 SNAPSHOT = "https://snapshot.debian.org/archive"
 # Seconds that a server may be silent.

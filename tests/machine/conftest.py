@@ -38,12 +38,12 @@ SHARES = {
         "test_filebeat",
         "test_http3",
         "test_logs",
-        "test_secrets",
     ),
     "devc": (
         "test_deploy",
         "test_firewall",
         "test_monitoring",
+        "test_secrets",
     ),
 }
 # A host that runs containers: `test_containers` is about it, and TEST_TOPOLOGIES=pods runs others on it.

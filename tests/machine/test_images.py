@@ -75,6 +75,7 @@ def test_the_application_image_is_the_same_bytes_in_two_folders(
         folder.mkdir(parents=True)
         monkeypatch.setattr(build, "DIST", folder)
         monkeypatch.setattr(build, "FOLDER", folder / "images")
+        monkeypatch.setattr(build, "KEPT", folder / "kept")
         path = ROOT / "dist" / files.archive_name(version)
         built.append(build.build(images, locked, path, version, Options()))
     assert built[0] == built[1]

@@ -111,5 +111,6 @@ def move(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     (folder / "containers").mkdir(parents=True, exist_ok=True)
     monkeypatch.setattr(build, "DIST", folder / "dist")
     monkeypatch.setattr(build, "FOLDER", folder / "dist/images")
+    monkeypatch.setattr(build, "KEPT", folder / "kept")
     monkeypatch.setattr(lock, "path", lambda suite="trixie": folder / f"containers/{suite}.lock")
     assert description.FOLDER.is_dir()

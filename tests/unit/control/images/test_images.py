@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import hashlib
 import json
+import os
+import shutil
 import subprocess
 import tarfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -165,14 +169,56 @@ def test_what_is_the_same_is_not_built_again_and_what_was_damaged_is(
     first = made(checkout, deb)
     capsys.readouterr()
     assert made(checkout, deb) == first
-    assert capsys.readouterr().out.count("the same as last time") == 2
-    layer = max(
-        (build.FOLDER / "edge/blobs/sha256").iterdir(), key=lambda path: path.stat().st_size
+    assert capsys.readouterr().out.count("made before of the same") == 2
+    for folder, unchanged in ((build.FOLDER, 2), (next(build.KEPT.glob("*/edge")).parent, 1)):
+        layer = max((folder / "edge/blobs/sha256").iterdir(), key=lambda path: path.stat().st_size)
+        layer.write_bytes(layer.read_bytes()[:-1])
+        assert made(checkout, deb) == first
+        assert capsys.readouterr().out.count("made before of the same") == unchanged
+        assert build.is_whole(build.FOLDER / "edge", first["images"]["edge"]["digest"])
+
+
+def test_another_checkout_builds_nothing_again_and_another_artifact_only_its_own_layer(
+    checkout: Checkout, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deb = checkout.deb("thing", FILES)
+    first = made(checkout, deb)
+    before = sorted_files(build.FOLDER)
+    kept = build.KEPT
+    capsys.readouterr()
+    move(monkeypatch, checkout.root / "another")
+    monkeypatch.setattr(build, "KEPT", kept)
+    # Neither the packages nor where they come from are there any more.
+    shutil.rmtree(packages.CACHE)
+    nowhere = dataclasses.replace(checkout, options=Options(debian_mirror="http://127.0.0.1:9"))
+    assert made(nowhere, deb) == first
+    assert sorted_files(build.FOLDER) == before
+    assert capsys.readouterr().out.count("made before of the same") == 2
+    checkout.artifact().write_bytes(
+        gzip.compress(gzip.decompress(checkout.artifact().read_bytes()), 1)
     )
-    layer.write_bytes(layer.read_bytes()[:-1])
-    assert made(checkout, deb) == first
-    assert capsys.readouterr().out.count("the same as last time") == 1
-    assert build.is_whole(build.FOLDER / "edge", first["images"]["edge"]["digest"])
+    second = made(nowhere, deb)
+    assert second["images"]["edge"] == first["images"]["edge"]
+    assert second["images"]["counter"]["artifact"] != first["images"]["counter"]["artifact"]
+    assert second["images"]["counter"]["base"] == first["images"]["counter"]["base"]
+
+
+def test_what_nobody_asked_for_in_a_month_and_what_a_killed_build_left_is_not_kept(
+    checkout: Checkout,
+) -> None:
+    old, left = build.KEPT / ("0" * 64), build.KEPT / ".new-dead"
+    for folder in (old, left):
+        folder.mkdir(parents=True)
+    os.utime(old, (0, 0))
+    deb = checkout.deb("thing", FILES)
+    made(checkout, deb)
+    used = [path for path in build.KEPT.iterdir() if path.is_dir()]
+    assert len(used) == 2 and not old.exists() and not left.exists()
+    for path in used:
+        # Made long ago, and asked for now and then.
+        os.utime(path, (time.time() - 29 * 86400,) * 2)
+    made(checkout, deb)
+    assert all(time.time() - path.stat().st_mtime < 86400 for path in used)
 
 
 def test_a_build_that_fails_leaves_the_images_of_before(checkout: Checkout) -> None:
@@ -219,7 +265,7 @@ def test_a_kept_package_needs_no_network(checkout: Checkout) -> None:
     deb = checkout.deb("thing", FILES)
     first = made(checkout, deb)
     nowhere = dataclasses.replace(checkout, options=Options(debian_mirror="http://127.0.0.1:9"))
-    subprocess.run(["rm", "-r", str(build.FOLDER)], check=True)
+    subprocess.run(["rm", "-r", str(build.FOLDER), str(build.KEPT)], check=True)
     assert made(nowhere, deb) == first
 
 
