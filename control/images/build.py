@@ -37,8 +37,6 @@ FOLDER = DIST / "images"
 LIST = "images.json"
 # Those that were made, by what they are made from: its layout, what lies beside it, and what the list says of it.
 KEPT = local_state.CACHE / "images"
-# Since one of them was last asked for.
-DAYS = 30
 
 
 @contextlib.contextmanager
@@ -56,9 +54,10 @@ def _new_folder() -> Iterator[Path]:
 
 
 def _digest_of_sources(image: Description) -> str:
-    """Hash of this code and of the programs that the image takes from the tree."""
+    """Hash of this code, of what it unpacks artifacts with, and of the programs that the image takes from the tree."""
     sources = [
         *sorted(Path(__file__).parent.glob("*.py")),
+        ROOT / rootfs.ARCHIVES,
         *(ROOT / one for one in image.add.values()),
     ]
     whole = hashlib.sha256()
@@ -72,16 +71,28 @@ def _digest_of_sources(image: Description) -> str:
     return whole.hexdigest()
 
 
-def _inputs(image: Description, locked: Lock, release: list[str]) -> str:
-    """Hash of all that an image is made from: what has the same one is the same. ``release``: what it has of an application."""
-    made_from = [
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _name(
+    image: Description, locked: Lock, artifact: str, version: str, app: Application
+) -> tuple[str, str]:
+    """What a kept image is called, two hashes of all that it is made from: that of its packages' layer, and of the rest. What
+    is called the same is the same."""
+    packed = [
         asdict(image),
         [asdict(package) for package in locked.packages_of(image.key)],
         locked.snapshot,
-        release,
         _digest_of_sources(image),
     ]
-    return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
+    if not image.artifact:
+        return _hash(packed), _hash("")
+    releases, program = _place(app)
+    # What lies beside the releases is in the first layer.
+    return _hash([packed, releases.parts[1]]), _hash(
+        [artifact, version, app.name, str(releases), program]
+    )
 
 
 def _place(app: Application) -> tuple[Path, str]:
@@ -171,7 +182,6 @@ def _build(
         "user": image.uid,
         "version": labels["org.opencontainers.image.version"],
         **({"artifact": digest} if digest else {}),
-        "base": _inputs(image, locked, []),
     }
 
 
@@ -209,7 +219,7 @@ def is_whole(layout: Path, digest: str) -> bool:
 
 @contextlib.contextmanager
 def _lock_kept() -> Iterator[None]:
-    """Nobody else makes or removes a kept image meanwhile."""
+    """Nobody else makes images of this user meanwhile; files get the modes that they have everywhere."""
     KEPT.mkdir(parents=True, exist_ok=True)
     with open(KEPT / ".lock", "w", opener=lambda path, flags: os.open(path, flags, 0o600)) as lock:
         try:
@@ -217,67 +227,68 @@ def _lock_kept() -> Iterator[None]:
         except BlockingIOError:
             say("waiting: another command makes images")
             fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+        umask = os.umask(0o022)
+        try:
+            for left in KEPT.glob(".new-*"):
+                # Of a build that was killed.
+                shutil.rmtree(left, ignore_errors=True)
+            packages.forget_old(KEPT, "*-*")
+            packages.forget_old(packages.CACHE, "*")
+            yield
+        finally:
+            os.umask(umask)
 
 
-def _read_kept(folder: Path, base: str = "") -> dict[str, Any]:
-    """What the list says of a kept image; empty unless it is there, whole, and of this ``base``."""
+def _sums(kept: Path) -> dict[str, str]:
+    """Hash of each file that lies beside a kept image's layout."""
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(kept.iterdir())
+        if path.is_file() and path.name != LIST
+    }
+
+
+def _read_kept(kept: Path) -> dict[str, Any]:
+    """What the list says of a kept image; empty unless all of it is there, whole."""
     try:
-        entry = dict(json.loads((folder / LIST).read_text(encoding="utf-8")))
-        is_asked = not base or entry["base"] == base
-        return entry if is_asked and is_whole(_layout(folder, entry), entry["digest"]) else {}
+        value = json.loads((kept / LIST).read_text(encoding="utf-8"))
+        entry: dict[str, Any] = value["image"]
+        is_there = value["files"] == _sums(kept) and is_whole(_layout(kept, entry), entry["digest"])
     except (OSError, ValueError, KeyError, TypeError):
         return {}
+    with contextlib.suppress(OSError):
+        os.utime(kept)
+    return entry if is_there else {}
 
 
 def _layout(kept: Path, entry: Mapping[str, Any]) -> Path:
     return kept / Path(entry["layout"]).name
 
 
-def _forget_old() -> None:
-    """Remove what nobody asked for in a long time, and what a killed build has left."""
-    for folder in KEPT.iterdir():
-        old = time.time() - folder.stat().st_mtime > DAYS * 24 * 3600
-        if folder.is_dir() and (old or folder.name.startswith(".new-")):
-            shutil.rmtree(folder)
-
-
 def _make(
+    kept: Path,
     image: Description,
     locked: Lock,
     artifact: Path,
     version: str,
     options: Options,
-    app: Application,
-    what: str,
-) -> tuple[Path, dict[str, Any], bool]:
-    """
-    Folder of the kept image that is made from this, what the list says of it, and whether it was made now: it is unless
-    it is there whole. ``what`` is said before.
-    """
-    release = []
-    if image.artifact:
-        release = [hashlib.sha256(artifact.read_bytes()).hexdigest(), version, app.name]
-    kept = KEPT / _inputs(image, locked, release)
-    with _lock_kept():
-        _forget_old()
-        if entry := _read_kept(kept):
-            os.utime(kept)
-            return kept, entry, False
-        say(what)
-        near = KEPT.glob("[0-9a-f]*") if image.artifact else ()
-        packed = _inputs(image, locked, [])
-        found = (_layout(one, entry) for one in near if (entry := _read_kept(one, packed)))
-        base = next(found, None)
-        debs = {} if base else packages.fetch(locked.packages_of(image.key), locked, options)
-        with tempfile.TemporaryDirectory(dir=KEPT, prefix=".new-") as name:
-            folder = Path(name, "image")
-            folder.mkdir()
-            entry = _build(folder, image, locked, debs, artifact, version, base, app)
-            (folder / LIST).write_text(json.dumps(entry) + "\n", encoding="utf-8")
-            shutil.rmtree(kept, ignore_errors=True)
-            folder.rename(kept)
-    return kept, entry, True
+    app: Application = COUNTER,
+) -> dict[str, Any]:
+    """Make an image that is not kept, and keep it in the folder ``kept``; what the list says of it."""
+    near = KEPT.glob(f"{kept.name.partition('-')[0]}-*")
+    base = next((_layout(one, entry) for one in near if (entry := _read_kept(one))), None)
+    debs = {} if base else packages.fetch(locked.packages_of(image.key), locked, options)
+    with tempfile.TemporaryDirectory(dir=KEPT, prefix=".new-") as name:
+        folder = Path(name, "image")
+        folder.mkdir()
+        entry = _build(folder, image, locked, debs, artifact, version, base, app)
+        listed = json.dumps({"image": entry, "files": _sums(folder)})
+        (folder / LIST).write_text(listed + "\n", encoding="utf-8")
+        if kept.exists():
+            # A damaged one; it goes with the folder.
+            kept.rename(Path(name, "damaged"))
+        folder.rename(kept)
+    return entry
 
 
 def build(
@@ -287,17 +298,20 @@ def build(
     All of ``images`` from the lock and the artifact, those that are not kept made; what is at dist/images is
     replaced when all are there, and not before. The list of them.
     """
+    digest = hashlib.sha256(artifact.read_bytes()).hexdigest()
     done: dict[str, Any] = {}
-    with _new_folder() as folder:
+    with _lock_kept(), _new_folder() as folder:
         for number, (name, image) in enumerate(images.items(), 1):
             began, place = time.monotonic(), f"[{number}/{len(images)}] {name}"
-            kept, done[name], is_new = _make(
-                image, locked, artifact, version, options, COUNTER, f"{place}: {image.summary}"
-            )
+            kept = KEPT / "-".join(_name(image, locked, digest, version, COUNTER))
+            done[name], words = _read_kept(kept), "made before of the same"
+            if not done[name]:
+                say(f"{place}: {image.summary}")
+                done[name] = _make(kept, image, locked, artifact, version, options)
+                words = f"{time.monotonic() - began:.0f} s"
             shutil.copytree(kept, folder, ignore=lambda *_: [LIST], dirs_exist_ok=True)
             layout = folder / name
             size = sum(path.stat().st_size for path in layout.rglob("*") if path.is_file()) / 1e6
-            words = f"{time.monotonic() - began:.0f} s" if is_new else "made before of the same"
             say(f"{place}: {done[name]['digest']}, {size:.0f} MB, {words}")
         result = {"suite": locked.suite, "snapshot": locked.snapshot, "images": done}
         (folder / LIST).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
@@ -313,8 +327,17 @@ def build_release(
     of it, its ``layout`` being a whole path.
     """
     image = next(one for one in load().values() if one.artifact)
-    what = f"image of {app.name} {version}: from its artifact"
-    kept, entry, _ = _make(image, read_lock([image]), artifact, version, options, app, what)
+    locked = read_lock([image])
+    digest = hashlib.sha256(artifact.read_bytes()).hexdigest()
+    kept = KEPT / "-".join(_name(image, locked, digest, version, app))
+    # Who only asks for one waits for nobody.
+    entry = _read_kept(kept)
+    if not entry:
+        with _lock_kept():
+            entry = _read_kept(kept)
+            if not entry:
+                say(f"image of {app.name} {version}: from its artifact")
+                entry = _make(kept, image, locked, artifact, version, options, app)
     return {**entry, "layout": str(_layout(kept, entry))}
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
+import shutil
 import tempfile
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterable
@@ -23,6 +26,8 @@ CACHE = local_state.CACHE / "debs"
 SNAPSHOT = "https://snapshot.debian.org/archive"
 # Seconds that a server may be silent.
 PATIENCE = 60
+# Days since what is kept was last asked for.
+DAYS = 30
 
 
 def _urls(package: Package, locked: Lock, options: Options) -> list[str]:
@@ -47,9 +52,25 @@ def _fetch(url: str, package: Package) -> bytes:
 
 def _is_whole(path: Path, package: Package) -> bool:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest() == package.sha256
+        is_whole = hashlib.sha256(path.read_bytes()).hexdigest() == package.sha256
     except FileNotFoundError:
         return False
+    with contextlib.suppress(OSError):
+        os.utime(path)
+    return is_whole
+
+
+def forget_old(folder: Path, pattern: str) -> None:
+    """Remove what is kept in ``folder``, its names being hashes, and nobody asked for in a long time."""
+    for path in folder.glob(pattern):
+        is_ours = re.fullmatch(r"[0-9a-f]{64}(-[0-9a-f]{64})?|\.new-.*", path.name)
+        if is_ours and time.time() - path.lstat().st_mtime > DAYS * 24 * 3600:
+            with contextlib.suppress(OSError):
+                if path.is_dir():
+                    # Under a name that is never read: what is left of it, where this is killed, is no image.
+                    shutil.rmtree(path.rename(path.with_name(f".new-{path.name}")))
+                else:
+                    path.unlink()
 
 
 def _get(package: Package, locked: Lock, options: Options) -> None:

@@ -36,6 +36,8 @@ FOLDERS = {
     "tmp": 0o1777, "var/tmp": 0o1777, "run": 0o755, "proc": 0o555, "sys": 0o555, "dev": 0o755, "etc": 0o755,
     "var/lib": 0o755, "var/log": 0o755,
 }  # fmt: skip
+# What machines unpack artifacts with.
+ARCHIVES = "salt/_utils/archives.py"
 BUNDLE = "etc/ssl/certs/ca-certificates.crt"
 
 
@@ -221,7 +223,7 @@ def add_artifact(root: Path, artifact: Path, top: Path, sha256: str) -> None:
     unpacked = root / ".artifact"
     try:
         with tarfile.open(artifact) as archive:
-            extract = load_module("salt/_utils/archives.py").extract
+            extract = load_module(ARCHIVES).extract
             extract(archive, archive.getmembers(), unpacked)
     except tarfile.TarError as error:
         raise OperationError(f"{artifact}: {error}; refused, no image was made") from error

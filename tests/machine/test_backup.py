@@ -158,7 +158,7 @@ def test_redis_account_leads_root_nowhere_while_it_restores(lab: Lab) -> None:
         data=RACE,
     )
     outside = (
-        "find / -xdev -user redis -not -path '/var/lib/redis*' -not -path '/proc/*'"
+        "find / /usr /opt -xdev -user redis -not -path '/var/lib/redis*' -not -path '/proc/*'"
         " -not -path '/var/lib/stack/restore*'; ls -lan /srv/victim"
     )
     before = lab.run(outside)

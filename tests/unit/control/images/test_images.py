@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
+from control.application import APPS, COUNTER, Application
 from control.errors import ControlError, OperationError
 from control.images import build, description, lock, packages, rootfs
 from control.options import Options
@@ -45,12 +46,15 @@ def members(name: str) -> dict[str, tarfile.TarInfo]:
     """All files of an image that was made, by path."""
     layout = build.FOLDER / name
     found: dict[str, tarfile.TarInfo] = {}
-    manifest = blob(layout, json.loads((layout / "index.json").read_text())["manifests"][0])
-    for layer in manifest["layers"]:
+    for layer in manifest(layout)["layers"]:
         path = layout / "blobs/sha256" / layer["digest"].removeprefix("sha256:")
         with tarfile.open(path) as archive:
             found |= {member.name: member for member in archive}
     return found
+
+
+def manifest(layout: Path) -> Any:
+    return blob(layout, json.loads((layout / "index.json").read_text())["manifests"][0])
 
 
 def blob(layout: Path, described: dict[str, Any]) -> Any:
@@ -144,11 +148,9 @@ def test_the_application_is_where_machines_have_it_with_its_hash_beside_it(
     assert f"{top}/artifact.sha256" in files and f"{top}/release.json" in files
     digest = hashlib.sha256(checkout.artifact().read_bytes()).hexdigest()
     assert result["images"]["counter"]["artifact"] == digest
-    manifest_layers = blob(
-        build.FOLDER / "counter",
-        json.loads((build.FOLDER / "counter/index.json").read_text())["manifests"][0],
-    )["layers"]
-    assert len(manifest_layers) == 2, "a release costs a layer of its own, not a new Python"
+    assert len(manifest(build.FOLDER / "counter")["layers"]) == 2, (
+        "a release costs a layer of its own, not a new Python"
+    )
 
 
 def test_the_list_of_parts_names_packages_and_the_artifacts_wheels(checkout: Checkout) -> None:
@@ -170,12 +172,26 @@ def test_what_is_the_same_is_not_built_again_and_what_was_damaged_is(
     capsys.readouterr()
     assert made(checkout, deb) == first
     assert capsys.readouterr().out.count("made before of the same") == 2
-    for folder, unchanged in ((build.FOLDER, 2), (next(build.KEPT.glob("*/edge")).parent, 1)):
-        layer = max((folder / "edge/blobs/sha256").iterdir(), key=lambda path: path.stat().st_size)
-        layer.write_bytes(layer.read_bytes()[:-1])
+    kept = next(build.KEPT.glob("*/edge")).parent
+    layers = [
+        max((folder / "edge/blobs/sha256").iterdir(), key=lambda path: path.stat().st_size)
+        for folder in (build.FOLDER, kept)
+    ]
+    before = sorted_files(build.FOLDER)
+    damaged = [
+        (layers[0], 2),
+        (layers[1], 1),
+        (kept / "edge.cdx.json", 1),
+        (kept / "images.json", 1),
+    ]
+    for path, unchanged in damaged:
+        path.write_bytes(path.read_bytes()[:-3])
         assert made(checkout, deb) == first
-        assert capsys.readouterr().out.count("made before of the same") == unchanged
-        assert build.is_whole(build.FOLDER / "edge", first["images"]["edge"]["digest"])
+        assert capsys.readouterr().out.count("made before of the same") == unchanged, path
+        assert sorted_files(build.FOLDER) == before
+    (kept / "edge.packages").unlink()
+    assert made(checkout, deb) == first
+    assert sorted_files(build.FOLDER) == before
 
 
 def test_another_checkout_builds_nothing_again_and_another_artifact_only_its_own_layer(
@@ -199,20 +215,55 @@ def test_another_checkout_builds_nothing_again_and_another_artifact_only_its_own
     )
     second = made(nowhere, deb)
     assert second["images"]["edge"] == first["images"]["edge"]
-    assert second["images"]["counter"]["artifact"] != first["images"]["counter"]["artifact"]
-    assert second["images"]["counter"]["base"] == first["images"]["counter"]["base"]
+    assert second["images"]["counter"]["digest"] != first["images"]["counter"]["digest"]
+    # The same bytes as from the packages themselves.
+    monkeypatch.setattr(build, "KEPT", checkout.root / "empty")
+    assert made(checkout, deb) == second
+
+
+def test_an_artifact_has_another_image_for_another_version_application_or_place(
+    checkout: Checkout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locked = checkout.lock(checkout.deb("thing", FILES))
+    monkeypatch.setattr(build, "load", lambda: checkout.images)
+    monkeypatch.setattr(build, "read_lock", lambda _: locked)
+    shop = Application("shop", APPS)
+
+    def release(version: str = VERSION, app: Application = COUNTER) -> tuple[str, str, str, int]:
+        entry = build.build_release(checkout.artifact(), version, checkout.options, app)
+        config = blob(Path(entry["layout"]), manifest(Path(entry["layout"]))["config"])["config"]
+        labels = config["Labels"]
+        return (
+            labels["org.opencontainers.image.title"],
+            labels["org.opencontainers.image.version"],
+            config["Entrypoint"][0],
+            len(list(build.KEPT.glob("*-*"))),
+        )
+
+    where = f"/opt/counter/releases/{VERSION}/bin"
+    assert release() == ("counter", VERSION, f"{where}/counter", 1)
+    assert release("2.0") == ("counter", "2.0", "/opt/counter/releases/2.0/bin/counter", 2)
+    assert release("2.0", shop) == ("app-shop", "2.0", "/opt/apps/shop/releases/2.0/bin/shop", 3)
+    assert release() == ("counter", VERSION, f"{where}/counter", 3), "it is kept"
+    monkeypatch.setattr(build, "_place", lambda _: (Path("/srv/counter/releases"), "bin/run"))
+    assert release()[2] == f"/srv/counter/releases/{VERSION}/bin/run"
 
 
 def test_what_nobody_asked_for_in_a_month_and_what_a_killed_build_left_is_not_kept(
     checkout: Checkout,
 ) -> None:
-    old, left = build.KEPT / ("0" * 64), build.KEPT / ".new-dead"
-    for folder in (old, left):
+    name = "0" * 64
+    old, left = build.KEPT / f"{name}-{name}", build.KEPT / ".new-dead"
+    others = build.KEPT / "somebody-elses"
+    for folder in (old, left, others, packages.CACHE):
         folder.mkdir(parents=True)
-    os.utime(old, (0, 0))
+    (packages.CACHE / name).write_text("")
+    for path in (old, others, packages.CACHE / name):
+        os.utime(path, (0, 0))
     deb = checkout.deb("thing", FILES)
     made(checkout, deb)
-    used = [path for path in build.KEPT.iterdir() if path.is_dir()]
+    assert others.exists() and not (packages.CACHE / name).exists()
+    used = sorted(build.KEPT.glob("*-" + "[0-9a-f]" * 64))
     assert len(used) == 2 and not old.exists() and not left.exists()
     for path in used:
         # Made long ago, and asked for now and then.
