@@ -12,8 +12,10 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
 import time
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -23,7 +25,7 @@ import yaml
 
 from .. import local_state
 from ..application import COUNTER, FORMULA, Application
-from ..errors import UserError
+from ..errors import OperationError, UserError
 from ..options import Options
 from ..paths import ROOT
 from ..shell import say
@@ -53,15 +55,17 @@ def _new_folder() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _digest_of_sources(image: Description) -> str:
-    """Hash of this code, of what it unpacks artifacts with, and of the programs that the image takes from the tree."""
-    sources = [
-        *sorted(Path(__file__).parent.glob("*.py")),
-        ROOT / rootfs.ARCHIVES,
-        *(ROOT / one for one in image.add.values()),
-    ]
+# Of the code that runs, not of what lies there later: what makes images, and what unpacks artifacts.
+_CODE = [
+    hashlib.sha256(path.read_bytes()).hexdigest()
+    for path in (*sorted(Path(__file__).parent.glob("*.py")), ROOT / rootfs.ARCHIVES)
+]
+
+
+def _digest_of_programs(image: Description) -> str:
+    """Hash of the programs that the image takes from the tree."""
     whole = hashlib.sha256()
-    for path in sources:
+    for path in (ROOT / one for one in image.add.values()):
         try:
             whole.update(path.read_bytes())
         except FileNotFoundError:
@@ -75,24 +79,26 @@ def _hash(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def _name(
-    image: Description, locked: Lock, artifact: str, version: str, app: Application
-) -> tuple[str, str]:
-    """What a kept image is called, two hashes of all that it is made from: that of its packages' layer, and of the rest. What
-    is called the same is the same."""
-    packed = [
+def _kept(image: Description, locked: Lock, artifact: Path, version: str, app: Application) -> Path:
+    """Where an image is kept. Its name is two hashes of all that it is made from: of what decides its packages' layer, and of
+    the rest. What is called the same is the same."""
+    packed: list[Any] = [
         asdict(image),
         [asdict(package) for package in locked.packages_of(image.key)],
-        locked.snapshot,
-        _digest_of_sources(image),
+        [locked.suite, locked.snapshot],
+        _CODE,
+        _digest_of_programs(image),
+        # What packs and compresses layers.
+        [sys.version_info[:2], zlib.ZLIB_RUNTIME_VERSION],
     ]
-    if not image.artifact:
-        return _hash(packed), _hash("")
-    releases, program = _place(app)
-    # What lies beside the releases is in the first layer.
-    return _hash([packed, releases.parts[1]]), _hash(
-        [artifact, version, app.name, str(releases), program]
-    )
+    release = []
+    if image.artifact:
+        releases, program = _place(app)
+        # What lies beside the releases is in the first layer.
+        packed.append(releases.parts[1])
+        digest = hashlib.sha256(artifact.read_bytes()).hexdigest()
+        release = [digest, version, app.name, str(releases), program]
+    return KEPT / f"{_hash(packed)}-{_hash(release)}"
 
 
 def _place(app: Application) -> tuple[Path, str]:
@@ -240,25 +246,25 @@ def _lock_kept() -> Iterator[None]:
 
 
 def _sums(kept: Path) -> dict[str, str]:
-    """Hash of each file that lies beside a kept image's layout."""
+    """Hash of each file of a kept image."""
     return {
-        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(kept.iterdir())
+        str(path.relative_to(kept)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(kept.rglob("*"))
         if path.is_file() and path.name != LIST
     }
 
 
 def _read_kept(kept: Path) -> dict[str, Any]:
     """What the list says of a kept image; empty unless all of it is there, whole."""
+    with contextlib.suppress(OSError):
+        # First, so that nobody forgets it meanwhile.
+        os.utime(kept)
     try:
         value = json.loads((kept / LIST).read_text(encoding="utf-8"))
         entry: dict[str, Any] = value["image"]
-        is_there = value["files"] == _sums(kept) and is_whole(_layout(kept, entry), entry["digest"])
+        return entry if value["files"] == _sums(kept) else {}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
-    with contextlib.suppress(OSError):
-        os.utime(kept)
-    return entry if is_there else {}
 
 
 def _layout(kept: Path, entry: Mapping[str, Any]) -> Path:
@@ -284,6 +290,10 @@ def _make(
         entry = _build(folder, image, locked, debs, artifact, version, base, app)
         listed = json.dumps({"image": entry, "files": _sums(folder)})
         (folder / LIST).write_text(listed + "\n", encoding="utf-8")
+        if _kept(image, locked, artifact, version, app) != kept:
+            raise OperationError(
+                f"image {image.name}: what it is made from has changed meanwhile; nothing was kept of it: run it again"
+            )
         if kept.exists():
             # A damaged one; it goes with the folder.
             kept.rename(Path(name, "damaged"))
@@ -298,12 +308,11 @@ def build(
     All of ``images`` from the lock and the artifact, those that are not kept made; what is at dist/images is
     replaced when all are there, and not before. The list of them.
     """
-    digest = hashlib.sha256(artifact.read_bytes()).hexdigest()
     done: dict[str, Any] = {}
     with _lock_kept(), _new_folder() as folder:
         for number, (name, image) in enumerate(images.items(), 1):
             began, place = time.monotonic(), f"[{number}/{len(images)}] {name}"
-            kept = KEPT / "-".join(_name(image, locked, digest, version, COUNTER))
+            kept = _kept(image, locked, artifact, version, COUNTER)
             done[name], words = _read_kept(kept), "made before of the same"
             if not done[name]:
                 say(f"{place}: {image.summary}")
@@ -328,8 +337,7 @@ def build_release(
     """
     image = next(one for one in load().values() if one.artifact)
     locked = read_lock([image])
-    digest = hashlib.sha256(artifact.read_bytes()).hexdigest()
-    kept = KEPT / "-".join(_name(image, locked, digest, version, app))
+    kept = _kept(image, locked, artifact, version, app)
     # Who only asks for one waits for nobody.
     entry = _read_kept(kept)
     if not entry:

@@ -124,7 +124,11 @@ def copy_first_layer(source: Path, layout: Path, root: Path) -> dict[str, Any]:
     config = json.loads(read(manifest["config"]["digest"]).read_text(encoding="utf-8"))
     layer = manifest["layers"][0]
     (layout / "blobs/sha256").mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(read(layer["digest"]), layout / "blobs/sha256" / read(layer["digest"]).name)
+    blob = read(layer["digest"])
+    try:
+        os.link(blob, layout / "blobs/sha256" / blob.name)
+    except OSError:
+        shutil.copyfile(blob, layout / "blobs/sha256" / blob.name)
     with tarfile.open(read(layer["digest"])) as archive:
         # Python 3.11.2 of Debian 12 has no filters (PEP 706) and no argument to name one.
         archive.extraction_filter = getattr(tarfile, "fully_trusted_filter", None)

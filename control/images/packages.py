@@ -63,14 +63,16 @@ def _is_whole(path: Path, package: Package) -> bool:
 def forget_old(folder: Path, pattern: str) -> None:
     """Remove what is kept in ``folder``, its names being hashes, and nobody asked for in a long time."""
     for path in folder.glob(pattern):
-        is_ours = re.fullmatch(r"[0-9a-f]{64}(-[0-9a-f]{64})?|\.new-.*", path.name)
-        if is_ours and time.time() - path.lstat().st_mtime > DAYS * 24 * 3600:
-            with contextlib.suppress(OSError):
-                if path.is_dir():
-                    # Under a name that is never read: what is left of it, where this is killed, is no image.
-                    shutil.rmtree(path.rename(path.with_name(f".new-{path.name}")))
-                else:
-                    path.unlink()
+        if not re.fullmatch(r"[0-9a-f]{64}(-[0-9a-f]{64})?|\.new-.*", path.name):
+            continue
+        with contextlib.suppress(OSError):
+            if time.time() - path.lstat().st_mtime < DAYS * 24 * 3600:
+                continue
+            if path.is_dir():
+                # Under a name that is never read: what is left of it, where this is killed, is no image.
+                shutil.rmtree(path.rename(path.with_name(f".new-{path.name}")))
+            else:
+                path.unlink()
 
 
 def _get(package: Package, locked: Lock, options: Options) -> None:

@@ -41,7 +41,7 @@ class Lab:
     def make(self, name: str, **environment: str) -> Path:
         """A machine's folder, as lxc-create has it made."""
         path = self.machines / name
-        path.mkdir(parents=True)
+        path.mkdir(parents=True, exist_ok=True)
         (path / "config").write_text("# lxc-create's own\n", encoding="ascii")
         given = {
             "name": name,
@@ -71,11 +71,11 @@ class Lab:
 
     def list_trees(self) -> list[str]:
         return sorted(
-            path.read_text(encoding="ascii") for path in self.trees.glob("*/usr/bin/says")
+            path.read_text(encoding="ascii") for path in self.trees.glob("*/rootfs/usr/bin/says")
         )
 
     def pass_a_day(self) -> None:
-        for path in self.trees.glob("*.used"):
+        for path in self.trees.glob("*/"):
             os.utime(path, (path.stat().st_mtime - 25 * 3600,) * 2)
 
 
@@ -123,7 +123,7 @@ def test_where_there_can_be_no_overlay_machines_have_a_copy_of_all(
     assert "overlay" not in config(path)
     assert (path / "rootfs/bin/says").read_text(encoding="ascii") == "one"
     (tree,) = (path / "tree").read_text(encoding="utf-8").split()
-    assert lab.list_trees() == ["one"] and Path(tree, "bin").is_symlink()
+    assert lab.list_trees() == ["one"] and Path(tree, "rootfs/bin").is_symlink()
 
 
 def test_a_tree_is_kept_while_a_machine_uses_it_or_used_it_today(lab: Lab) -> None:
@@ -143,7 +143,7 @@ def test_a_tree_is_kept_while_a_machine_uses_it_or_used_it_today(lab: Lab) -> No
     lab.pack("four")
     lab.make("fourth")
     assert lab.list_trees() == ["four", "three", "two"], "three was used a moment ago"
-    assert len(list(lab.trees.iterdir())) == 3 * 2 + 1, "nothing of the removed one is left"
+    assert len(list(lab.trees.iterdir())) == 3 + 1, "nothing of the removed one is left"
 
 
 def test_a_tree_that_was_left_half_unpacked_is_not_used(lab: Lab) -> None:
@@ -151,7 +151,19 @@ def test_a_tree_that_was_left_half_unpacked_is_not_used(lab: Lab) -> None:
     (tree,) = (lab.make("first") / "tree").read_text(encoding="utf-8").split()
     half = Path(f"{tree}.part")
     Path(tree).rename(half)
-    (half / "etc/says").unlink()
+    (half / "rootfs/etc/says").unlink()
     path = lab.make("second")
     assert (path / "rootfs/etc/says").read_text(encoding="ascii") == "one"
     assert not half.exists()
+
+
+def test_a_new_machine_has_nothing_of_one_that_was_half_removed(lab: Lab) -> None:
+    lab.pack("one")
+    path = lab.make("first")
+    left = path / "overlay/usr.upper/bin/says"
+    left.parent.mkdir(parents=True, exist_ok=True)
+    left.write_text("old", encoding="ascii")
+    shutil.rmtree(path / "rootfs")
+    (path / "config").unlink()
+    lab.make("first")
+    assert not left.exists()

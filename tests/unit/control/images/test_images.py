@@ -178,12 +178,8 @@ def test_what_is_the_same_is_not_built_again_and_what_was_damaged_is(
         for folder in (build.FOLDER, kept)
     ]
     before = sorted_files(build.FOLDER)
-    damaged = [
-        (layers[0], 2),
-        (layers[1], 1),
-        (kept / "edge.cdx.json", 1),
-        (kept / "images.json", 1),
-    ]
+    whole = (kept / "edge/oci-layout", kept / "edge.cdx.json", kept / "images.json")
+    damaged = [(layers[0], 2), (layers[1], 1), *((path, 1) for path in whole)]
     for path, unchanged in damaged:
         path.write_bytes(path.read_bytes()[:-3])
         assert made(checkout, deb) == first
@@ -192,6 +188,23 @@ def test_what_is_the_same_is_not_built_again_and_what_was_damaged_is(
     (kept / "edge.packages").unlink()
     assert made(checkout, deb) == first
     assert sorted_files(build.FOLDER) == before
+
+
+def test_what_changes_while_it_is_made_is_not_kept_as_what_it_was(
+    checkout: Checkout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deb = checkout.deb("thing", FILES)
+    fetch = packages.fetch
+
+    def meanwhile(*words: Any) -> Any:
+        content = gzip.decompress(checkout.artifact().read_bytes())
+        checkout.artifact().write_bytes(gzip.compress(content, 1))
+        return fetch(*words)
+
+    monkeypatch.setattr(packages, "fetch", meanwhile)
+    with pytest.raises(OperationError, match="image counter: what it is made from has changed"):
+        made(checkout, deb)
+    assert not build.FOLDER.exists() and not list(build.KEPT.glob("*-*"))
 
 
 def test_another_checkout_builds_nothing_again_and_another_artifact_only_its_own_layer(
